@@ -1,0 +1,87 @@
+#ifndef VMM_VM_ACCEL_H
+#define VMM_VM_ACCEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <glib.h>
+#include <jansson.h>
+
+#include "vmm/vm/exit.h"
+
+struct vm;
+struct vcpu;
+struct gmem_region;
+
+/*
+ * The border between the virtual machine and what executes guest code.
+ *
+ * Three providers: vmm/accel/kvm (hardware), vmm/accel/bt (the software CPU) and
+ * vmm/accel/script (no CPU: a text file does the accesses). Everything above sees
+ * only this; nothing above knows how the CPU is made, and nothing here or above in
+ * vmm/vm says a word of x86.
+ *
+ * An accelerator reaches devices only through vcpu_mmio() and vcpu_pio() of
+ * vmm/vm/vcpu.h, on the vCPU's own thread, so that every interception is counted
+ * and timed in one place. run() returns only for what the vCPU loop must decide.
+ */
+struct accel_ops {
+    const char *name; /* as in -accel NAME */
+    const char *help; /* one line for -accel help */
+
+    /*
+     * Prepare @vm for this accelerator; @options are the k=v of -accel as JSON
+     * strings, borrowed. On success *ret_state is passed to done().
+     */
+    bool (*init)(struct vm *vm, const json_t *options, void **ret_state,
+                 GError **error);
+    void (*done)(struct vm *vm, void *state);
+
+    /* Create / destroy what executes @vcpu. Thread: the main one, before it runs. */
+    bool (*vcpu_new)(struct vcpu *vcpu, GError **error);
+    void (*vcpu_free)(struct vcpu *vcpu);
+
+    /*
+     * Execute guest code until something happens that the vCPU loop must decide:
+     * HLT, KICK, SHUTDOWN, DEBUG or ERROR. A pending vcpu->attention makes it
+     * return KICK at the next block boundary at the latest. Thread: the vCPU's.
+     */
+    enum vcpu_exit (*run)(struct vcpu *vcpu);
+
+    /*
+     * Make a running vCPU look at vcpu->attention soon (already set by the
+     * caller). Any thread; NULL when polling the word is enough.
+     */
+    void (*kick)(struct vcpu *vcpu);
+
+    /*
+     * Copy the whole architectural state out of / into the accelerator, in the
+     * canonical form of lib/isa (struct x86_state for x86), whatever the
+     * accelerator: a VM saved under bt loads under kvm. set returns false with
+     * @error naming the field that it cannot represent. Thread: the vCPU's, or any
+     * while the vCPU is stopped.
+     */
+    void (*get_state)(struct vcpu *vcpu, void *ret_state);
+    bool (*set_state)(struct vcpu *vcpu, const void *state, GError **error);
+
+    /*
+     * Guest memory changed: @region was added or removed. vCPUs are stopped.
+     * NULL when the accelerator walks struct gmem itself.
+     */
+    bool (*map)(struct vm *vm, const struct gmem_region *region, GError **error);
+    void (*unmap)(struct vm *vm, const struct gmem_region *region);
+
+    /*
+     * Bytes [gpa, gpa + len) of RAM were written from outside the vCPUs (DMA, a
+     * loader) where the region's code bitmap says that code was cached from them.
+     * Any thread. NULL when the hardware keeps its caches coherent.
+     */
+    void (*invalidate)(struct vm *vm, uint64_t gpa, uint64_t len);
+
+    /* Counters and last instructions, for -d and a dump on error. NULL: nothing. */
+    void (*dump)(struct vcpu *vcpu, FILE *out);
+};
+
+#endif

@@ -1,0 +1,79 @@
+#ifndef VMM_VM_ASPACE_H
+#define VMM_VM_ASPACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <glib.h>
+#include <jansson.h>
+
+#include "vmm/vm/exit.h"
+
+struct vcpu;
+
+/*
+ * Address spaces of devices: which region answers an access at an address.
+ *
+ * A VM has one for memory-mapped registers and, where the architecture has ports,
+ * one for those. RAM is not here (vmm/vm/gmem.h). Lookup is lock-free on an
+ * immutable sorted snapshot; adding and removing follow the rule of gmem.h.
+ */
+
+/*
+ * Register accesses. @off is relative to the region; @len is 1, 2, 4 or 8 and
+ * within [ops->min_len, ops->max_len]: wider accesses are split, ascending, and
+ * narrower ones go to the device as they are when min_len is 1. Values are
+ * zero-extended. @vcpu is who does it, NULL when it is not a vCPU (DMA, a script).
+ * They run on the vCPU's thread, several at once: the device takes its own lock.
+ */
+struct io_ops {
+    uint64_t (*read)(void *opaque, struct vcpu *vcpu, uint64_t off, unsigned len);
+    void (*write)(void *opaque, struct vcpu *vcpu, uint64_t off, uint64_t value,
+                  unsigned len);
+    uint8_t min_len; /* 0 means 1 */
+    uint8_t max_len; /* 0 means 8 */
+};
+
+struct io_region {
+    const char *name; /* the device's id or type: what statistics show */
+    uint64_t base;
+    uint64_t len;
+    const struct io_ops *ops;
+    void *opaque;
+    struct exit_stat reads, writes;
+};
+
+struct aspace;
+
+/* @bits: width of an address, 16 for ports or up to 64. */
+struct aspace *aspace_new(const char *name, unsigned bits);
+void aspace_free(struct aspace *as);
+
+/*
+ * Put @region (caller's storage, valid until removed) into the space. Fails with
+ * @error naming both when it overlaps another region or leaves the space.
+ */
+bool aspace_add(struct aspace *as, struct io_region *region, GError **error);
+void aspace_remove(struct aspace *as, struct io_region *region);
+
+/*
+ * Do one access of @len 1, 2, 4 or 8 bytes, counted and timed on the region. Where
+ * no region answers, reads give all ones and writes are dropped, as a PC's bus
+ * does; the access is counted as unassigned. An access that straddles the end of a
+ * region is done byte by byte.
+ */
+uint64_t aspace_read(struct aspace *as, struct vcpu *vcpu, uint64_t addr, unsigned len);
+void aspace_write(struct aspace *as, struct vcpu *vcpu, uint64_t addr, uint64_t value,
+                  unsigned len);
+
+/* Whether any region answers at @addr. */
+bool aspace_has(const struct aspace *as, uint64_t addr);
+
+/* Accesses that met no region since the start. */
+uint64_t aspace_unassigned(const struct aspace *as);
+
+/* [{"name","base","len","reads","read-ns","writes","write-ns"}...]; caller owns. */
+json_t *aspace_stats(const struct aspace *as);
+
+#endif

@@ -1,0 +1,49 @@
+#ifndef VMM_VM_EXIT_H
+#define VMM_VM_EXIT_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+/*
+ * Every reason for which guest execution is interrupted, and the counters of it.
+ *
+ * A hypervisor intercepts and redirects; Lodge counts and times each interception
+ * per reason here and per device in struct io_region, whatever the accelerator.
+ */
+
+/* clang-format off */
+#define VCPU_EXITS(X)                                                           \
+    X(PIO,      "pio")      /* port access, served by a device               */ \
+    X(MMIO,     "mmio")     /* load or store outside RAM, served by a device  */ \
+    X(IRQ,      "irq")      /* an interrupt was delivered to the guest        */ \
+    X(HLT,      "hlt")      /* idle until an interrupt is pending             */ \
+    X(KICK,     "kick")     /* another thread asked for attention             */ \
+    X(SHUTDOWN, "shutdown") /* triple fault; the board decides what next      */ \
+    X(DEBUG,    "debug")    /* breakpoint or step asked for from outside      */ \
+    X(ERROR,    "error")    /* the accelerator cannot go on; vcpu->error says */
+/* clang-format on */
+
+#define VCPU_EXIT_ENUM(id, name) VCPU_EXIT_##id,
+enum vcpu_exit { VCPU_EXITS(VCPU_EXIT_ENUM) VCPU_EXIT_COUNT };
+#undef VCPU_EXIT_ENUM
+
+/* "pio", "mmio", ...; @exit in 0..VCPU_EXIT_COUNT-1. Static storage. */
+const char *vcpu_exit_name(enum vcpu_exit exit);
+
+/*
+ * How often and how long. Written by one thread at a time (the vCPU's, or under
+ * the device's lock), read by any: relaxed atomics, a reader may see a count one
+ * ahead of its time.
+ */
+struct exit_stat {
+    _Atomic uint64_t count;
+    _Atomic uint64_t ns;
+};
+
+static inline void exit_stat_add(struct exit_stat *s, uint64_t ns)
+{
+    atomic_fetch_add_explicit(&s->count, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->ns, ns, memory_order_relaxed);
+}
+
+#endif

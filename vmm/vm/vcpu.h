@@ -1,0 +1,91 @@
+#ifndef VMM_VM_VCPU_H
+#define VMM_VM_VCPU_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <glib.h>
+
+#include "vmm/vm/accel.h"
+#include "vmm/vm/exit.h"
+
+struct vm;
+
+/*
+ * A virtual CPU: one thread that runs its accelerator and decides what an exit
+ * means. Devices are reached from that thread, through vcpu_mmio()/vcpu_pio().
+ */
+
+/* Bits of vcpu->attention: why a vCPU should look up from guest code. */
+enum {
+    VCPU_ATTN_IRQ = 1 << 0,   /* the interrupt controller may have something */
+    VCPU_ATTN_STOP = 1 << 1,  /* vm_stop_all() or the end wants the thread parked */
+    VCPU_ATTN_RESET = 1 << 2, /* INIT or board reset: arch decides */
+    VCPU_ATTN_WORK = 1 << 3,  /* run the queued functions (vcpu_run_on) */
+};
+
+struct vcpu {
+    struct vm *vm;
+    unsigned index;
+    GThread *thread;
+
+    /* Set by any thread, cleared by the vCPU's. Accelerators test it for non-zero
+     * at block boundaries. Release on set, acquire on test: what was written before
+     * setting is visible to the vCPU that sees the bit. */
+    _Atomic uint32_t attention;
+
+    void *accel; /* the accelerator's own */
+    void *arch;  /* the architecture's own: local interrupt controller, ... */
+
+    struct exit_stat exits[VCPU_EXIT_COUNT];
+    _Atomic uint64_t insns; /* guest instructions retired, where the accel counts */
+    GError *error;          /* set with VCPU_EXIT_ERROR */
+
+    /* Halt and park. Guarded by lock. */
+    GMutex lock;
+    GCond cond;     /* attention changed, or resume */
+    GCond parked;   /* this vCPU entered or left parking */
+    bool is_parked; /* at a block boundary, not touching guest or devices */
+    bool powered;   /* false until the architecture starts it (secondary CPUs) */
+    GQueue work;    /* struct vcpu_work, for vcpu_run_on() */
+};
+
+/*
+ * One load or store that left RAM / one port access, at most 8 bytes, done on
+ * behalf of @vcpu on its thread: counted, timed, dispatched through the VM's
+ * address spaces. Accelerators call these from inside run().
+ */
+uint64_t vcpu_mmio_read(struct vcpu *vcpu, uint64_t gpa, unsigned len);
+void vcpu_mmio_write(struct vcpu *vcpu, uint64_t gpa, uint64_t value, unsigned len);
+uint64_t vcpu_pio_read(struct vcpu *vcpu, uint16_t port, unsigned len);
+void vcpu_pio_write(struct vcpu *vcpu, uint16_t port, uint64_t value, unsigned len);
+
+/* Set @bits of attention and wake or kick the vCPU. Any thread, any lock held
+ * except vcpu->lock. */
+void vcpu_kick(struct vcpu *vcpu, uint32_t bits);
+
+/* Clear @bits; returns those of them that were set. Thread: the vCPU's. */
+static inline uint32_t vcpu_take_attention(struct vcpu *vcpu, uint32_t bits)
+{
+    return atomic_fetch_and_explicit(&vcpu->attention, ~bits, memory_order_acquire) &
+           bits;
+}
+
+static inline bool vcpu_wants_attention(const struct vcpu *vcpu)
+{
+    return atomic_load_explicit(&vcpu->attention, memory_order_acquire) != 0;
+}
+
+/*
+ * Run @fn on @vcpu's thread at a block boundary and wait for it. Not from a vCPU
+ * thread other than its own (deadlock); from its own, @fn runs at once.
+ */
+void vcpu_run_on(struct vcpu *vcpu, void (*fn)(struct vcpu *vcpu, void *opaque),
+                 void *opaque);
+
+/* Write the registers (through the architecture) and the accelerator's dump. */
+void vcpu_dump(struct vcpu *vcpu, FILE *out);
+
+#endif

@@ -1,0 +1,126 @@
+#ifndef VMM_VM_VM_H
+#define VMM_VM_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <glib.h>
+#include <jansson.h>
+
+#include "vmm/vm/accel.h"
+#include "vmm/vm/arch.h"
+#include "vmm/vm/irq.h"
+
+struct aspace;
+struct device;
+struct gmem;
+struct loop;
+struct vcpu;
+struct vm_clock;
+
+/*
+ * The virtual machine: owns everything of one guest. No global state; two VMs may
+ * live in one process (tests do).
+ *
+ * Life: vm_new -> the board adds memory and devices -> vm_start -> vm_run_main
+ * (returns when the VM ends) -> vm_free.
+ *
+ * Lock order, outermost first: vm->lock, a device's lock, an interrupt controller's
+ * lock, vcpu->lock. No lock is held while a vCPU executes guest code.
+ */
+
+enum vm_end {
+    VM_END_NONE,         /* still running */
+    VM_END_POWEROFF,     /* the guest switched itself off */
+    VM_END_RESET,        /* reset while -no-reboot */
+    VM_END_TRIPLE_FAULT, /* shutdown cycle while -no-reboot */
+    VM_END_EXIT,         /* a device asked to end with an exit status */
+    VM_END_QUIT,         /* the user or a signal */
+    VM_END_ERROR,        /* the VMM cannot go on; vm->end_error says why */
+};
+
+struct vm {
+    char *name; /* -name, or NULL */
+    const struct arch_ops *arch;
+    const struct accel_ops *accel;
+    void *accel_state;
+    struct loop *loop; /* the main thread's; borrowed */
+    struct gmem *gmem;
+    struct aspace *mmio;
+    struct aspace *pio; /* NULL when the architecture has no ports */
+    struct vm_clock *clock;
+    struct vcpu **vcpus;
+    unsigned nb_vcpus;
+    const void *cpu_model; /* lib/isa's description; what -cpu chose; borrowed */
+    GPtrArray *devices;    /* struct device *, in the order of creation; owned */
+
+    bool no_reboot;
+    bool no_shutdown;
+
+    /* The board's interrupt inputs by global number. */
+    irq_fn gsi_fn;
+    void *gsi_opaque;
+    unsigned nb_gsi;
+
+    /* Called on reset after every device's own, before vCPUs run: loaders write
+     * the boot image again. */
+    void (*board_reset)(struct vm *vm, void *opaque);
+    void *board_opaque;
+
+    GMutex lock; /* guards what follows */
+    GCond cond;
+    enum vm_end end;   /* how it ended, or NONE */
+    int exit_status;   /* with VM_END_EXIT */
+    GError *end_error; /* with VM_END_ERROR */
+    bool running;
+    bool reset_wanted;
+    unsigned stop_depth;
+};
+
+struct vm_config {
+    const struct arch_ops *arch;
+    const struct accel_ops *accel;
+    const json_t *accel_options; /* borrowed; may be NULL */
+    struct loop *loop;
+    unsigned nb_vcpus;
+    const void *cpu_model;
+    const char *name;
+};
+
+/* NULL with @error when the accelerator refuses. */
+struct vm *vm_new(const struct vm_config *config, GError **error);
+void vm_free(struct vm *vm);
+
+/* The board's interrupt input @gsi as a line for a device; unconnected when there
+ * is none of that number. */
+struct irq_line vm_gsi_line(struct vm *vm, unsigned gsi);
+
+/* Reset everything and start the vCPU threads. */
+bool vm_start(struct vm *vm, GError **error);
+
+/*
+ * Run the main loop until the VM has ended, resetting it when the guest asks;
+ * then stop and join the vCPUs. Thread: main.
+ */
+enum vm_end vm_run_main(struct vm *vm);
+
+/*
+ * Bring every vCPU to a block boundary and keep it there until vm_resume_all().
+ * Nests. Any thread except a vCPU's.
+ */
+void vm_stop_all(struct vm *vm);
+void vm_resume_all(struct vm *vm);
+
+/*
+ * What guests and users ask for. Each returns at once, the main thread does it.
+ * Any thread, vCPUs' included.
+ */
+void vm_request_reset(struct vm *vm);
+void vm_request_poweroff(struct vm *vm);
+void vm_request_end(struct vm *vm, enum vm_end end, int exit_status);
+void vm_request_error(struct vm *vm, GError *error); /* takes @error */
+
+/* {"exits":{"pio":{"count","ns"},...},"regions":[...],"vcpus":[...]}; caller owns. */
+json_t *vm_stats(struct vm *vm);
+
+#endif
