@@ -1,0 +1,505 @@
+#ifndef VMM_ACCEL_BT_T0_H
+#define VMM_ACCEL_BT_T0_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "lib/base/base.h"
+#include "lib/isa/x86/insn.h"
+#include "lib/isa/x86/state.h"
+#include "vmm/vm/vcpu.h"
+
+/*
+ * T0, the interpreter: the software CPU's reference and its path for rare
+ * instructions.
+ *
+ * Guest code is decoded once into blocks of struct t0_op. Each op has the handler
+ * chosen for its operation, operand kinds and size when it was decoded ("lowered"),
+ * so that executing is: call the handler, which does the work and calls the next
+ * op's handler as a tail call (threaded dispatch, no loop and no switch).
+ *
+ *     static const struct t0_op *add_rr_4(struct t0_cpu *c, const struct t0_op *op)
+ *     {
+ *         uint32_t v = T0_R32(c, op->dst);
+ *         T0_FLAGS2(c, "addl", v, T0_R32(c, op->src));
+ *         T0_W32(c, op->dst, v);
+ *         return T0_NEXT(c, op);
+ *     }
+ *
+ * Rules for handlers:
+ *   - Precise exceptions: nothing the guest can see changes before the last thing
+ *     that can fault. A read-modify-write asks for the write first
+ *     (t0_rmw_begin_N). A failed access returns T0_FAULT(c, op).
+ *   - RIP is not kept up to date: op->start / op->next are offsets from c->rip_base.
+ *   - Arithmetic flags live in c->flags as the host's own bytes (below), computed by
+ *     the host's own instruction: undefined flags are the silicon's too. DF, IF and
+ *     the rest live in c->s.rflags, in which the six arithmetic bits are stale.
+ *     t0_get_rflags()/t0_set_rflags() convert.
+ *   - Do not take the address of a local that outlives the tail call: it would stop
+ *     the compiler from making it one (T0_NEXT is then a nested call: the stack
+ *     grows). Slow paths return values in registers (struct t0_val).
+ *
+ * Files: t0.h this contract; t0_cpu.c the accel_ops and the run loop; t0_block.c
+ * decode, lower, cache, invalidate; t0_mmu.c page walks and the software TLB;
+ * t0_exc.c exceptions, interrupts, IRET; t0_seg.c segment loads and far transfers;
+ * t0_sys.c system instructions; t0_branch.c near branches; t0_alu.c, t0_mov.c,
+ * t0_shift.c, t0_muldiv.c, t0_bit.c, t0_string.c integer; t0_fpu.c, t0_simd.c,
+ * t0_xsave.c floating point and vectors.
+ */
+
+struct t0_cpu;
+struct t0_op;
+struct t0_block;
+
+typedef const struct t0_op *(*t0_fn)(struct t0_cpu *c, const struct t0_op *op);
+
+/*
+ * An instruction ready to execute. Registers are byte offsets into c->gpr, so that
+ * AH is 1, and RAX, EAX, AX, AL are 0: see t0_reg().
+ */
+struct t0_op {
+    t0_fn fn;
+    int64_t imm;
+    int64_t disp;           /* with the RIP-relative part folded in: see T0_REG_RIP */
+    void *x;                /* the handler's own: a thunk, a chained block */
+    uint8_t dst, src, src2; /* byte offsets into c->gpr, or vector/x87 numbers */
+    uint8_t base, index;    /* of the memory operand, indices into c->gpr (0..17) */
+    uint8_t shift;          /* log2 of the scale */
+    uint8_t seg;            /* enum x86_seg */
+    uint8_t ea;             /* enum t0_ea_kind */
+    uint16_t start, next;   /* offsets of this and the next instruction from rip_base */
+    uint8_t size;           /* operand size in bytes */
+    uint8_t aux;            /* the handler's own: condition, REP kind, ... */
+    uint16_t aux2;
+};
+
+/* How op's effective address becomes a linear one. */
+enum t0_ea_kind {
+    T0_EA_FLAT64,  /* 64-bit address size, no segment base */
+    T0_EA_SEG64,   /* 64-bit address size, FS or GS base */
+    T0_EA_FLAT32,  /* 32-bit address size, base 0 and no limit to check */
+    T0_EA_GENERAL, /* anything else: t0_ea_slow() */
+};
+
+/* Two more slots after the 16 general registers, so that addresses need no test. */
+#define T0_REG_ZERO 16 /* always 0: no base, no index */
+#define T0_REG_RIP  17 /* = c->rip_base while a block runs */
+
+/* Byte offset into c->gpr of struct x86_opnd's register number. */
+static inline uint8_t t0_reg(uint8_t reg)
+{
+    return reg >= X86_REG_HIGH ? (uint8_t)((reg - X86_REG_HIGH) * 8 + 1)
+                               : (uint8_t)(reg * 8);
+}
+
+/*
+ * One entry of the software TLB. A tag is the page's linear address when the access
+ * may go straight to host memory, else T0_TLB_NONE: MMIO, ROM stores, stores to
+ * pages with cached code and first stores to clean pages all take the slow path.
+ */
+struct t0_tlb_entry {
+    uint64_t read, write; /* tags */
+    uintptr_t addend;     /* host address = linear address + addend */
+};
+
+#define T0_TLB_BITS 10
+#define T0_TLB_SIZE (1u << T0_TLB_BITS)
+#define T0_TLB_NONE UINT64_C(1) /* never equals a page's address */
+
+/*
+ * Banks: which permissions the cached translations are for. Supervisor code with
+ * SMAP in force and EFLAGS.AC clear must not reach user pages, so it has its own.
+ */
+enum t0_bank { T0_BANK_USER, T0_BANK_KERNEL, T0_BANK_KERNEL_SMAP, T0_NB_BANKS };
+
+/* A fault raised by an instruction, until the run loop delivers it. */
+struct t0_exception {
+    uint8_t vector;
+    bool has_error;
+    uint32_t error;
+    uint64_t cr2; /* with #PF */
+};
+
+struct t0_cpu {
+    /* Hot: what nearly every handler touches. */
+    uint64_t gpr[18];
+    /* Arithmetic flags: low byte OF as 0 or 1, high byte as LAHF gives it
+     * (SF 7, ZF 6, AF 4, PF 2, bit 1 set, CF 0). */
+    uint16_t flags;
+    uint64_t rip_base;             /* linear-in-CS address of the block's first byte */
+    uint64_t seg_base[X86_NB_SEG]; /* copy of s.seg[].base: FS and GS are hot */
+    struct t0_tlb_entry *tlb;      /* the current bank */
+    struct vcpu *vcpu;
+    struct t0_block *block;  /* being executed */
+    uint64_t insns;          /* retired up to the start of this block */
+    struct t0_exception exc; /* after a handler returned T0_FAULT */
+
+    /*
+     * All other state, canonical. While guest code runs, these are stale:
+     * gpr and rip (above), the arithmetic bits of rflags, and in s.fpu the x87 part
+     * when fpu_loaded. t0_sync_out()/t0_sync_in() of t0_cpu.c convert.
+     */
+    struct x86_state s;
+
+    struct t0_tlb_entry banks[T0_NB_BANKS][T0_TLB_SIZE];
+    /* The rest is t0_priv.h's: block cache, page-walk caches, counters. */
+    struct t0_core *core;
+};
+
+/* --- Registers ------------------------------------------------------------- */
+
+#define T0_REG_PTR(c, off) ((uint8_t *)(c)->gpr + (off))
+#define T0_R8(c, off)      (*(uint8_t *)T0_REG_PTR(c, off))
+#define T0_R16(c, off)     (*(uint16_t *)T0_REG_PTR(c, off))
+#define T0_R32(c, off)     (*(uint32_t *)T0_REG_PTR(c, off))
+#define T0_R64(c, off)     (*(uint64_t *)T0_REG_PTR(c, off))
+#define T0_W8(c, off, v)   (*(uint8_t *)T0_REG_PTR(c, off) = (uint8_t)(v))
+#define T0_W16(c, off, v)  (*(uint16_t *)T0_REG_PTR(c, off) = (uint16_t)(v))
+/* A 32-bit result zeroes the upper half. */
+#define T0_W32(c, off, v) (*(uint64_t *)T0_REG_PTR(c, off) = (uint32_t)(v))
+#define T0_W64(c, off, v) (*(uint64_t *)T0_REG_PTR(c, off) = (uint64_t)(v))
+
+/* --- Dispatch -------------------------------------------------------------- */
+
+/*
+ * In optimised builds a handler calls the next one as a tail call; in sanitizer and
+ * -O0 builds, where the compiler makes no tail calls, it returns the next op to a
+ * loop. NULL means "back to the run loop", which looks at c->exc and attention.
+ */
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__) && !defined(T0_NO_TAIL_CALLS)
+    #define T0_TAIL_CALLS 1
+    #define T0_GO(c, op)  ((op)->fn((c), (op)))
+#else
+    #define T0_TAIL_CALLS 0
+    #define T0_GO(c, op)  (op)
+#endif
+#define T0_NEXT(c, op) T0_GO(c, (op) + 1)
+
+/*
+ * Leave the block with c->exc set by whoever failed: RIP and the retired count
+ * become those of @op's start. Returns NULL.
+ */
+const struct t0_op *t0_fault(struct t0_cpu *c, const struct t0_op *op);
+#define T0_FAULT(c, op) t0_fault((c), (op))
+
+/* Set c->exc and leave as T0_FAULT does. */
+const struct t0_op *t0_raise(struct t0_cpu *c, const struct t0_op *op, uint8_t vector);
+const struct t0_op *t0_raise_error(struct t0_cpu *c, const struct t0_op *op,
+                                   uint8_t vector, uint32_t error);
+
+/*
+ * @op is done and the next instruction is not the next op: leave the block with RIP
+ * after it (op->next). For ends of blocks, mode changes, anything after which mode,
+ * mapping or interruptibility may differ. Returns NULL or the next block's op.
+ */
+const struct t0_op *t0_end_block(struct t0_cpu *c, const struct t0_op *op);
+
+/* @op is done and RIP is now @rip (already truncated and checked canonical). */
+const struct t0_op *t0_jump(struct t0_cpu *c, const struct t0_op *op, uint64_t rip);
+
+/* RIP of @op and of the instruction after it. */
+static inline uint64_t t0_op_rip(const struct t0_cpu *c, const struct t0_op *op)
+{
+    return c->rip_base + op->start;
+}
+
+static inline uint64_t t0_next_rip(const struct t0_cpu *c, const struct t0_op *op)
+{
+    return c->rip_base + op->next;
+}
+
+/* --- Memory ---------------------------------------------------------------- */
+
+struct t0_val {
+    uint64_t v;
+    uint64_t fault; /* non-zero: c->exc is set, v is meaningless */
+};
+
+/* Segment, limit and canonical checks for the general case; @size of the access. */
+struct t0_val t0_ea_slow(struct t0_cpu *c, const struct t0_op *op, unsigned size,
+                         bool write);
+
+/* Offset part of the effective address, not truncated. */
+static inline uint64_t t0_offset(const struct t0_cpu *c, const struct t0_op *op)
+{
+    return c->gpr[op->base] + (c->gpr[op->index] << op->shift) + (uint64_t)op->disp;
+}
+
+/* Linear address of op's memory operand. fault as t0_ea_slow(): #GP or #SS. In
+ * 64-bit mode a non-canonical address is found by the TLB miss path. */
+static inline struct t0_val t0_ea(struct t0_cpu *c, const struct t0_op *op,
+                                  unsigned size, bool write)
+{
+    uint64_t off = t0_offset(c, op);
+    switch (op->ea) {
+    case T0_EA_FLAT64: return (struct t0_val){off, 0};
+    case T0_EA_SEG64: return (struct t0_val){off + c->seg_base[op->seg], 0};
+    case T0_EA_FLAT32: return (struct t0_val){(uint32_t)off, 0};
+    default: return t0_ea_slow(c, op, size, write);
+    }
+}
+
+/*
+ * Slow paths: TLB miss, page crossing, MMIO, code pages. @la linear, @size 1..64
+ * for the copies and 1, 2, 4, 8 for the scalars. @seg picks #SS or #GP for a
+ * non-canonical address. On a fault nothing was written and no MMIO done.
+ */
+struct t0_val t0_load_slow(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg);
+/* Returns non-zero with c->exc set on a fault. */
+uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
+                       unsigned seg);
+/* Copies of any size up to 4096; for vectors, FXSAVE areas, descriptors. */
+uint64_t t0_read_bytes(struct t0_cpu *c, uint64_t la, void *buf, unsigned size,
+                       unsigned seg);
+uint64_t t0_write_bytes(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size,
+                        unsigned seg);
+/* Whether a write of @size bytes would succeed: raises its fault if not. */
+uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg);
+
+/*
+ * Host address of [la, la+size) when it is plain RAM inside one page, readable (or
+ * writable) now; else NULL, and no fault is raised. Valid until the next memory
+ * access of this CPU.
+ */
+static inline void *t0_host_read(struct t0_cpu *c, uint64_t la, unsigned size)
+{
+    struct t0_tlb_entry *e = &c->tlb[(la >> 12) & (T0_TLB_SIZE - 1)];
+    return likely(((la + size - 1) & ~UINT64_C(0xfff)) == e->read)
+               ? (void *)(uintptr_t)(la + e->addend)
+               : NULL;
+}
+
+static inline void *t0_host_write(struct t0_cpu *c, uint64_t la, unsigned size)
+{
+    struct t0_tlb_entry *e = &c->tlb[(la >> 12) & (T0_TLB_SIZE - 1)];
+    return likely(((la + size - 1) & ~UINT64_C(0xfff)) == e->write)
+               ? (void *)(uintptr_t)(la + e->addend)
+               : NULL;
+}
+
+static inline struct t0_val t0_load(struct t0_cpu *c, uint64_t la, unsigned size,
+                                    unsigned seg)
+{
+    const void *p = t0_host_read(c, la, size);
+    if (unlikely(!p)) {
+        return t0_load_slow(c, la, size, seg);
+    }
+    /* Guest RAM is shared between vCPUs: one host access per guest access. */
+    switch (size) {
+    case 1: return (struct t0_val){*(const volatile uint8_t *)p, 0};
+    case 2: return (struct t0_val){*(const volatile uint16_t *)p, 0};
+    case 4: return (struct t0_val){*(const volatile uint32_t *)p, 0};
+    default: return (struct t0_val){*(const volatile uint64_t *)p, 0};
+    }
+}
+
+static inline uint64_t t0_store(struct t0_cpu *c, uint64_t la, uint64_t v,
+                                unsigned size, unsigned seg)
+{
+    void *p = t0_host_write(c, la, size);
+    if (unlikely(!p)) {
+        return t0_store_slow(c, la, v, size, seg);
+    }
+    switch (size) {
+    case 1: *(volatile uint8_t *)p = (uint8_t)v; break;
+    case 2: *(volatile uint16_t *)p = (uint16_t)v; break;
+    case 4: *(volatile uint32_t *)p = (uint32_t)v; break;
+    default: *(volatile uint64_t *)p = v; break;
+    }
+    return 0;
+}
+
+/*
+ * Read-modify-write: where the operand is, writable. When it is plain RAM in one
+ * page, ret.v is its host address and the handler works on it in place (with a LOCK
+ * prefix of the host for a LOCKed one). Otherwise (page crossing, MMIO, code page)
+ * ret.v is c's bounce buffer, filled with the operand after the write permission was
+ * checked, and t0_rmw_end() writes it back; LOCKed ones are then serialised by
+ * stopping nobody but taking the VM's split-lock mutex.
+ * Every successful begin is followed by exactly one end. fault: c->exc is set.
+ */
+struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
+                                unsigned seg);
+void t0_rmw_end_slow(struct t0_cpu *c);
+
+static inline struct t0_val t0_rmw_begin(struct t0_cpu *c, uint64_t la, unsigned size,
+                                         unsigned seg)
+{
+    void *p = t0_host_write(c, la, size);
+    if (likely(p != NULL)) {
+        return (struct t0_val){(uint64_t)(uintptr_t)p, 0};
+    }
+    return t0_rmw_begin_slow(c, la, size, seg);
+}
+
+/* @p: what begin gave. Cheap when it was guest RAM. After it the current block may
+ * have been invalidated (the store hit its own code): t0_smc_pending() says so. */
+bool t0_is_bounce(const struct t0_cpu *c, uint64_t p);
+static inline void t0_rmw_end(struct t0_cpu *c, uint64_t p)
+{
+    if (unlikely(t0_is_bounce(c, p))) {
+        t0_rmw_end_slow(c);
+    }
+}
+
+/*
+ * Self-modifying code: a store into the block that is being executed takes effect
+ * with the next instruction. t0_store_slow() notices; the block's ops stay allocated
+ * until the run loop, and every op's "next" pointer is diverted to an op that leaves
+ * the block, so handlers need no test of their own.
+ */
+
+/* --- Stack ----------------------------------------------------------------- */
+
+/* Push / pop @size bytes through SS:rSP with the stack's own address size. Push
+ * changes RSP only on success; pop does not change RSP: the handler does with
+ * t0_sp_add() once nothing can fault. */
+uint64_t t0_push(struct t0_cpu *c, uint64_t v, unsigned size);
+struct t0_val t0_pop_peek(struct t0_cpu *c, unsigned size);
+void t0_sp_add(struct t0_cpu *c, int64_t delta);
+
+/* --- Flags ----------------------------------------------------------------- */
+
+/* RFLAGS as the guest sees them, and the reverse (all bits as given). */
+uint64_t t0_get_rflags(const struct t0_cpu *c);
+void t0_set_rflags(struct t0_cpu *c, uint64_t rflags);
+
+#define T0_FLAG_CF 0x0100
+#define T0_FLAG_PF 0x0400
+#define T0_FLAG_AF 0x1000
+#define T0_FLAG_ZF 0x4000
+#define T0_FLAG_SF 0x8000
+#define T0_FLAG_OF 0x0001 /* as the byte 0 or 1 */
+
+/*
+ * Run one host instruction on @v (and @src) and keep its flags:
+ *   T0_FLAGS2   insn src, v        (add, sub, and, or, xor, cmp, test)
+ *   T0_FLAGS1   insn v             (neg)
+ * and with the guest's flags loaded before: T0_FLAGS2_IN (adc, sbb), T0_FLAGS1_IN
+ * (inc, dec: CF survives). The operand-size suffix is part of @insn; @v must be a
+ * variable of that width.
+ */
+#define T0_SAVE_FLAGS "lahf\n\tseto %%al\n\t"
+#define T0_LOAD_FLAGS "addb $0x7f, %%al\n\tsahf\n\t"
+
+#define T0_FLAGS2(c, insn, v, s)                 \
+    do {                                         \
+        uint64_t fl_;                            \
+        __asm__(insn " %2, %1\n\t" T0_SAVE_FLAGS \
+                : "=&a"(fl_), "+q"(v)            \
+                : "q"((__typeof__(v))(s))        \
+                : "cc");                         \
+        (c)->flags = (uint16_t)fl_;              \
+    } while (0)
+
+#define T0_FLAGS1(c, insn, v)                                                 \
+    do {                                                                      \
+        uint64_t fl_;                                                         \
+        __asm__(insn " %1\n\t" T0_SAVE_FLAGS : "=&a"(fl_), "+q"(v) : : "cc"); \
+        (c)->flags = (uint16_t)fl_;                                           \
+    } while (0)
+
+#define T0_FLAGS2_IN(c, insn, v, s)                            \
+    do {                                                       \
+        uint64_t fl_ = (c)->flags;                             \
+        __asm__(T0_LOAD_FLAGS insn " %2, %1\n\t" T0_SAVE_FLAGS \
+                : "+&a"(fl_), "+q"(v)                          \
+                : "q"((__typeof__(v))(s))                      \
+                : "cc");                                       \
+        (c)->flags = (uint16_t)fl_;                            \
+    } while (0)
+
+#define T0_FLAGS1_IN(c, insn, v)                           \
+    do {                                                   \
+        uint64_t fl_ = (c)->flags;                         \
+        __asm__(T0_LOAD_FLAGS insn " %1\n\t" T0_SAVE_FLAGS \
+                : "+&a"(fl_), "+q"(v)                      \
+                :                                          \
+                : "cc");                                   \
+        (c)->flags = (uint16_t)fl_;                        \
+    } while (0)
+
+/* Whether condition @cc (0..15, as encoded) holds. Inlines to a test or two when
+ * @cc is a constant. */
+static inline bool t0_cond(const struct t0_cpu *c, unsigned cc)
+{
+    uint16_t f = c->flags;
+    bool of = f & T0_FLAG_OF, sf = f & T0_FLAG_SF, r;
+    switch (cc >> 1) {
+    case 0: r = of; break;
+    case 1: r = f & T0_FLAG_CF; break;
+    case 2: r = f & T0_FLAG_ZF; break;
+    case 3: r = f & (T0_FLAG_CF | T0_FLAG_ZF); break;
+    case 4: r = sf; break;
+    case 5: r = f & T0_FLAG_PF; break;
+    case 6: r = sf != of; break;
+    default: r = (f & T0_FLAG_ZF) || sf != of; break;
+    }
+    return r ^ (cc & 1);
+}
+
+/* --- Lowering -------------------------------------------------------------- */
+
+/* What a block is decoded for; part of its key in the cache. */
+enum {
+    T0_MODE_16 = 0,
+    T0_MODE_32 = 1,
+    T0_MODE_64 = 2,
+    T0_MODE_SIZE = 3,         /* mask of the three */
+    T0_MODE_FLAT = 1 << 2,    /* ES, SS, DS (and CS) have base 0, limit 4 GiB, usable */
+    T0_MODE_STACK32 = 1 << 3, /* SS.B: the stack pointer is ESP (outside 64-bit) */
+    T0_MODE_CPL3 = 1 << 4,
+    T0_MODE_PE = 1 << 5,    /* protected mode, not VM86 */
+    T0_MODE_NOFPU = 1 << 6, /* CR0.EM or TS: x87, MMX and SSE ops raise at once */
+    T0_MODE_NOSSE = 1 << 7, /* CR0.EM or !CR4.OSFXSR */
+    T0_MODE_NOAVX = 1 << 8, /* !CR4.OSXSAVE or XCR0 lacks SSE|AVX */
+};
+
+struct t0_lower {
+    struct t0_cpu *c;
+    unsigned mode;        /* T0_MODE_* */
+    const uint8_t *bytes; /* the instruction's own, insn->len of them */
+    bool flags_dead;      /* no later reader of its arithmetic flags: they need not
+                             be computed. The op may still compute them */
+};
+
+/*
+ * A lowering: when @insn is one of its own, choose op->fn and fill what fn needs
+ * beyond what t0_lower_common() filled, and return true. A handler must exist for
+ * every operand form that the decoder lets through. Instructions that no lowering
+ * takes raise #UD.
+ */
+typedef bool (*t0_lower_fn)(const struct x86_insn *insn, const struct t0_lower *ctx,
+                            struct t0_op *op);
+
+/* Filled for every op before the lowerings are asked: start, next, size (opsize),
+ * imm, and the memory operand's base, index, shift, disp, seg, ea. */
+
+bool t0_lower_mov(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_alu(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_shift(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_muldiv(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_bit(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_string(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_branch(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_seg(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_sys(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_fpu(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_simd(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+bool t0_lower_xsave(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+
+/* --- FPU ------------------------------------------------------------------- */
+
+/*
+ * The guest's x87/MMX registers live in the host's while guest code runs, loaded
+ * when the first x87 op needs them (fpu_loaded) and put back into s.fpu when the
+ * run loop leaves or someone asks. XMM/YMM always live in s.fpu.ymm.
+ */
+void t0_fpu_put(struct t0_cpu *c); /* host registers -> s.fpu; idempotent */
+bool t0_fpu_init(struct t0_cpu *c, GError **error); /* thunk memory */
+void t0_fpu_done(struct t0_cpu *c);
+
+#endif
