@@ -1,0 +1,115 @@
+#ifndef VMM_ARCH_X86_BOOT_H
+#define VMM_ARCH_X86_BOOT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <glib.h>
+
+struct gmem;
+struct x86_state;
+
+/*
+ * Booting a kernel without firmware.
+ *
+ *   bzImage   the Linux x86 boot protocol 2.02 and later, entered at its 32-bit entry
+ *             (Documentation/arch/x86/boot.rst, "32-bit Boot Protocol")
+ *   ELF       an uncompressed kernel with a PVH note, XEN_ELFNOTE_PHYS32_ENTRY (Xen's
+ *             "x86/HVM direct boot ABI"), 32- or 64-bit file, always a 32-bit entry
+ *
+ * Everything is looked at and placed by x86_boot_new(), before a guest exists; the
+ * bytes are copied by x86_boot_write(), at the start and again at each reset. The
+ * kernel and the initrd stay files: nothing of their size is kept in memory.
+ *
+ * What is written below 1 MiB (the board's memory map has RAM there):
+ *   0x00500   a GDT with flat segments: code at selector 0x10, data at 0x18
+ *   0x06000   PVH: hvm_start_info, its module list and memory map
+ *   0x07000   bzImage: struct boot_params, the "zero page"
+ *   0x20000   the command line
+ */
+#define X86_BOOT_GDT      0x500
+#define X86_BOOT_PVH_INFO 0x6000
+#define X86_BOOT_ZEROPAGE 0x7000
+#define X86_BOOT_CMDLINE  0x20000
+#define X86_BOOT_LOW_END  0x30000 /* kernels may use nothing below */
+
+#define X86_BOOT_CS 0x10
+#define X86_BOOT_DS 0x18
+
+/* ACPI 6.4, table 15.1: address range types. */
+enum x86_e820_type {
+    X86_E820_RAM = 1,
+    X86_E820_RESERVED = 2,
+    X86_E820_ACPI = 3,
+};
+
+#define X86_E820_MAX 32
+
+/* The memory map that firmware would report: ascending, not overlapping. */
+struct x86_e820 {
+    unsigned n;
+    struct {
+        uint64_t base, len;
+        enum x86_e820_type type;
+    } e[X86_E820_MAX];
+};
+
+/* Append; false when the table is full or @base is below the end of the last. An
+ * empty range is left out. */
+bool x86_e820_add(struct x86_e820 *map, uint64_t base, uint64_t len,
+                  enum x86_e820_type type);
+
+/* Whether [base, base + len) lies in one range of RAM. */
+bool x86_e820_is_ram(const struct x86_e820 *map, uint64_t base, uint64_t len);
+
+/*
+ * A file to boot from, read at offsets: a path, or bytes for tests and fuzzers.
+ */
+struct x86_boot_file;
+
+/* @what is "kernel" or "initrd", static. Opens @path; only regular files of at least
+ * one byte will do. Errors read "kernel 'PATH': ...". */
+struct x86_boot_file *x86_boot_file_open(const char *what, const char *path,
+                                         GError **error);
+/* @data is borrowed and must outlive the file. */
+struct x86_boot_file *x86_boot_file_mem(const char *what, const uint8_t *data,
+                                        uint64_t len);
+void x86_boot_file_free(struct x86_boot_file *f);
+
+enum x86_boot_protocol { X86_BOOT_LINUX32, X86_BOOT_PVH };
+
+struct x86_boot_config {
+    struct x86_boot_file *kernel; /* taken by x86_boot_new(), also when it fails */
+    struct x86_boot_file *initrd; /* likewise; NULL: none */
+    const char *cmdline;          /* borrowed; NULL: empty */
+    struct x86_e820 map;
+    uint64_t memory; /* all RAM in bytes, for messages */
+    uint64_t rsdp;   /* where the ACPI root pointer is; 0: no ACPI */
+};
+
+struct x86_boot;
+
+/*
+ * Check the files and decide where everything goes. Each field of the files is
+ * checked; on failure NULL with an @error that names the file and, where memory is
+ * too small, how much was given and how much is needed.
+ */
+struct x86_boot *x86_boot_new(const struct x86_boot_config *config, GError **error);
+void x86_boot_free(struct x86_boot *b);
+
+enum x86_boot_protocol x86_boot_get_protocol(const struct x86_boot *b);
+
+/* Where the CPU enters, a 32-bit physical address. */
+uint32_t x86_boot_get_entry(const struct x86_boot *b);
+
+/*
+ * Copy kernel, initrd, command line and tables into @m. Fails when a file has become
+ * shorter or cannot be read, or @m does not have the RAM that the map promised.
+ * vCPUs are stopped.
+ */
+bool x86_boot_write(struct x86_boot *b, struct gmem *m, GError **error);
+
+/* Make @state, which is as after reset, the state in which the kernel is entered. */
+void x86_boot_set_state(const struct x86_boot *b, struct x86_state *state);
+
+#endif

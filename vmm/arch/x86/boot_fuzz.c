@@ -1,0 +1,35 @@
+/*
+ * Any bytes as a kernel: refused, or placed wholly into the RAM of the memory map.
+ */
+#include "vmm/arch/x86/boot_priv.h"
+
+#include "lib/base/base.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    static const uint8_t initrd[5000];
+    struct x86_boot_config c = {
+        .kernel = x86_boot_file_mem("kernel", data, len),
+        .initrd = len % 2 ? x86_boot_file_mem("initrd", initrd, sizeof(initrd)) : NULL,
+        .cmdline = "console=ttyS0",
+        .memory = 128 * MIB,
+        .rsdp = 0xe0000,
+    };
+    struct x86_boot *b;
+
+    x86_e820_add(&c.map, 0, 640 * KIB, X86_E820_RAM);
+    x86_e820_add(&c.map, MIB, 127 * MIB, X86_E820_RAM);
+    b = x86_boot_new(&c, NULL);
+    for (guint i = 0; b && i < b->blobs->len; i++) {
+        const struct boot_blob *blob = &g_array_index(b->blobs, struct boot_blob, i);
+
+        if (!x86_e820_is_ram(&c.map, blob->gpa, blob->len))
+            __builtin_trap();
+        if (blob->file && blob->file_off + blob->len > boot_file_len(blob->file))
+            __builtin_trap();
+    }
+    x86_boot_free(b);
+    return 0;
+}
