@@ -6,6 +6,8 @@
 
 #include <glib.h>
 
+#include "lib/base/tsan.h"
+
 /*
  * What every folder may use: the error domain, small arithmetic and the likely
  * hints. Thin, over GLib.
