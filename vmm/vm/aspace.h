@@ -24,15 +24,17 @@ struct vcpu;
  * Register accesses. @off is relative to the region; @len is 1, 2, 4 or 8 and
  * within [ops->min_len, ops->max_len]: wider accesses are split, ascending, and
  * narrower ones go to the device as they are when min_len is 1. Values are
- * zero-extended. @vcpu is who does it, NULL when it is not a vCPU (DMA, a script).
- * They run on the vCPU's thread, several at once: the device takes its own lock.
+ * zero-extended. Accesses narrower than min_len meet nothing: all ones, dropped.
+ * Nothing promises alignment: @off may be odd. @vcpu is who does it, NULL when it is
+ * not a vCPU (DMA, a script). They run on the vCPU's thread, several at once: the
+ * device takes its own lock.
  */
 struct io_ops {
     uint64_t (*read)(void *opaque, struct vcpu *vcpu, uint64_t off, unsigned len);
     void (*write)(void *opaque, struct vcpu *vcpu, uint64_t off, uint64_t value,
                   unsigned len);
-    uint8_t min_len; /* 0 means 1 */
-    uint8_t max_len; /* 0 means 8 */
+    uint8_t min_len; /* 1, 2, 4 or 8; 0 means 1 */
+    uint8_t max_len; /* 1, 2, 4 or 8; 0 means 8 */
 };
 
 struct io_region {
@@ -46,8 +48,11 @@ struct io_region {
 
 struct aspace;
 
-/* @bits: width of an address, 16 for ports or up to 64. */
-struct aspace *aspace_new(const char *name, unsigned bits);
+/*
+ * @bits: width of an address, 16 for ports or up to 64. @reason: which counter of a
+ * vCPU its accesses belong to, VCPU_EXIT_MMIO or VCPU_EXIT_PIO.
+ */
+struct aspace *aspace_new(const char *name, unsigned bits, enum vcpu_exit reason);
 void aspace_free(struct aspace *as);
 
 /*
@@ -73,7 +78,8 @@ bool aspace_has(const struct aspace *as, uint64_t addr);
 /* Accesses that met no region since the start. */
 uint64_t aspace_unassigned(const struct aspace *as);
 
-/* [{"name","base","len","reads","read-ns","writes","write-ns"}...]; caller owns. */
+/* [{"name","space","base","len","reads","read-ns","writes","write-ns"}...]; caller
+ * owns. */
 json_t *aspace_stats(const struct aspace *as);
 
 #endif

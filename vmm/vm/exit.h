@@ -31,9 +31,10 @@ enum vcpu_exit { VCPU_EXITS(VCPU_EXIT_ENUM) VCPU_EXIT_COUNT };
 const char *vcpu_exit_name(enum vcpu_exit exit);
 
 /*
- * How often and how long. Written by one thread at a time (the vCPU's, or under
- * the device's lock), read by any: relaxed atomics, a reader may see a count one
- * ahead of its time.
+ * How often and how long. Read by any thread with relaxed atomics: a reader may
+ * see a count one ahead of its time. exit_stat_add() is for counters that several
+ * threads write (a region that two vCPUs access), exit_stat_add_own() for those of
+ * one thread, without the locked instructions.
  */
 struct exit_stat {
     _Atomic uint64_t count;
@@ -44,6 +45,14 @@ static inline void exit_stat_add(struct exit_stat *s, uint64_t ns)
 {
     atomic_fetch_add_explicit(&s->count, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->ns, ns, memory_order_relaxed);
+}
+
+static inline void exit_stat_add_own(struct exit_stat *s, uint64_t ns)
+{
+    uint64_t count = atomic_load_explicit(&s->count, memory_order_relaxed);
+    uint64_t sum = atomic_load_explicit(&s->ns, memory_order_relaxed);
+    atomic_store_explicit(&s->count, count + 1, memory_order_relaxed);
+    atomic_store_explicit(&s->ns, sum + ns, memory_order_relaxed);
 }
 
 #endif

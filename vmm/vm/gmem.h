@@ -65,6 +65,10 @@ void gmem_set_invalidate(struct gmem *m, gmem_invalidate_fn fn, void *opaque);
 bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
               uint64_t len, GError **error);
 
+/* Take the region that begins at @gpa out of the guest and release its memory.
+ * There must be one. Thread: see above. */
+void gmem_remove(struct gmem *m, gpa_t gpa);
+
 /* The region that holds @gpa, or NULL. Borrowed until the next change. */
 const struct gmem_region *gmem_find(const struct gmem *m, gpa_t gpa);
 

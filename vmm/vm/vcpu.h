@@ -20,7 +20,8 @@ struct vm;
 
 /* Bits of vcpu->attention: why a vCPU should look up from guest code. */
 enum {
-    VCPU_ATTN_IRQ = 1 << 0,   /* the interrupt controller may have something */
+    VCPU_ATTN_IRQ = 1 << 0,   /* the interrupt controller may have something: the
+                                 accelerator takes the bit, then asks it */
     VCPU_ATTN_STOP = 1 << 1,  /* vm_stop_all() or the end wants the thread parked */
     VCPU_ATTN_RESET = 1 << 2, /* INIT or board reset: arch decides */
     VCPU_ATTN_WORK = 1 << 3,  /* run the queued functions (vcpu_run_on) */
@@ -43,13 +44,26 @@ struct vcpu {
     _Atomic uint64_t insns; /* guest instructions retired, where the accel counts */
     GError *error;          /* set with VCPU_EXIT_ERROR */
 
-    /* Halt and park. Guarded by lock. */
-    GMutex lock;
-    GCond cond;     /* attention changed, or resume */
-    GCond parked;   /* this vCPU entered or left parking */
-    bool is_parked; /* at a block boundary, not touching guest or devices */
-    bool powered;   /* false until the architecture starts it (secondary CPUs) */
-    GQueue work;    /* struct vcpu_work, for vcpu_run_on() */
+    /*
+     * powered: false until the architecture starts it (secondary CPUs) and after a
+     * shutdown cycle. halted: executed HLT and waits for arch->vcpu_has_work().
+     * Both written on the vCPU's thread or while it is stopped, see
+     * vcpu_set_powered(); read by any. An architecture saves them.
+     */
+    _Atomic bool powered;
+    _Atomic bool halted;
+
+    /* Sleep and park; only vcpu.c touches these. */
+    _Atomic bool sleeping;    /* on cond: see the top of vcpu.c */
+    GMutex lock;              /* guards what follows */
+    GCond cond;               /* attention changed, or resume */
+    GCond parked;             /* is_parked or a work's done changed */
+    bool stop;                /* stay parked while it is set */
+    bool quit;                /* end the thread */
+    bool is_parked;           /* at a block boundary, not touching guest or devices */
+    bool gone;                /* there is no thread (yet, or any more) */
+    GQueue work;              /* struct vcpu_work, for vcpu_run_on() */
+    bool has_accel, has_arch; /* what vcpu_free() has to undo */
 };
 
 /*
@@ -78,14 +92,19 @@ static inline bool vcpu_wants_attention(const struct vcpu *vcpu)
     return atomic_load_explicit(&vcpu->attention, memory_order_acquire) != 0;
 }
 
+/* Switch the CPU on or off; not halted then. Thread: the vCPU's, or stopped. */
+void vcpu_set_powered(struct vcpu *vcpu, bool powered);
+
 /*
  * Run @fn on @vcpu's thread at a block boundary and wait for it. Not from a vCPU
- * thread other than its own (deadlock); from its own, @fn runs at once.
+ * thread other than its own (deadlock); from its own, @fn runs at once. A stopped
+ * vCPU runs it too; before the start and after the end the caller's thread does.
  */
 void vcpu_run_on(struct vcpu *vcpu, void (*fn)(struct vcpu *vcpu, void *opaque),
                  void *opaque);
 
-/* Write the registers (through the architecture) and the accelerator's dump. */
+/* Write the registers (through the architecture) and the accelerator's dump.
+ * Thread: the vCPU's, or any while it is stopped. */
 void vcpu_dump(struct vcpu *vcpu, FILE *out);
 
 #endif

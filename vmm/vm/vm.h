@@ -57,6 +57,11 @@ struct vm {
     bool no_reboot;
     bool no_shutdown;
 
+    /* A breakpoint or step was hit; called on the vCPU's thread, which goes on when
+     * it returns, unless vm_stop_all() was asked for. NULL: there is no debugger. */
+    void (*debug_fn)(struct vcpu *vcpu, void *opaque);
+    void *debug_opaque;
+
     /* The board's interrupt inputs by global number. */
     irq_fn gsi_fn;
     void *gsi_opaque;
@@ -67,13 +72,15 @@ struct vm {
     void (*board_reset)(struct vm *vm, void *opaque);
     void *board_opaque;
 
-    GMutex lock; /* guards what follows */
-    GCond cond;
-    enum vm_end end;   /* how it ended, or NONE */
-    int exit_status;   /* with VM_END_EXIT */
-    GError *end_error; /* with VM_END_ERROR */
-    bool running;
+    GMutex lock;           /* guards what follows */
+    enum vm_end end;       /* how it ended, or NONE */
+    int exit_status;       /* with VM_END_EXIT */
+    GError *end_error;     /* with VM_END_ERROR */
+    struct vcpu *end_vcpu; /* with VM_END_TRIPLE_FAULT: which; borrowed */
+    bool started;          /* between vm_start() and the end */
+    bool paused;           /* by vm_pause(), or powered off with no_shutdown */
     bool reset_wanted;
+    bool pause_wanted;
     unsigned stop_depth;
 };
 
@@ -81,13 +88,17 @@ struct vm_config {
     const struct arch_ops *arch;
     const struct accel_ops *accel;
     const json_t *accel_options; /* borrowed; may be NULL */
-    struct loop *loop;
+    struct loop *loop; /* the caller attached it to the default main context */
     unsigned nb_vcpus;
     const void *cpu_model;
-    const char *name;
+    const char *name; /* or NULL */
 };
 
-/* NULL with @error when the accelerator refuses. */
+/* "poweroff", "reset", "triple-fault", ...: static storage. */
+const char *vm_end_name(enum vm_end end);
+
+/* NULL with @error when the accelerator refuses. Thread: main, as for all below
+ * that do not say another. */
 struct vm *vm_new(const struct vm_config *config, GError **error);
 void vm_free(struct vm *vm);
 
@@ -111,6 +122,14 @@ enum vm_end vm_run_main(struct vm *vm);
 void vm_stop_all(struct vm *vm);
 void vm_resume_all(struct vm *vm);
 
+/* Reset devices, vCPUs and board, now. Not from a vCPU's thread. */
+void vm_reset(struct vm *vm);
+
+/* Stop the vCPUs and guest time / let them go on; idempotent. After the guest
+ * powered itself off under no_shutdown the VM is paused, too. */
+void vm_pause(struct vm *vm);
+void vm_continue(struct vm *vm);
+
 /*
  * What guests and users ask for. Each returns at once, the main thread does it.
  * Any thread, vCPUs' included.
@@ -120,7 +139,8 @@ void vm_request_poweroff(struct vm *vm);
 void vm_request_end(struct vm *vm, enum vm_end end, int exit_status);
 void vm_request_error(struct vm *vm, GError *error); /* takes @error */
 
-/* {"exits":{"pio":{"count","ns"},...},"regions":[...],"vcpus":[...]}; caller owns. */
+/* {"exits":{"pio":{"count","ns"},...},"regions":[...],"unassigned":{"mmio","pio"},
+ * "vcpus":[...]}; caller owns. Any thread. */
 json_t *vm_stats(struct vm *vm);
 
 #endif

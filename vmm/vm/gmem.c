@@ -1,0 +1,363 @@
+#include "vmm/vm/gmem.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include "lib/base/base.h"
+#include "lib/base/ck.h"
+
+/*
+ * Guest memory.
+ *
+ * The regions are an immutable sorted array behind one pointer. Adding or removing
+ * builds a new array and publishes it; gmem.h says why the old one can go at once.
+ * Between the array and a host pointer there is a binary search, which costs less
+ * than a cache miss with the two to six regions of a machine.
+ *
+ * The bitmaps are mappings too: a byte per page would be a megabyte of private
+ * memory for 4 GiB, most of it never touched.
+ */
+
+struct snapshot {
+    size_t n;
+    struct gmem_region regions[];
+};
+
+struct gmem {
+    _Atomic(struct snapshot *) snapshot;
+    gmem_invalidate_fn invalidate;
+    void *invalidate_opaque;
+};
+
+static void *map_lazily(size_t len)
+{
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap(void *p, size_t len)
+{
+    if (p) {
+        munmap(p, len);
+    }
+}
+
+/* Show as [anon:guest-ram] in /proc/PID/smaps; kernels without names refuse. */
+static void name_mapping(void *p, size_t len, const char *name)
+{
+#ifndef PR_SET_VMA
+    #define PR_SET_VMA           0x53564d41
+    #define PR_SET_VMA_ANON_NAME 0
+#endif
+    (void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, p, len, name);
+}
+
+static const struct snapshot *snapshot_get(const struct gmem *m)
+{
+    return atomic_load_explicit(&m->snapshot, memory_order_acquire);
+}
+
+static struct snapshot *snapshot_new(size_t n)
+{
+    struct snapshot *s = g_malloc0(sizeof(*s) + n * sizeof(s->regions[0]));
+    s->n = n;
+    return s;
+}
+
+static void region_done(struct gmem_region *r)
+{
+    size_t pages = r->len >> GMEM_PAGE_SHIFT;
+    unmap(r->host, r->len);
+    unmap(r->dirty, pages);
+    unmap(r->code, pages);
+    g_free((char *)r->name);
+}
+
+struct gmem *gmem_new(void)
+{
+    struct gmem *m = g_new0(struct gmem, 1);
+    atomic_init(&m->snapshot, snapshot_new(0));
+    return m;
+}
+
+void gmem_free(struct gmem *m)
+{
+    if (!m) {
+        return;
+    }
+    struct snapshot *s = atomic_load(&m->snapshot);
+    for (size_t i = 0; i < s->n; i++) {
+        region_done(&s->regions[i]);
+    }
+    g_free(s);
+    g_free(m);
+}
+
+void gmem_set_invalidate(struct gmem *m, gmem_invalidate_fn fn, void *opaque)
+{
+    m->invalidate = fn;
+    m->invalidate_opaque = opaque;
+}
+
+/* Index of the first region that ends after @gpa; s->n when there is none. */
+static size_t first_after(const struct snapshot *s, gpa_t gpa)
+{
+    size_t lo = 0, hi = s->n;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        const struct gmem_region *r = &s->regions[mid];
+        if (gpa >= r->gpa && gpa - r->gpa >= r->len) {
+            lo = mid + 1;
+        } else if (gpa < r->gpa) {
+            hi = mid;
+        } else {
+            return mid;
+        }
+    }
+    return lo;
+}
+
+static const struct gmem_region *find(const struct snapshot *s, gpa_t gpa)
+{
+    size_t i = first_after(s, gpa);
+    return i < s->n && gpa >= s->regions[i].gpa ? &s->regions[i] : NULL;
+}
+
+const struct gmem_region *gmem_find(const struct gmem *m, gpa_t gpa)
+{
+    return find(snapshot_get(m), gpa);
+}
+
+const struct gmem_region *gmem_regions(const struct gmem *m, size_t *ret_n)
+{
+    const struct snapshot *s = snapshot_get(m);
+    *ret_n = s->n;
+    return s->regions;
+}
+
+static void publish(struct gmem *m, struct snapshot *s)
+{
+    g_free(atomic_exchange_explicit(&m->snapshot, s, memory_order_acq_rel));
+}
+
+bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
+              uint64_t len, GError **error)
+{
+    const struct snapshot *old = snapshot_get(m);
+    uint64_t end;
+    if (len == 0 || (gpa | len) & (GMEM_PAGE_SIZE - 1)) {
+        return error_msg(error,
+                         "memory '%s' at 0x%" PRIx64 ", 0x%" PRIx64
+                         " bytes, is not a whole number of pages",
+                         name, gpa, len);
+    }
+    if (!ck_add(gpa, len - 1, &end) || len > SIZE_MAX / 2) {
+        return error_msg(error,
+                         "memory '%s' at 0x%" PRIx64 ", 0x%" PRIx64
+                         " bytes, does not fit the address space",
+                         name, gpa, len);
+    }
+    size_t at = first_after(old, gpa);
+    if (at < old->n && old->regions[at].gpa <= end) {
+        const struct gmem_region *o = &old->regions[at];
+        return error_msg(error,
+                         "memory '%s' at 0x%" PRIx64 ", 0x%" PRIx64
+                         " bytes, overlaps '%s' at 0x%" PRIx64 ", 0x%" PRIx64 " bytes",
+                         name, gpa, len, o->name, o->gpa, o->len);
+    }
+
+    struct gmem_region r = {
+        .name = g_strdup(name), .kind = kind, .gpa = gpa, .len = len};
+    size_t pages = len >> GMEM_PAGE_SHIFT;
+    r.host = map_lazily(len);
+    r.dirty = map_lazily(pages);
+    r.code = map_lazily(pages);
+    if (!r.host || !r.dirty || !r.code) {
+        int err = errno;
+        region_done(&r);
+        return error_errno(error, err,
+                           "cannot reserve %" PRIu64 " MiB of memory for '%s'",
+                           len / MIB, name);
+    }
+    name_mapping(r.host, len, "guest-ram");
+
+    struct snapshot *s = snapshot_new(old->n + 1);
+    memcpy(s->regions, old->regions, at * sizeof(r));
+    s->regions[at] = r;
+    memcpy(&s->regions[at + 1], &old->regions[at], (old->n - at) * sizeof(r));
+    publish(m, s);
+    return true;
+}
+
+void gmem_remove(struct gmem *m, gpa_t gpa)
+{
+    const struct snapshot *old = snapshot_get(m);
+    size_t at = first_after(old, gpa);
+    assert(at < old->n && old->regions[at].gpa == gpa);
+    struct gmem_region gone = old->regions[at];
+
+    struct snapshot *s = snapshot_new(old->n - 1);
+    memcpy(s->regions, old->regions, at * sizeof(gone));
+    memcpy(&s->regions[at], &old->regions[at + 1], (s->n - at) * sizeof(gone));
+    publish(m, s);
+    region_done(&gone);
+}
+
+/* 0 when [gpa, gpa + len) is all memory that may be accessed so, or -errno. */
+static int check_range(const struct snapshot *s, gpa_t gpa, uint64_t len, bool write)
+{
+    uint64_t end;
+    if (!ck_add(gpa, len, &end)) {
+        return -EFAULT;
+    }
+    int err = 0;
+    while (gpa < end) {
+        const struct gmem_region *r = find(s, gpa);
+        if (!r) {
+            return -EFAULT;
+        }
+        if (write && r->kind == GMEM_ROM) {
+            err = -EACCES;
+        }
+        uint64_t left = r->len - (gpa - r->gpa);
+        if (left >= end - gpa) {
+            break;
+        }
+        gpa += left;
+    }
+    return err;
+}
+
+/* The bits of a code byte that [off, off + len) of a page touches; len > 0. */
+static uint8_t code_mask(uint64_t off, uint64_t len)
+{
+    unsigned first = (unsigned)(off >> GMEM_CODE_SHIFT);
+    unsigned last = (unsigned)((off + len - 1) >> GMEM_CODE_SHIFT);
+    return (uint8_t)((0xffu << first) & (0xffu >> (7 - last)));
+}
+
+/*
+ * Note that bytes of one region were written. The fence pairs with the
+ * accelerator's between setting a code bit and reading the bytes: either it reads
+ * the new bytes or we see its bit.
+ */
+static void region_written(const struct gmem *m, const struct gmem_region *r,
+                           uint64_t off, uint64_t len)
+{
+    bool hit = false;
+    gpa_t gpa = r->gpa + off;
+    uint64_t whole = len;
+    atomic_thread_fence(memory_order_seq_cst);
+    while (len) {
+        uint64_t page = off >> GMEM_PAGE_SHIFT, in_page = off & (GMEM_PAGE_SIZE - 1);
+        uint64_t n = MIN(len, GMEM_PAGE_SIZE - in_page);
+        if (!(atomic_load_explicit(&r->dirty[page], memory_order_relaxed) & 1)) {
+            atomic_fetch_or_explicit(&r->dirty[page], 1, memory_order_relaxed);
+        }
+        uint8_t code = atomic_load_explicit(&r->code[page], memory_order_relaxed);
+        if (unlikely(code) && (code & code_mask(in_page, n))) {
+            hit = true;
+        }
+        off += n;
+        len -= n;
+    }
+    if (unlikely(hit) && m->invalidate) {
+        m->invalidate(m->invalidate_opaque, gpa, whole);
+    }
+}
+
+enum copy_dir { COPY_OUT, COPY_IN };
+
+static void copy(const struct gmem *m, const struct snapshot *s, gpa_t gpa,
+                 uint8_t *buf, size_t len, enum copy_dir dir)
+{
+    while (len) {
+        const struct gmem_region *r = find(s, gpa);
+        uint64_t off = gpa - r->gpa;
+        size_t n = MIN(len, r->len - off);
+        if (dir == COPY_OUT) {
+            memcpy(buf, r->host + off, n);
+        } else {
+            memcpy(r->host + off, buf, n);
+            region_written(m, r, off, n);
+        }
+        buf += n;
+        gpa += n;
+        len -= n;
+    }
+}
+
+int gmem_read(const struct gmem *m, gpa_t gpa, void *buf, size_t len)
+{
+    const struct snapshot *s = snapshot_get(m);
+    int err = check_range(s, gpa, len, false);
+    if (!err) {
+        copy(m, s, gpa, buf, len, COPY_OUT);
+    }
+    return err;
+}
+
+int gmem_write(struct gmem *m, gpa_t gpa, const void *buf, size_t len)
+{
+    const struct snapshot *s = snapshot_get(m);
+    int err = check_range(s, gpa, len, true);
+    if (!err) {
+        copy(m, s, gpa, (uint8_t *)buf, len, COPY_IN);
+    }
+    return err;
+}
+
+int gmem_load(struct gmem *m, gpa_t gpa, const void *buf, size_t len)
+{
+    const struct snapshot *s = snapshot_get(m);
+    int err = check_range(s, gpa, len, false);
+    if (!err) {
+        copy(m, s, gpa, (uint8_t *)buf, len, COPY_IN);
+    }
+    return err;
+}
+
+int gmem_iov(const struct gmem *m, gpa_t gpa, size_t len, bool write, struct iovec *iov,
+             unsigned *n_iov, unsigned max)
+{
+    const struct snapshot *s = snapshot_get(m);
+    int err = check_range(s, gpa, len, write);
+    if (err) {
+        return err;
+    }
+    unsigned n = *n_iov;
+    while (len) {
+        if (n >= max) {
+            return -E2BIG;
+        }
+        const struct gmem_region *r = find(s, gpa);
+        uint64_t off = gpa - r->gpa;
+        size_t part = MIN(len, r->len - off);
+        iov[n++] = (struct iovec){.iov_base = r->host + off, .iov_len = part};
+        gpa += part;
+        len -= part;
+    }
+    *n_iov = n;
+    return 0;
+}
+
+void gmem_written(struct gmem *m, gpa_t gpa, size_t len)
+{
+    const struct snapshot *s = snapshot_get(m);
+    while (len) {
+        const struct gmem_region *r = find(s, gpa);
+        if (!r) {
+            return;
+        }
+        uint64_t off = gpa - r->gpa;
+        size_t n = MIN(len, r->len - off);
+        region_written(m, r, off, n);
+        gpa += n;
+        len -= n;
+    }
+}

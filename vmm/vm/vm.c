@@ -1,0 +1,356 @@
+#include "vmm/vm/vm.h"
+
+#include <assert.h>
+
+#include "lib/base/base.h"
+#include "vmm/vm/aspace.h"
+#include "vmm/vm/clock.h"
+#include "vmm/vm/device.h"
+#include "vmm/vm/gmem.h"
+#include "vmm/vm/vcpu.h"
+#include "vmm/vm/vcpu_priv.h"
+
+/*
+ * The life of a VM.
+ *
+ * A guest's wish (reset, power-off, end) may come from any thread with a device's
+ * lock held: it is only written down under vm->lock, and the main context is woken.
+ * vm_run_main() takes the wishes, in this order: end, pause, reset. The first end
+ * that is asked for stays.
+ */
+
+const char *vm_end_name(enum vm_end end)
+{
+    static const char *const names[] = {
+        [VM_END_NONE] = "running", [VM_END_POWEROFF] = "poweroff",
+        [VM_END_RESET] = "reset",  [VM_END_TRIPLE_FAULT] = "triple-fault",
+        [VM_END_EXIT] = "exit",    [VM_END_QUIT] = "quit",
+        [VM_END_ERROR] = "error",
+    };
+    assert((unsigned)end < ARRAY_LEN(names));
+    return names[end];
+}
+
+static void invalidate(void *opaque, gpa_t gpa, uint64_t len)
+{
+    struct vm *vm = opaque;
+    vm->accel->invalidate(vm, gpa, len);
+}
+
+static bool vcpus_new(struct vm *vm, unsigned n, GError **error)
+{
+    if (n == 0 || n > vm->arch->max_vcpus) {
+        return error_msg(error, "%u vCPUs asked for; %s has 1 to %u", n, vm->arch->name,
+                         vm->arch->max_vcpus);
+    }
+    vm->vcpus = g_new0(struct vcpu *, n);
+    for (unsigned i = 0; i < n; i++) {
+        vm->vcpus[i] = vcpu_new(vm, i, error);
+        if (!vm->vcpus[i]) {
+            return false;
+        }
+        vm->nb_vcpus++;
+    }
+    return true;
+}
+
+struct vm *vm_new(const struct vm_config *config, GError **error)
+{
+    struct vm *vm = g_new0(struct vm, 1);
+    g_mutex_init(&vm->lock);
+    vm->name = g_strdup(config->name);
+    vm->arch = config->arch;
+    vm->loop = config->loop;
+    vm->cpu_model = config->cpu_model;
+    vm->gmem = gmem_new();
+    vm->mmio = aspace_new("mmio", vm->arch->phys_bits, VCPU_EXIT_MMIO);
+    if (vm->arch->port_bits) {
+        vm->pio = aspace_new("pio", vm->arch->port_bits, VCPU_EXIT_PIO);
+    }
+    vm->clock = vm_clock_new(vm->loop);
+    vm->devices = g_ptr_array_new();
+    if (!config->accel->init(vm, config->accel_options, &vm->accel_state, error)) {
+        g_prefix_error(error, "accelerator %s: ", config->accel->name);
+        goto fail;
+    }
+    vm->accel = config->accel;
+    if (vm->accel->invalidate) {
+        gmem_set_invalidate(vm->gmem, invalidate, vm);
+    }
+    if (!vcpus_new(vm, config->nb_vcpus, error)) {
+        goto fail;
+    }
+    return vm;
+fail:
+    vm_free(vm);
+    return NULL;
+}
+
+static void join_vcpus(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        vcpu_join(vm->vcpus[i]);
+    }
+}
+
+void vm_free(struct vm *vm)
+{
+    if (!vm) {
+        return;
+    }
+    join_vcpus(vm);
+    while (vm->devices->len) {
+        device_free(g_ptr_array_index(vm->devices, vm->devices->len - 1));
+    }
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        vcpu_free(vm->vcpus[i]);
+    }
+    g_free(vm->vcpus);
+    if (vm->accel && vm->accel->done) {
+        vm->accel->done(vm, vm->accel_state);
+    }
+    g_ptr_array_free(vm->devices, TRUE);
+    vm_clock_free(vm->clock);
+    aspace_free(vm->pio);
+    aspace_free(vm->mmio);
+    gmem_free(vm->gmem);
+    g_clear_error(&vm->end_error);
+    g_mutex_clear(&vm->lock);
+    g_free(vm->name);
+    g_free(vm);
+}
+
+struct irq_line vm_gsi_line(struct vm *vm, unsigned gsi)
+{
+    if (!vm->gsi_fn || gsi >= vm->nb_gsi) {
+        return (struct irq_line){0};
+    }
+    return (struct irq_line){.fn = vm->gsi_fn, .opaque = vm->gsi_opaque, .input = gsi};
+}
+
+void vm_stop_all(struct vm *vm)
+{
+    g_mutex_lock(&vm->lock);
+    if (vm->stop_depth++ == 0) {
+        for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+            vcpu_want_stop(vm->vcpus[i]);
+        }
+    }
+    g_mutex_unlock(&vm->lock);
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        vcpu_wait_parked(vm->vcpus[i]);
+    }
+}
+
+void vm_resume_all(struct vm *vm)
+{
+    g_mutex_lock(&vm->lock);
+    assert(vm->stop_depth > 0);
+    if (--vm->stop_depth == 0) {
+        for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+            vcpu_unpark(vm->vcpus[i]);
+        }
+    }
+    g_mutex_unlock(&vm->lock);
+}
+
+void vm_reset(struct vm *vm)
+{
+    vm_stop_all(vm);
+    for (guint i = 0; i < vm->devices->len; i++) {
+        struct device *dev = g_ptr_array_index(vm->devices, i);
+        if (dev->type->reset) {
+            dev->type->reset(dev);
+        }
+    }
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        vcpu_set_powered(vm->vcpus[i], i == 0);
+        vm->arch->vcpu_reset(vm->vcpus[i]);
+    }
+    if (vm->board_reset) {
+        vm->board_reset(vm, vm->board_opaque);
+    }
+    vm_resume_all(vm);
+}
+
+bool vm_start(struct vm *vm, GError **error)
+{
+    vm_reset(vm);
+    if (!vm->paused) {
+        vm_clock_start(vm->clock);
+    }
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        if (!vcpu_start(vm->vcpus[i], error)) {
+            join_vcpus(vm);
+            vm_clock_stop(vm->clock);
+            return false;
+        }
+    }
+    g_mutex_lock(&vm->lock);
+    vm->started = true;
+    g_mutex_unlock(&vm->lock);
+    return true;
+}
+
+void vm_pause(struct vm *vm)
+{
+    if (!vm->paused) {
+        vm_stop_all(vm);
+        vm_clock_stop(vm->clock);
+        vm->paused = true;
+    }
+}
+
+void vm_continue(struct vm *vm)
+{
+    if (vm->paused) {
+        vm->paused = false;
+        if (vm->started) {
+            vm_clock_start(vm->clock);
+        }
+        vm_resume_all(vm);
+    }
+}
+
+/* Do what was asked for; returns whether the VM has ended. */
+static bool take_wishes(struct vm *vm)
+{
+    g_mutex_lock(&vm->lock);
+    bool ended = vm->end != VM_END_NONE;
+    bool pause = vm->pause_wanted, reset = vm->reset_wanted;
+    vm->pause_wanted = vm->reset_wanted = false;
+    g_mutex_unlock(&vm->lock);
+    if (ended) {
+        return true;
+    }
+    if (pause) {
+        vm_pause(vm);
+    }
+    if (reset) {
+        vm_reset(vm);
+    }
+    return false;
+}
+
+enum vm_end vm_run_main(struct vm *vm)
+{
+    while (!take_wishes(vm)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    join_vcpus(vm);
+    vm_clock_stop(vm->clock);
+    g_mutex_lock(&vm->lock);
+    vm->started = false;
+    enum vm_end end = vm->end;
+    g_mutex_unlock(&vm->lock);
+    return end;
+}
+
+void vm_request_reset(struct vm *vm)
+{
+    if (vm->no_reboot) {
+        vm_request_end(vm, VM_END_RESET, 0);
+        return;
+    }
+    g_mutex_lock(&vm->lock);
+    vm->reset_wanted = true;
+    g_mutex_unlock(&vm->lock);
+    g_main_context_wakeup(NULL);
+}
+
+void vm_request_poweroff(struct vm *vm)
+{
+    if (!vm->no_shutdown) {
+        vm_request_end(vm, VM_END_POWEROFF, 0);
+        return;
+    }
+    g_mutex_lock(&vm->lock);
+    vm->pause_wanted = true;
+    g_mutex_unlock(&vm->lock);
+    g_main_context_wakeup(NULL);
+}
+
+void vm_request_end(struct vm *vm, enum vm_end end, int exit_status)
+{
+    g_mutex_lock(&vm->lock);
+    if (vm->end == VM_END_NONE) {
+        vm->end = end;
+        vm->exit_status = exit_status;
+    }
+    g_mutex_unlock(&vm->lock);
+    g_main_context_wakeup(NULL);
+}
+
+void vm_request_error(struct vm *vm, GError *error)
+{
+    g_mutex_lock(&vm->lock);
+    if (vm->end == VM_END_NONE) {
+        vm->end = VM_END_ERROR;
+        vm->end_error = g_steal_pointer(&error);
+    }
+    g_mutex_unlock(&vm->lock);
+    g_clear_error(&error);
+    g_main_context_wakeup(NULL);
+}
+
+void vm_request_triple_fault(struct vm *vm, struct vcpu *vcpu)
+{
+    if (!vm->no_reboot) {
+        vm_request_reset(vm);
+        return;
+    }
+    g_mutex_lock(&vm->lock);
+    if (vm->end == VM_END_NONE) {
+        vm->end = VM_END_TRIPLE_FAULT;
+        vm->end_vcpu = vcpu;
+    }
+    g_mutex_unlock(&vm->lock);
+    g_main_context_wakeup(NULL);
+}
+
+static uint64_t stat_get(const _Atomic uint64_t *v)
+{
+    return atomic_load_explicit(v, memory_order_relaxed);
+}
+
+static json_t *stat_json(uint64_t count, uint64_t ns)
+{
+    return json_pack("{s:I, s:I}", "count", (json_int_t)count, "ns", (json_int_t)ns);
+}
+
+json_t *vm_stats(struct vm *vm)
+{
+    json_t *total = json_object(), *vcpus = json_array(), *unassigned = json_object();
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        struct vcpu *vcpu = vm->vcpus[i];
+        json_t *exits = json_object();
+        for (unsigned e = 0; e < VCPU_EXIT_COUNT; e++) {
+            json_object_set_new(exits, vcpu_exit_name(e),
+                                stat_json(stat_get(&vcpu->exits[e].count),
+                                          stat_get(&vcpu->exits[e].ns)));
+        }
+        json_array_append_new(
+            vcpus, json_pack("{s:i, s:I, s:o}", "index", (int)i, "insns",
+                             (json_int_t)stat_get(&vcpu->insns), "exits", exits));
+    }
+    for (unsigned e = 0; e < VCPU_EXIT_COUNT; e++) {
+        uint64_t count = 0, ns = 0;
+        for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+            count += stat_get(&vm->vcpus[i]->exits[e].count);
+            ns += stat_get(&vm->vcpus[i]->exits[e].ns);
+        }
+        json_object_set_new(total, vcpu_exit_name(e), stat_json(count, ns));
+    }
+    json_t *regions = aspace_stats(vm->mmio);
+    json_object_set_new(unassigned, "mmio",
+                        json_integer((json_int_t)aspace_unassigned(vm->mmio)));
+    if (vm->pio) {
+        json_t *ports = aspace_stats(vm->pio);
+        json_array_extend(regions, ports);
+        json_decref(ports);
+        json_object_set_new(unassigned, "pio",
+                            json_integer((json_int_t)aspace_unassigned(vm->pio)));
+    }
+    return json_pack("{s:o, s:o, s:o, s:o}", "exits", total, "regions", regions,
+                     "unassigned", unassigned, "vcpus", vcpus);
+}
