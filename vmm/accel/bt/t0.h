@@ -61,9 +61,11 @@ typedef const struct t0_op *(*t0_fn)(struct t0_cpu *c, const struct t0_op *op);
  */
 struct t0_op {
     t0_fn fn;
-    int64_t imm;
+    union {
+        int64_t imm;
+        void *x; /* the handler's own, instead of imm: a thunk */
+    };
     int64_t disp;           /* with the RIP-relative part folded in: see T0_REG_RIP */
-    void *x;                /* the handler's own: a thunk, a chained block */
     uint8_t dst, src, src2; /* byte offsets into c->gpr, or vector/x87 numbers */
     uint8_t base, index;    /* of the memory operand, indices into c->gpr (0..17) */
     uint8_t shift;          /* log2 of the scale */
@@ -75,12 +77,16 @@ struct t0_op {
     uint16_t aux2;
 };
 
+_Static_assert(sizeof(struct t0_op) == 40, "ops are most of the interpreter's memory");
+
 /* How op's effective address becomes a linear one. */
 enum t0_ea_kind {
     T0_EA_FLAT64,  /* 64-bit address size, no segment base */
     T0_EA_SEG64,   /* 64-bit address size, FS or GS base */
     T0_EA_FLAT32,  /* 32-bit address size, base 0 and no limit to check */
-    T0_EA_GENERAL, /* anything else: t0_ea_slow() */
+    T0_EA_GENERAL, /* this and above: t0_ea_slow(). 16-bit address size */
+    T0_EA_GENERAL32,
+    T0_EA_GENERAL64,
 };
 
 /* Two more slots after the 16 general registers, so that addresses need no test. */
@@ -114,6 +120,26 @@ struct t0_tlb_entry {
  */
 enum t0_bank { T0_BANK_USER, T0_BANK_KERNEL, T0_BANK_KERNEL_SMAP, T0_NB_BANKS };
 
+/* Translations of code pages; tag = page's linear address | 1 in user mode. */
+struct t0_itlb_entry {
+    uint64_t tag;
+    uint64_t gpa;
+    uint8_t *host;
+};
+#define T0_ITLB_SIZE 256u
+
+/*
+ * Jump cache: linear address of a block's start -> block, valid while the
+ * instruction TLB has not dropped a translation that an entry was made with (then
+ * the whole cache goes). key = linear address ^ mode_key: bits 48-63 of a canonical
+ * address are all equal, so that two modes' keys never meet.
+ */
+struct t0_jump_entry {
+    uint64_t key;
+    struct t0_block *block;
+};
+#define T0_JUMP_SIZE 2048u
+
 /* A fault raised by an instruction, until the run loop delivers it. */
 struct t0_exception {
     uint8_t vector;
@@ -124,12 +150,20 @@ struct t0_exception {
 
 struct t0_cpu {
     /* Hot: what nearly every handler touches. */
-    uint64_t gpr[18];
+    union {
+        uint64_t gpr[18];
+        struct {
+            uint64_t gpr_only_[17];
+            uint64_t rip_base; /* gpr[T0_REG_RIP]: offset in CS of the block's first
+                                  byte */
+        };
+    };
     /* Arithmetic flags: low byte OF as 0 or 1, high byte as LAHF gives it
      * (SF 7, ZF 6, AF 4, PF 2, bit 1 set, CF 0). */
     uint16_t flags;
-    uint64_t rip_base;             /* linear-in-CS address of the block's first byte */
-    uint64_t seg_base[X86_NB_SEG]; /* copy of s.seg[].base: FS and GS are hot */
+    uint16_t mode;     /* T0_MODE_* now; t0_update_mode() computes it from s */
+    uint64_t mode_key; /* mode << 48, for the jump cache */
+    uint64_t seg_base[X86_NB_SEG]; /* s.seg[].base; in 64-bit mode 0 but FS and GS */
     struct t0_tlb_entry *tlb;      /* the current bank */
     struct vcpu *vcpu;
     struct t0_block *block;  /* being executed */
@@ -143,6 +177,11 @@ struct t0_cpu {
      */
     struct x86_state s;
 
+    /* Where t0_rmw_begin() puts an operand that cannot be worked on in place. */
+    _Alignas(16) uint8_t bounce[16];
+
+    struct t0_jump_entry jumps[T0_JUMP_SIZE];
+    struct t0_itlb_entry itlb[T0_ITLB_SIZE];
     struct t0_tlb_entry banks[T0_NB_BANKS][T0_TLB_SIZE];
     /* The rest is t0_priv.h's: block cache, page-walk caches, counters. */
     struct t0_core *core;
@@ -335,9 +374,12 @@ static inline struct t0_val t0_rmw_begin(struct t0_cpu *c, uint64_t la, unsigned
     return t0_rmw_begin_slow(c, la, size, seg);
 }
 
-/* @p: what begin gave. Cheap when it was guest RAM. After it the current block may
- * have been invalidated (the store hit its own code): t0_smc_pending() says so. */
-bool t0_is_bounce(const struct t0_cpu *c, uint64_t p);
+/* @p: what begin gave. Cheap when it was guest RAM. */
+static inline bool t0_is_bounce(const struct t0_cpu *c, uint64_t p)
+{
+    return p == (uint64_t)(uintptr_t)c->bounce;
+}
+
 static inline void t0_rmw_end(struct t0_cpu *c, uint64_t p)
 {
     if (unlikely(t0_is_bounce(c, p))) {
@@ -348,8 +390,8 @@ static inline void t0_rmw_end(struct t0_cpu *c, uint64_t p)
 /*
  * Self-modifying code: a store into the block that is being executed takes effect
  * with the next instruction. t0_store_slow() notices; the block's ops stay allocated
- * until the run loop, and every op's "next" pointer is diverted to an op that leaves
- * the block, so handlers need no test of their own.
+ * until the run loop, and every op's fn is replaced by one that leaves the block, so
+ * handlers need no test of their own.
  */
 
 /* --- Stack ----------------------------------------------------------------- */
@@ -360,6 +402,17 @@ static inline void t0_rmw_end(struct t0_cpu *c, uint64_t p)
 uint64_t t0_push(struct t0_cpu *c, uint64_t v, unsigned size);
 struct t0_val t0_pop_peek(struct t0_cpu *c, unsigned size);
 void t0_sp_add(struct t0_cpu *c, int64_t delta);
+
+/* --- Ports ----------------------------------------------------------------- */
+
+/*
+ * One port access of @size 1, 2 or 4, with the check of IOPL and the TSS's
+ * permission bitmap. fault: c->exc is set and nothing was done. For INS and OUTS,
+ * which touch memory too: t0_pio_check() first, then the memory's faults, then this.
+ */
+uint64_t t0_pio_check(struct t0_cpu *c, uint16_t port, unsigned size);
+struct t0_val t0_pio_in(struct t0_cpu *c, uint16_t port, unsigned size);
+uint64_t t0_pio_out(struct t0_cpu *c, uint16_t port, uint32_t v, unsigned size);
 
 /* --- Flags ----------------------------------------------------------------- */
 
@@ -460,7 +513,7 @@ enum {
 
 struct t0_lower {
     struct t0_cpu *c;
-    unsigned mode;        /* T0_MODE_* */
+    unsigned mode;        /* T0_MODE_*; T0_MODE_FLAT is always set in 64-bit mode */
     const uint8_t *bytes; /* the instruction's own, insn->len of them */
     bool flags_dead;      /* no later reader of its arithmetic flags: they need not
                              be computed. The op may still compute them */
