@@ -208,19 +208,24 @@ enum x86_priv {
 
 /* Properties of a row. */
 enum {
-    X86_D_END = 1 << 0,      /* ends a decoded block: rIP, mode, mapping, CPL, IF or
-                                traps may differ for the next instruction          */
-    X86_D_LOCK = 1 << 1,     /* LOCK allowed with a memory destination             */
-    X86_D_ALIGN = 1 << 2,    /* memory operand must be aligned to its size: #GP    */
-    X86_D_SSEMEM = 1 << 3,   /* 16-byte SSE operand, aligned unless MXCSR.MM       */
-    X86_D_VSIB = 1 << 4,     /* insn.index is a vector register (gathers)          */
-    X86_D_PROT = 1 << 5,     /* #UD in real and virtual-8086 mode                  */
-    X86_D_STACK = 1 << 6,    /* pushes or pops through SS:rSP                      */
-    X86_D_FL_MAYBE = 1 << 7, /* may leave all flags alone (shift by 0, REP with
-                                rCX 0): flags_written is not a must                */
-    X86_D_IMPL_MEM = 1 << 8, /* reads or writes memory that is no operand (XLAT,
-                                ENTER, MASKMOV, far loads, tables)                 */
-    X86_D_FXU = 1 << 9,      /* may raise #XM (SSE, AVX) or #MF (x87)              */
+    X86_D_END = 1 << 0,        /* ends a decoded block: rIP, mode, mapping, CPL, IF or
+                                  traps may differ for the next instruction          */
+    X86_D_LOCK = 1 << 1,       /* LOCK allowed with a memory destination             */
+    X86_D_ALIGN = 1 << 2,      /* memory operand must be aligned to its size: #GP    */
+    X86_D_SSEMEM = 1 << 3,     /* 16-byte SSE operand, aligned unless MXCSR.MM       */
+    X86_D_VSIB = 1 << 4,       /* gather: insn.index is a vector register, YMM with
+                                  X86_P_L, else XMM                                  */
+    X86_D_PROT = 1 << 5,       /* #UD in real and virtual-8086 mode                  */
+    X86_D_STACK = 1 << 6,      /* pushes or pops through SS:rSP                      */
+    X86_D_FL_MAYBE = 1 << 7,   /* may leave all flags alone (shift by 0, REP with
+                                  rCX 0): flags_written is not a must                */
+    X86_D_IMPL_MEM = 1 << 8,   /* reads or writes memory that is no operand (XLAT,
+                                  ENTER, MASKMOV, far loads, tables)                 */
+    X86_D_FXU = 1 << 9,        /* may raise #XM (SSE, AVX) or #MF (x87)              */
+    X86_D_FPU = 1 << 10,       /* touches x87, MMX, SSE or AVX state: CR0.TS is #NM   */
+    X86_D_MMX = 1 << 11,       /* has an MMX operand: the x87 state becomes MMX       */
+    X86_D_VSIB_HALF = 1 << 12, /* gather with 4-byte indices of 8-byte elements:
+                                  insn.index is always XMM                         */
 };
 
 /* What selects a row besides opcode and ModRM: all must be in x86_desc.allow. */

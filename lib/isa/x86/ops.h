@@ -31,11 +31,11 @@
     X(SALC, "salc") X(DAA, "daa") X(DAS, "das") X(AAA, "aaa") X(AAS, "aas")          \
     X(AAM, "aam") X(AAD, "aad") X(BOUND, "bound") X(RDRAND, "rdrand")                \
     X(RDSEED, "rdseed") X(RDPID, "rdpid") X(CPUID, "cpuid") X(PREFETCH, "prefetch")  \
-    X(PREFETCHW, "prefetchw") X(PREFETCHWT1, "prefetchwt1")                          \
+    X(PREFETCHW, "prefetchw")                                                        \
     X(PREFETCHNTA, "prefetchnta") X(PREFETCHT0, "prefetcht0")                        \
     X(PREFETCHT1, "prefetcht1") X(PREFETCHT2, "prefetcht2") X(CLFLUSH, "clflush")    \
     X(CLFLUSHOPT, "clflushopt") X(CLWB, "clwb") X(CLZERO, "clzero")                  \
-    X(CLDEMOTE, "cldemote") X(LFENCE, "lfence") X(MFENCE, "mfence")                  \
+    X(LFENCE, "lfence") X(MFENCE, "mfence")                                          \
     X(SFENCE, "sfence") X(SERIALIZE, "serialize") X(ENDBR32, "endbr32")              \
     X(ENDBR64, "endbr64") X(MOVDIRI, "movdiri") X(MOVDIR64B, "movdir64b")            \
     X(RDPRU, "rdpru") X(ANDN, "andn") X(BEXTR, "bextr") X(BLSI, "blsi")              \
@@ -74,7 +74,7 @@
     X(VMCLEAR, "vmclear") X(VMREAD, "vmread") X(VMWRITE, "vmwrite")                  \
     X(VMFUNC, "vmfunc") X(INVEPT, "invept") X(INVVPID, "invvpid") X(VMRUN, "vmrun")  \
     X(VMMCALL, "vmmcall") X(VMLOAD, "vmload") X(VMSAVE, "vmsave") X(STGI, "stgi")    \
-    X(CLGI, "clgi") X(SKINIT, "skinit") X(GETSEC, "getsec")                          \
+    X(CLGI, "clgi") X(SKINIT, "skinit")                                              \
     /* x87 */                                                                        \
     X(FADD, "fadd") X(FMUL, "fmul") X(FCOM, "fcom") X(FCOMP, "fcomp")                \
     X(FSUB, "fsub") X(FSUBR, "fsubr") X(FDIV, "fdiv") X(FDIVR, "fdivr")              \
