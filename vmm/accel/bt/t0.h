@@ -169,6 +169,8 @@ struct t0_cpu {
     struct t0_block *block;  /* being executed */
     uint64_t insns;          /* retired up to the start of this block */
     struct t0_exception exc; /* after a handler returned T0_FAULT */
+    uint8_t fpu_loaded;      /* T0_FPU_* of t0_fpu.h */
+    struct t0_fpu *fpu;
 
     /*
      * All other state, canonical. While guest code runs, these are stale:

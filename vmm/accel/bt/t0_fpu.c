@@ -1,0 +1,616 @@
+/*
+ * x87: the registers stay in the host's own, so that an x87 instruction is its thunk
+ * alone. What stays ours: the control word (the host's has every exception masked),
+ * pending unmasked exceptions (#MF), the pointers to the last instruction and
+ * operand, and everything that moves whole environments, which goes through the
+ * canonical state. Spec: AMD64 APM vol. 1 chapter 6, vol. 5; SDM vol. 1 chapter 8.
+ *
+ * An instruction whose exception the guest has unmasked gives the masked response
+ * and #MF at the next waiting instruction; the manuals leave the destination as it
+ * was before it.
+ */
+#include "vmm/accel/bt/t0_fpu.h"
+
+#include <immintrin.h>
+
+#include "vmm/accel/bt/t0_priv.h"
+
+enum { /* offsets in an FXSAVE image (APM 2 figure 11-6) */
+       FX_FCW = 0,
+       FX_FSW = 2,
+       FX_FTW = 4,
+       FX_MXCSR = 24,
+       FX_ST = 32,
+};
+
+#define FSW_ES  0x0080u /* an unmasked exception is pending */
+#define FSW_B   0x8000u
+#define FSW_TOP 11
+
+bool t0_fpu_init(struct t0_cpu *c, GError **error)
+{
+    c->fpu = g_aligned_alloc0(1, sizeof(*c->fpu), 64);
+    c->fpu->arena = thunk_arena_new(error);
+    return c->fpu->arena != NULL;
+}
+
+void t0_fpu_done(struct t0_cpu *c)
+{
+    if (c->fpu) {
+        thunk_arena_free(c->fpu->arena);
+        g_aligned_free(c->fpu);
+        c->fpu = NULL;
+    }
+}
+
+static bool x87_all_masked(const struct t0_cpu *c)
+{
+    return (c->s.fpu.fcw & T0_FPU_EXCEPTIONS) == T0_FPU_EXCEPTIONS;
+}
+
+/* FSW with the summary bits as the guest's control word makes them. */
+static uint16_t with_summary(const struct t0_cpu *c, uint16_t fsw)
+{
+    fsw &= (uint16_t) ~(FSW_ES | FSW_B);
+    if (fsw & ~c->s.fpu.fcw & T0_FPU_EXCEPTIONS) {
+        fsw |= FSW_ES | FSW_B;
+    }
+    return fsw;
+}
+
+#define CLOBBER_XMM                                                                 \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", \
+        "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+
+void t0_x87_load(struct t0_cpu *c)
+{
+    struct t0_fpu *f = c->fpu;
+    const struct x86_fpu *s = &c->s.fpu;
+    if (!f->x87_in_host) {
+        memset(f->image, 0, 512);
+        le16_put(f->image + FX_FCW, s->fcw | T0_FPU_EXCEPTIONS);
+        le16_put(f->image + FX_FSW, s->fsw & (uint16_t) ~(FSW_ES | FSW_B));
+        f->image[FX_FTW] = s->ftw;
+        le32_put(f->image + FX_MXCSR, _mm_getcsr());
+        memcpy(f->image + FX_ST, s->st, sizeof(s->st));
+        __asm__ volatile("fxrstor64 (%0)" : : "r"(f->image) : "memory", CLOBBER_XMM);
+        f->x87_in_host = true;
+    }
+    if (x87_all_masked(c)) {
+        c->fpu_loaded |= T0_FPU_X87;
+    }
+}
+
+static void x87_put(struct t0_cpu *c)
+{
+    struct t0_fpu *f = c->fpu;
+    struct x86_fpu *s = &c->s.fpu;
+    c->fpu_loaded &= (uint8_t)~T0_FPU_X87;
+    if (!f->x87_in_host) {
+        return;
+    }
+    f->x87_in_host = false;
+    __asm__ volatile("fxsave64 (%0)\n\tfninit" : : "r"(f->image) : "memory");
+    s->fsw = with_summary(c, le16_get(f->image + FX_FSW));
+    s->ftw = f->image[FX_FTW];
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(s->st[i], f->image + FX_ST + 16 * i, 10);
+    }
+}
+
+void t0_mxcsr_put(struct t0_cpu *c)
+{
+    if (c->fpu_loaded & T0_FPU_SSE) {
+        c->s.fpu.mxcsr |= _mm_getcsr() & T0_FPU_EXCEPTIONS;
+        _mm_setcsr(T0_MXCSR_DEFAULT);
+        c->fpu_loaded &= (uint8_t)~T0_FPU_SSE;
+    }
+}
+
+void t0_fpu_put(struct t0_cpu *c)
+{
+    t0_mxcsr_put(c);
+    x87_put(c);
+}
+
+/* --- Availability ---------------------------------------------------------- */
+
+/* What EM, TS, OSFXSR and OSXSAVE forbid (APM 2 3.1.1-3.1.3, APM 4 1.2.5). */
+bool t0_fpu_unavailable(const struct t0_cpu *c, unsigned cls, uint8_t *ret_vector)
+{
+    uint64_t cr0 = c->s.cr0, cr4 = c->s.cr4;
+    const uint64_t avx = X86_XCR0_SSE | X86_XCR0_AVX;
+    bool ud = false;
+    switch (cls) {
+    case X86_CLASS_X87:
+        *ret_vector = X86_EXC_NM;
+        return (cr0 & (X86_CR0_EM | X86_CR0_TS)) != 0;
+    case X86_CLASS_MMX: ud = cr0 & X86_CR0_EM; break;
+    case X86_CLASS_SSE: ud = (cr0 & X86_CR0_EM) || !(cr4 & X86_CR4_OSFXSR); break;
+    default: ud = !(cr4 & X86_CR4_OSXSAVE) || (c->s.xcr0 & avx) != avx; break;
+    }
+    *ret_vector = ud ? X86_EXC_UD : X86_EXC_NM;
+    return ud || (cr0 & X86_CR0_TS);
+}
+
+static const struct t0_op *unavailable(struct t0_cpu *c, const struct t0_op *op)
+{
+    uint8_t vector = X86_EXC_UD;
+    t0_fpu_unavailable(c, op->aux, &vector);
+    return t0_raise(c, op, vector);
+}
+
+bool t0_lower_unavailable(const struct t0_lower *ctx, unsigned cls, struct t0_op *op)
+{
+    unsigned forbids = T0_MODE_NOFPU;
+    if (cls == X86_CLASS_SSE) {
+        forbids |= T0_MODE_NOSSE;
+    } else if (cls == X86_CLASS_AVX) {
+        forbids |= T0_MODE_NOAVX;
+    }
+    if (!(ctx->mode & forbids)) {
+        return false;
+    }
+    op->fn = unavailable;
+    op->aux = (uint8_t)cls;
+    return true;
+}
+
+/* --- x87 ------------------------------------------------------------------- */
+
+uint64_t t0_fpu_read(struct t0_cpu *c, const struct t0_op *op, void *buf, unsigned size,
+                     unsigned align)
+{
+    struct t0_val la = t0_ea(c, op, size, false);
+    if (la.fault) {
+        return la.fault;
+    }
+    if (la.v & (align - 1)) {
+        t0_raise_error(c, op, X86_EXC_GP, 0);
+        return 1;
+    }
+    return t0_read_bytes(c, la.v, buf, size, op->seg);
+}
+
+uint64_t t0_fpu_write(struct t0_cpu *c, const struct t0_op *op, const void *buf,
+                      unsigned size, unsigned align)
+{
+    struct t0_val la = t0_ea(c, op, size, true);
+    if (la.fault) {
+        return la.fault;
+    }
+    if (la.v & (align - 1)) {
+        t0_raise_error(c, op, X86_EXC_GP, 0);
+        return 1;
+    }
+    return t0_write_bytes(c, la.v, buf, size, op->seg);
+}
+
+static uint16_t x87_status(struct t0_cpu *c)
+{
+    if (!c->fpu->x87_in_host) {
+        return with_summary(c, c->s.fpu.fsw);
+    }
+    uint16_t fsw;
+    __asm__ volatile("fnstsw %0" : "=a"(fsw));
+    return with_summary(c, fsw);
+}
+
+/*
+ * What a waiting x87 instruction does first: an exception that is pending and
+ * unmasked is taken now. Otherwise the registers are in the host afterwards.
+ * True: c->exc is set.
+ */
+static bool x87_wait(struct t0_cpu *c, const struct t0_op *op)
+{
+    if (unlikely(!x87_all_masked(c)) && (x87_status(c) & FSW_ES)) {
+        t0_raise(c, op, X86_EXC_MF);
+        return true;
+    }
+    t0_x87_load(c);
+    return false;
+}
+
+#define X87_READY(c, op)                                                    \
+    do {                                                                    \
+        if (unlikely(!((c)->fpu_loaded & T0_FPU_X87)) && x87_wait(c, op)) { \
+            return NULL;                                                    \
+        }                                                                   \
+    } while (0)
+
+static void x87_record(struct t0_cpu *c, const struct t0_op *op)
+{
+    c->s.fpu.fip = t0_op_rip(c, op);
+    c->s.fpu.fop = op->aux2;
+}
+
+static const struct t0_op *x87_reg(struct t0_cpu *c, const struct t0_op *op)
+{
+    X87_READY(c, op);
+    x87_record(c, op);
+    t0_run_thunk(c, op, NULL);
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *x87_mem_read(struct t0_cpu *c, const struct t0_op *op)
+{
+    X87_READY(c, op);
+    struct t0_val la = t0_ea(c, op, op->size, false);
+    if (unlikely(la.fault)) {
+        return T0_FAULT(c, op);
+    }
+    void *p = t0_host_read(c, la.v, op->size);
+    if (unlikely(!p)) {
+        p = c->fpu->bounce;
+        if (t0_read_bytes(c, la.v, p, op->size, op->seg)) {
+            return T0_FAULT(c, op);
+        }
+    }
+    x87_record(c, op);
+    c->s.fpu.fdp = t0_offset(c, op);
+    t0_run_thunk(c, op, p);
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *x87_mem_write(struct t0_cpu *c, const struct t0_op *op)
+{
+    X87_READY(c, op);
+    struct t0_val la = t0_ea(c, op, op->size, true);
+    if (unlikely(la.fault)) {
+        return T0_FAULT(c, op);
+    }
+    void *p = t0_host_write(c, la.v, op->size);
+    bool bounce = !p;
+    if (unlikely(bounce)) {
+        p = c->fpu->bounce;
+        if (t0_probe_write(c, la.v, op->size, op->seg)) {
+            return T0_FAULT(c, op);
+        }
+    }
+    x87_record(c, op);
+    c->s.fpu.fdp = t0_offset(c, op);
+    t0_run_thunk(c, op, p);
+    if (unlikely(bounce) && t0_write_bytes(c, la.v, p, op->size, op->seg)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+/* --- x87 control ----------------------------------------------------------- */
+
+static void set_fcw(struct t0_cpu *c, uint16_t fcw)
+{
+    c->s.fpu.fcw = (uint16_t)((fcw & 0x1f3f) | 0x40);
+    c->s.fpu.fsw = with_summary(c, c->s.fpu.fsw);
+}
+
+static const struct t0_op *op_fldcw(struct t0_cpu *c, const struct t0_op *op)
+{
+    uint8_t buf[2];
+    X87_READY(c, op);
+    if (t0_fpu_read(c, op, buf, 2, 1)) {
+        return T0_FAULT(c, op);
+    }
+    x87_put(c); /* loaded anew with the new rounding and precision */
+    set_fcw(c, le16_get(buf));
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fnstcw(struct t0_cpu *c, const struct t0_op *op)
+{
+    if (t0_fpu_write(c, op, &c->s.fpu.fcw, 2, 1)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fnstsw_mem(struct t0_cpu *c, const struct t0_op *op)
+{
+    uint8_t buf[2];
+    le16_put(buf, x87_status(c));
+    if (t0_fpu_write(c, op, buf, 2, 1)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fnstsw_ax(struct t0_cpu *c, const struct t0_op *op)
+{
+    T0_W16(c, t0_reg(X86_RAX), x87_status(c));
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fnclex(struct t0_cpu *c, const struct t0_op *op)
+{
+    x87_put(c);
+    c->s.fpu.fsw &= 0x7f00; /* exception flags, SF, ES and B */
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fninit(struct t0_cpu *c, const struct t0_op *op)
+{
+    x87_put(c);
+    struct x86_fpu *s = &c->s.fpu;
+    /* The registers keep their contents; in stack order they turn with TOP. */
+    uint8_t st[8][16];
+    unsigned top = s->fsw >> FSW_TOP & 7;
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(st[(top + i) & 7], s->st[i], 16);
+    }
+    memcpy(s->st, st, sizeof(st));
+    s->fcw = 0x37f;
+    s->fsw = 0;
+    s->ftw = 0;
+    s->fop = 0;
+    s->fip = s->fdp = 0;
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fwait(struct t0_cpu *c, const struct t0_op *op)
+{
+    if ((c->s.cr0 & (X86_CR0_MP | X86_CR0_TS)) == (X86_CR0_MP | X86_CR0_TS)) {
+        return t0_raise(c, op, X86_EXC_NM);
+    }
+    if (x87_status(c) & FSW_ES) {
+        return t0_raise(c, op, X86_EXC_MF);
+    }
+    return T0_NEXT(c, op);
+}
+
+/* FENI, FDISI, FSETPM: nothing since the 387. */
+static const struct t0_op *op_nop(struct t0_cpu *c, const struct t0_op *op)
+{
+    return T0_NEXT(c, op);
+}
+
+/* --- Environments ---------------------------------------------------------- */
+
+/* The two-bit tag of an 80-bit register: 0 valid, 1 zero, 2 special (APM 1 6.2.3). */
+static unsigned full_tag(const uint8_t *reg)
+{
+    uint64_t mantissa = le64_get(reg);
+    unsigned exponent = le16_get(reg + 8) & 0x7fff;
+    if (exponent == 0 && mantissa == 0) {
+        return 1;
+    }
+    return exponent == 0x7fff || exponent == 0 || !(mantissa >> 63) ? 2 : 0;
+}
+
+static uint16_t full_tags(const struct x86_fpu *s)
+{
+    unsigned top = s->fsw >> FSW_TOP & 7, tags = 0;
+    for (unsigned phys = 0; phys < 8; phys++) {
+        unsigned tag = s->ftw >> phys & 1 ? full_tag(s->st[(phys - top) & 7]) : 3;
+        tags |= tag << (2 * phys);
+    }
+    return (uint16_t)tags;
+}
+
+static uint8_t abridged_tags(uint16_t tags)
+{
+    unsigned ftw = 0;
+    for (unsigned phys = 0; phys < 8; phys++) {
+        ftw |= (unsigned)((tags >> (2 * phys) & 3) != 3) << phys;
+    }
+    return (uint8_t)ftw;
+}
+
+/* Real and VM86 mode put a linear address and the opcode where protected mode puts
+ * selectors (APM 1 figures 6-9 to 6-12). */
+static bool real_format(const struct t0_cpu *c)
+{
+    return !(c->s.cr0 & X86_CR0_PE) || (c->s.rflags & X86_FL_VM);
+}
+
+/* Returns the length: 28 or, with a 16-bit operand size, 14. */
+static unsigned env_build(const struct t0_cpu *c, bool wide, uint8_t *p)
+{
+    const struct x86_fpu *s = &c->s.fpu;
+    unsigned step = wide ? 4 : 2;
+    uint64_t words[7] = {s->fcw,
+                         s->fsw,
+                         full_tags(s),
+                         s->fip,
+                         c->s.seg[X86_CS].sel,
+                         s->fdp,
+                         c->s.seg[X86_DS].sel};
+    if (wide) {
+        words[0] |= 0xffff0000;
+        words[1] |= 0xffff0000;
+        words[2] |= 0xffff0000;
+        words[6] |= 0xffff0000;
+    }
+    if (real_format(c)) {
+        uint64_t ip = s->fip + c->s.seg[X86_CS].base, dp = s->fdp;
+        words[3] = ip & 0xffff;
+        words[4] =
+            wide ? (ip >> 16 & 0xffff) << 12 | s->fop : (ip >> 16 & 0xf) << 12 | s->fop;
+        words[5] = dp & 0xffff;
+        words[6] = (dp >> 16 & (wide ? 0xffff : 0xf)) << 12;
+    } else if (wide) {
+        words[4] |= (uint64_t)s->fop << 16;
+    }
+    for (unsigned i = 0; i < 7; i++) {
+        le_put(p + i * step, words[i], step);
+    }
+    return 7 * step;
+}
+
+static unsigned env_parse(struct t0_cpu *c, bool wide, const uint8_t *p)
+{
+    struct x86_fpu *s = &c->s.fpu;
+    unsigned step = wide ? 4 : 2;
+    s->fsw = le16_get(p + step);
+    s->ftw = abridged_tags(le16_get(p + 2 * step));
+    s->fip = le_get(p + 3 * step, step);
+    s->fdp = le_get(p + 5 * step, step);
+    s->fop = (wide ? le16_get(p + 4 * step + 2) : 0) & 0x7ff;
+    set_fcw(c, le16_get(p));
+    return 7 * step;
+}
+
+static bool is_wide(const struct t0_op *op)
+{
+    return op->aux2 != 2;
+}
+
+/* st[] is in stack order, and TOP may have changed: turn it by @delta. */
+static void turn_stack(struct x86_fpu *s, unsigned old_top)
+{
+    unsigned top = s->fsw >> FSW_TOP & 7;
+    uint8_t st[8][16];
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(st[(old_top + i - top) & 7], s->st[i], 16);
+    }
+    memcpy(s->st, st, sizeof(st));
+}
+
+static const struct t0_op *op_fnstenv(struct t0_cpu *c, const struct t0_op *op)
+{
+    x87_put(c);
+    unsigned len = env_build(c, is_wide(op), c->fpu->image);
+    if (t0_fpu_write(c, op, c->fpu->image, len, 1)) {
+        return T0_FAULT(c, op);
+    }
+    c->s.fpu.fcw |= T0_FPU_EXCEPTIONS; /* FNSTENV masks all (APM 5) */
+    c->s.fpu.fsw = with_summary(c, c->s.fpu.fsw);
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fldenv(struct t0_cpu *c, const struct t0_op *op)
+{
+    X87_READY(c, op);
+    x87_put(c);
+    if (t0_fpu_read(c, op, c->fpu->image, is_wide(op) ? 28 : 14, 1)) {
+        return T0_FAULT(c, op);
+    }
+    unsigned top = c->s.fpu.fsw >> FSW_TOP & 7;
+    env_parse(c, is_wide(op), c->fpu->image);
+    turn_stack(&c->s.fpu, top);
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_fnsave(struct t0_cpu *c, const struct t0_op *op)
+{
+    x87_put(c);
+    uint8_t *p = c->fpu->image;
+    unsigned len = env_build(c, is_wide(op), p);
+    for (unsigned i = 0; i < 8; i++, len += 10) {
+        memcpy(p + len, c->s.fpu.st[i], 10);
+    }
+    if (t0_fpu_write(c, op, p, len, 1)) {
+        return T0_FAULT(c, op);
+    }
+    return op_fninit(c, op);
+}
+
+static const struct t0_op *op_frstor(struct t0_cpu *c, const struct t0_op *op)
+{
+    X87_READY(c, op);
+    x87_put(c);
+    uint8_t *p = c->fpu->image;
+    if (t0_fpu_read(c, op, p, is_wide(op) ? 108 : 94, 1)) {
+        return T0_FAULT(c, op);
+    }
+    unsigned len = env_parse(c, is_wide(op), p);
+    for (unsigned i = 0; i < 8; i++, len += 10) {
+        memcpy(c->s.fpu.st[i], p + len, 10);
+    }
+    return T0_NEXT(c, op);
+}
+
+/* --- Lowering -------------------------------------------------------------- */
+
+static t0_fn control_handler(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_FLDCW: return op_fldcw;
+    case X86_OP_FNSTCW: return op_fnstcw;
+    case X86_OP_FNSTSW:
+        return insn->opnd[0].kind == X86_OPND_MEM ? op_fnstsw_mem : op_fnstsw_ax;
+    case X86_OP_FNCLEX: return op_fnclex;
+    case X86_OP_FNINIT: return op_fninit;
+    case X86_OP_FNSTENV: return op_fnstenv;
+    case X86_OP_FLDENV: return op_fldenv;
+    case X86_OP_FNSAVE: return op_fnsave;
+    case X86_OP_FRSTOR: return op_frstor;
+    case X86_OP_FNENI:
+    case X86_OP_FNDISI:
+    case X86_OP_FNSETPM: return op_nop;
+    default: return NULL;
+    }
+}
+
+bool t0_lower_fpu(const struct x86_insn *insn, const struct t0_lower *ctx,
+                  struct t0_op *op)
+{
+    if (x86_insn_desc(insn)->cls != X86_CLASS_X87) {
+        return false;
+    }
+    if (insn->op == X86_OP_FWAIT) {
+        op->fn = op_fwait;
+        return true;
+    }
+    if (t0_lower_unavailable(ctx, X86_CLASS_X87, op)) {
+        return true;
+    }
+    op->fn = control_handler(insn);
+    if (op->fn) {
+        op->aux2 = insn->opsize;
+        return true;
+    }
+    bool full;
+    if (!t0_lower_thunk(insn, ctx, op, &full) || full) {
+        return full;
+    }
+    const struct x86_opnd *mem = x86_insn_mem(insn);
+    op->aux2 = (uint16_t)((insn->opcode & 7) << 8 | insn->modrm);
+    op->fn = x87_reg;
+    if (mem) {
+        op->size = mem->size;
+        op->fn = mem->access & X86_ACC_W ? x87_mem_write : x87_mem_read;
+    }
+    return true;
+}
+
+/* --- Thunks ---------------------------------------------------------------- */
+
+static void request_flush(struct t0_cpu *c)
+{
+    struct t0_core *core = c->core;
+    g_mutex_lock(&core->tvm->lock);
+    core->inbox.flush = true;
+    g_mutex_unlock(&core->tvm->lock);
+    vcpu_kick(c->vcpu, T0_ATTN);
+}
+
+/* No room for this instruction's thunk when its block was decoded: have all blocks
+ * dropped, come back to the same instruction, and drop the thunks when it is decoded
+ * again: then nobody holds one. */
+static const struct t0_op *arena_full(struct t0_cpu *c, const struct t0_op *op)
+{
+    c->fpu->arena_full = true;
+    request_flush(c);
+    return t0_leave(c, op, t0_op_rip(c, op));
+}
+
+bool t0_lower_thunk(const struct x86_insn *insn, const struct t0_lower *ctx,
+                    struct t0_op *op, bool *ret_full)
+{
+    uint8_t code[THUNK_MAX];
+    unsigned len = thunk_emit(insn, ctx->bytes, code);
+    *ret_full = false;
+    if (ctx->c->fpu->arena_full) {
+        thunk_arena_reset(ctx->c->fpu->arena);
+        ctx->c->fpu->arena_full = false;
+    }
+    if (!len) {
+        return false;
+    }
+    op->x = (void *)(uintptr_t)thunk_get(ctx->c->fpu->arena, code, len);
+    if (!op->x) {
+        op->fn = arena_full;
+        *ret_full = true;
+    }
+    return true;
+}

@@ -1,0 +1,440 @@
+/*
+ * MMX, SSE and AVX: native thunks (t0_thunk.h) around which this file does what
+ * stays ours: where the memory operand is, its alignment (#GP), faults before
+ * anything is written, and exceptions that the guest has unmasked in MXCSR (#XM).
+ * Masked moves and gathers, whose faults depend on the mask, are written out in C at
+ * the end. Spec: AMD64 APM vol. 4; SDM vol. 1 chapters 10-14.
+ */
+#include <immintrin.h>
+
+#include "vmm/accel/bt/t0_fpu.h"
+
+/* op->aux: T0_FPU_* that the instruction needs in the host. */
+
+uint32_t t0_mxcsr_mask(const struct t0_cpu *c)
+{
+    const struct x86_cpu_model *m = c->vcpu->vm->cpu_model;
+    return 0xffff | (x86_cpu_has(m, X86_FEAT_MISALIGNSSE) ? T0_MXCSR_MM : 0);
+}
+
+/*
+ * Make ready what @op needs. The bit of T0_FPU_SSE stays clear while the guest has an
+ * exception unmasked: then T0_FPU_SSE is returned and the caller uses run_checked().
+ */
+static unsigned prepare(struct t0_cpu *c, const struct t0_op *op)
+{
+    unsigned need = op->aux & ~(unsigned)c->fpu_loaded;
+    if (need & T0_FPU_X87) {
+        t0_x87_load(c);
+        need &= ~(unsigned)T0_FPU_X87;
+    }
+    if ((need & T0_FPU_SSE) && (c->s.fpu.mxcsr & T0_MXCSR_MASKS) == T0_MXCSR_MASKS) {
+        _mm_setcsr(c->s.fpu.mxcsr & 0xffff);
+        c->fpu_loaded |= T0_FPU_SSE;
+        need = 0;
+    }
+    return need;
+}
+
+/*
+ * Run the thunk with every exception masked, then look whether one was raised that
+ * the guest has not masked. If so, undo and raise #XM (#UD without OSXMMEXCPT).
+ * Non-zero: c->exc is set. @mem is never guest memory itself when it is written.
+ */
+static uint64_t run_checked(struct t0_cpu *c, const struct t0_op *op, void *mem)
+{
+    uint32_t guest = c->s.fpu.mxcsr & 0xffff;
+    uint8_t ymm[16][32];
+    uint64_t gpr[16];
+    uint16_t flags = c->flags;
+    memcpy(ymm, c->s.fpu.ymm, sizeof(ymm));
+    memcpy(gpr, c->gpr, sizeof(gpr));
+
+    _mm_setcsr((guest | T0_MXCSR_MASKS) & ~T0_FPU_EXCEPTIONS);
+    t0_run_thunk(c, op, mem);
+    uint32_t raised = _mm_getcsr() & T0_FPU_EXCEPTIONS;
+    _mm_setcsr(T0_MXCSR_DEFAULT);
+    c->s.fpu.mxcsr |= raised;
+    if (!(raised & ~(guest >> 7) & T0_FPU_EXCEPTIONS)) {
+        return 0;
+    }
+    memcpy(c->s.fpu.ymm, ymm, sizeof(ymm));
+    memcpy(c->gpr, gpr, sizeof(gpr));
+    c->flags = flags;
+    t0_raise(c, op, c->s.cr4 & X86_CR4_OSXMMEXCPT ? X86_EXC_XM : X86_EXC_UD);
+    return 1;
+}
+
+static inline uint64_t run(struct t0_cpu *c, const struct t0_op *op, void *mem,
+                           unsigned checked)
+{
+    if (unlikely(checked)) {
+        return run_checked(c, op, mem);
+    }
+    t0_run_thunk(c, op, mem);
+    return 0;
+}
+
+static const struct t0_op *simd_reg(struct t0_cpu *c, const struct t0_op *op)
+{
+    unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
+    if (unlikely(checked)) {
+        checked = prepare(c, op);
+    }
+    if (run(c, op, NULL, checked)) {
+        return NULL;
+    }
+    return T0_NEXT(c, op);
+}
+
+/*
+ * op->aux2: alignment mask, with MAY_MISALIGN when MXCSR.MM lifts it. The host's own
+ * alignment check is never met: such an operand goes through the bounce buffer.
+ */
+#define MAY_MISALIGN 0x8000u
+
+/* False: #GP is raised. *ret_bounce: the operand may not be used in place. */
+static bool check_alignment(struct t0_cpu *c, const struct t0_op *op, uint64_t la,
+                            bool *ret_bounce)
+{
+    if (likely(!(la & op->aux2 & 0xff))) {
+        return true;
+    }
+    if ((op->aux2 & MAY_MISALIGN) && (c->s.fpu.mxcsr & T0_MXCSR_MM)) {
+        *ret_bounce = true;
+        return true;
+    }
+    t0_raise_error(c, op, X86_EXC_GP, 0);
+    return false;
+}
+
+static const struct t0_op *simd_load(struct t0_cpu *c, const struct t0_op *op)
+{
+    unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
+    if (unlikely(checked)) {
+        checked = prepare(c, op);
+    }
+    struct t0_val la = t0_ea(c, op, op->size, false);
+    if (unlikely(la.fault)) {
+        return T0_FAULT(c, op);
+    }
+    bool bounce = false;
+    if (!check_alignment(c, op, la.v, &bounce)) {
+        return NULL;
+    }
+    void *p = t0_host_read(c, la.v, op->size);
+    if (unlikely(!p || bounce)) {
+        p = c->fpu->bounce;
+        if (t0_read_bytes(c, la.v, p, op->size, op->seg)) {
+            return T0_FAULT(c, op);
+        }
+    }
+    if (run(c, op, p, checked)) {
+        return NULL;
+    }
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *simd_store(struct t0_cpu *c, const struct t0_op *op)
+{
+    unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
+    if (unlikely(checked)) {
+        checked = prepare(c, op);
+    }
+    struct t0_val la = t0_ea(c, op, op->size, true);
+    if (unlikely(la.fault)) {
+        return T0_FAULT(c, op);
+    }
+    bool bounce = checked;
+    if (!check_alignment(c, op, la.v, &bounce)) {
+        return NULL;
+    }
+    void *p = t0_host_write(c, la.v, op->size);
+    if (unlikely(!p || bounce)) {
+        bounce = true;
+        p = c->fpu->bounce;
+        if (t0_probe_write(c, la.v, op->size, op->seg)) {
+            return T0_FAULT(c, op);
+        }
+    }
+    if (run(c, op, p, checked)) {
+        return NULL;
+    }
+    if (unlikely(bounce) && t0_write_bytes(c, la.v, p, op->size, op->seg)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+/* --- Written out ----------------------------------------------------------- */
+
+static const struct t0_op *op_vzeroupper(struct t0_cpu *c, const struct t0_op *op)
+{
+    unsigned n = c->mode & T0_MODE_64 ? 16 : 8;
+    for (unsigned i = 0; i < n; i++) {
+        memset(c->s.fpu.ymm[i] + 16, 0, 16);
+    }
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_vzeroall(struct t0_cpu *c, const struct t0_op *op)
+{
+    memset(c->s.fpu.ymm, 0, (c->mode & T0_MODE_64 ? 16 : 8) * sizeof(c->s.fpu.ymm[0]));
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_ldmxcsr(struct t0_cpu *c, const struct t0_op *op)
+{
+    uint8_t buf[4];
+    if (t0_fpu_read(c, op, buf, 4, 1)) {
+        return T0_FAULT(c, op);
+    }
+    uint32_t v = le32_get(buf);
+    if (v & ~t0_mxcsr_mask(c)) {
+        return t0_raise_error(c, op, X86_EXC_GP, 0);
+    }
+    t0_mxcsr_put(c);
+    c->s.fpu.mxcsr = v;
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_stmxcsr(struct t0_cpu *c, const struct t0_op *op)
+{
+    t0_mxcsr_put(c);
+    if (t0_fpu_write(c, op, &c->s.fpu.mxcsr, 4, 1)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+/*
+ * A store of the elements of @data whose mask byte's (element's) top bit is set:
+ * every page that a stored element touches is probed first, so that a fault leaves
+ * memory as it was. @step is the element's size.
+ */
+static uint64_t store_masked(struct t0_cpu *c, uint64_t la, const uint8_t *data,
+                             const uint8_t *mask, unsigned size, unsigned step,
+                             unsigned seg)
+{
+    for (unsigned i = 0; i < size; i += step) {
+        if ((mask[i + step - 1] & 0x80) && t0_probe_write(c, la + i, step, seg)) {
+            return 1;
+        }
+    }
+    for (unsigned i = 0; i < size; i += step) {
+        if ((mask[i + step - 1] & 0x80) &&
+            t0_write_bytes(c, la + i, data + i, step, seg)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* MASKMOVDQU: bytes of dst under src's top bits to seg:[rDI]. op->base is rDI. */
+static const struct t0_op *op_maskmovdqu(struct t0_cpu *c, const struct t0_op *op)
+{
+    struct t0_val la = t0_ea(c, op, 16, true);
+    if (la.fault || store_masked(c, la.v, c->s.fpu.ymm[op->dst], c->s.fpu.ymm[op->src],
+                                 16, 1, op->seg)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_maskmovq(struct t0_cpu *c, const struct t0_op *op)
+{
+    t0_fpu_put(c);
+    struct t0_val la = t0_ea(c, op, 8, true);
+    if (la.fault || store_masked(c, la.v, c->s.fpu.st[op->dst], c->s.fpu.st[op->src], 8,
+                                 1, op->seg)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+/* VMASKMOVPS/PD, VPMASKMOVD/Q; aux2: element size; src: mask register. */
+static const struct t0_op *op_vmaskmov_load(struct t0_cpu *c, const struct t0_op *op)
+{
+    struct t0_val la = t0_ea(c, op, op->size, false);
+    if (la.fault) {
+        return T0_FAULT(c, op);
+    }
+    uint8_t data[32] = {0};
+    const uint8_t *mask = c->s.fpu.ymm[op->src];
+    for (unsigned i = 0; i < op->size; i += op->aux2) {
+        if ((mask[i + op->aux2 - 1] & 0x80) &&
+            t0_read_bytes(c, la.v + i, data + i, op->aux2, op->seg)) {
+            return T0_FAULT(c, op);
+        }
+    }
+    memcpy(c->s.fpu.ymm[op->dst], data, sizeof(data));
+    return T0_NEXT(c, op);
+}
+
+static const struct t0_op *op_vmaskmov_store(struct t0_cpu *c, const struct t0_op *op)
+{
+    struct t0_val la = t0_ea(c, op, op->size, true);
+    if (la.fault || store_masked(c, la.v, c->s.fpu.ymm[op->dst], c->s.fpu.ymm[op->src],
+                                 op->size, op->aux2, op->seg)) {
+        return T0_FAULT(c, op);
+    }
+    return T0_NEXT(c, op);
+}
+
+/*
+ * Gathers. dst: destination, src: mask, src2: vector of indices, aux: log2 of index
+ * size, aux2: element size, size: bytes of the destination that count. Elements are
+ * done in ascending order; each one done clears its mask, so that a fault half-way
+ * resumes there (SDM 2, VGATHERDPS).
+ */
+static const struct t0_op *op_vgather(struct t0_cpu *c, const struct t0_op *op)
+{
+    if (op->dst == op->src || op->dst == op->src2 || op->src == op->src2) {
+        return t0_raise(c, op, X86_EXC_UD);
+    }
+    unsigned step = op->aux2, index_size = 1u << op->aux;
+    uint8_t *dst = c->s.fpu.ymm[op->dst], *mask = c->s.fpu.ymm[op->src];
+    const uint8_t *indices = c->s.fpu.ymm[op->src2];
+    struct t0_op at = *op;
+    at.index = T0_REG_ZERO;
+    for (unsigned i = 0; i < op->size / step; i++) {
+        if (!(mask[(i + 1) * step - 1] & 0x80)) {
+            memset(mask + i * step, 0, step);
+            continue;
+        }
+        int64_t index = index_size == 4 ? (int32_t)le32_get(indices + 4 * i)
+                                        : (int64_t)le64_get(indices + 8 * i);
+        at.disp = op->disp + (int64_t)((uint64_t)index << op->shift);
+        struct t0_val la = t0_ea(c, &at, step, false);
+        if (la.fault || t0_read_bytes(c, la.v, dst + i * step, step, op->seg)) {
+            return T0_FAULT(c, op);
+        }
+        memset(mask + i * step, 0, step);
+    }
+    memset(mask, 0, 32);
+    memset(dst + op->size, 0, 32u - op->size);
+    return T0_NEXT(c, op);
+}
+
+/* --- Lowering -------------------------------------------------------------- */
+
+static void lower_string_like_mem(const struct x86_insn *insn,
+                                  const struct t0_lower *ctx, struct t0_op *op)
+{
+    op->base = X86_RDI;
+    op->index = T0_REG_ZERO;
+    op->disp = 0;
+    op->shift = 0;
+    op->seg = insn->seg;
+    op->ea = insn->addrsize == 8 && insn->seg < X86_FS ? T0_EA_FLAT64
+             : insn->addrsize == 8                     ? T0_EA_SEG64
+             : insn->addrsize == 4 && insn->seg < X86_FS && (ctx->mode & T0_MODE_FLAT)
+                 ? T0_EA_FLAT32
+             : insn->addrsize == 4 ? T0_EA_GENERAL32
+                                   : T0_EA_GENERAL;
+}
+
+static void lower_vmaskmov(const struct x86_insn *insn, struct t0_op *op)
+{
+    bool load = insn->opnd[0].kind != X86_OPND_MEM;
+    bool quad = insn->op == X86_OP_VMASKMOVPD || insn->op == X86_OP_VPMASKMOVQ;
+    op->dst = insn->opnd[load ? 0 : 2].reg;
+    op->src = insn->opnd[1].reg;
+    op->size = insn->prefixes & X86_P_L ? 32 : 16;
+    op->aux2 = quad ? 8 : 4;
+    op->fn = load ? op_vmaskmov_load : op_vmaskmov_store;
+}
+
+static void lower_vgather(const struct x86_insn *insn, struct t0_op *op)
+{
+    bool quad_index = insn->opcode & 1; /* 91h, 93h */
+    bool quad_data = insn->prefixes & X86_P_W;
+    unsigned vector = insn->prefixes & X86_P_L ? 32 : 16;
+    unsigned elements = vector / (quad_index || quad_data ? 8 : 4);
+    op->dst = insn->opnd[0].reg;
+    op->src = insn->opnd[2].reg;
+    op->src2 = insn->index;
+    op->aux = quad_index ? 3 : 2;
+    op->aux2 = quad_data ? 8 : 4;
+    op->size = (uint8_t)(elements * op->aux2);
+    op->fn = op_vgather;
+}
+
+/* Instructions that are no thunks. False: it is one. */
+static bool lower_written_out(const struct x86_insn *insn, const struct t0_lower *ctx,
+                              struct t0_op *op)
+{
+    switch (insn->op) {
+    case X86_OP_VZEROUPPER: op->fn = op_vzeroupper; return true;
+    case X86_OP_VZEROALL: op->fn = op_vzeroall; return true;
+    case X86_OP_LDMXCSR:
+    case X86_OP_VLDMXCSR: op->fn = op_ldmxcsr; return true;
+    case X86_OP_STMXCSR:
+    case X86_OP_VSTMXCSR: op->fn = op_stmxcsr; return true;
+    case X86_OP_MASKMOVDQU:
+    case X86_OP_VMASKMOVDQU:
+    case X86_OP_MASKMOVQ:
+        lower_string_like_mem(insn, ctx, op);
+        op->dst = insn->opnd[0].reg;
+        op->src = insn->opnd[1].reg;
+        op->fn = insn->op == X86_OP_MASKMOVQ ? op_maskmovq : op_maskmovdqu;
+        return true;
+    case X86_OP_VMASKMOVPS:
+    case X86_OP_VMASKMOVPD:
+    case X86_OP_VPMASKMOVD:
+    case X86_OP_VPMASKMOVQ: lower_vmaskmov(insn, op); return true;
+    case X86_OP_VGATHERDPS:
+    case X86_OP_VGATHERDPD:
+    case X86_OP_VGATHERQPS:
+    case X86_OP_VGATHERQPD:
+    case X86_OP_VPGATHERDD:
+    case X86_OP_VPGATHERDQ:
+    case X86_OP_VPGATHERQD:
+    case X86_OP_VPGATHERQQ: lower_vgather(insn, op); return true;
+    default: return false;
+    }
+}
+
+static bool has_mmx_operand(const struct x86_insn *insn)
+{
+    for (unsigned i = 0; i < insn->nb_opnds; i++) {
+        if (insn->opnd[i].kind == X86_OPND_MMX) {
+            return true;
+        }
+    }
+    return x86_insn_desc(insn)->cls == X86_CLASS_MMX;
+}
+
+bool t0_lower_simd(const struct x86_insn *insn, const struct t0_lower *ctx,
+                   struct t0_op *op)
+{
+    const struct x86_desc *d = x86_insn_desc(insn);
+    if (d->cls != X86_CLASS_MMX && d->cls != X86_CLASS_SSE && d->cls != X86_CLASS_AVX) {
+        return false;
+    }
+    if (t0_lower_unavailable(ctx, d->cls, op)) {
+        return true;
+    }
+    if (lower_written_out(insn, ctx, op)) {
+        return true;
+    }
+    bool full;
+    if (!t0_lower_thunk(insn, ctx, op, &full) || full) {
+        return full;
+    }
+    op->aux = (d->props & X86_D_FXU ? T0_FPU_SSE : 0) |
+              (has_mmx_operand(insn) ? T0_FPU_X87 : 0);
+    const struct x86_opnd *mem = x86_insn_mem(insn);
+    op->fn = simd_reg;
+    if (mem) {
+        op->size = mem->size;
+        op->fn = mem->access & X86_ACC_W ? simd_store : simd_load;
+        op->aux2 = 0;
+        if (d->props & X86_D_ALIGN) {
+            op->aux2 = (uint16_t)(mem->size - 1);
+        } else if ((d->props & X86_D_SSEMEM) && mem->size == 16) {
+            op->aux2 = 15 | MAY_MISALIGN;
+        }
+    }
+    return true;
+}
