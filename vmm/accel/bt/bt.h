@@ -1,0 +1,16 @@
+#ifndef VMM_ACCEL_BT_BT_H
+#define VMM_ACCEL_BT_BT_H
+
+#include "lib/isa/x86/cpu_model.h"
+#include "vmm/vm/accel.h"
+
+/*
+ * -accel bt: the software CPU. Options: tier=0 (the interpreter), and what
+ * `-accel bt,help` lists.
+ */
+extern const struct accel_ops bt_accel_ops;
+
+/* What the software CPU can do on this host: the bound of CPU models under bt. */
+void bt_features(struct x86_featset *ret);
+
+#endif
