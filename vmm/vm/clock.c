@@ -168,6 +168,47 @@ void vm_clock_start(struct vm_clock *c)
     g_mutex_unlock(&c->lock);
 }
 
+bool vm_clock_is_running(const struct vm_clock *c)
+{
+    return atomic_load_explicit(&c->running, memory_order_relaxed);
+}
+
+/* The armed timer with the earliest deadline, no later than @end. */
+static struct vm_timer *earliest_locked(struct vm_clock *c, uint64_t end)
+{
+    struct vm_timer *best = NULL;
+    for (GList *l = c->timers.head; l; l = l->next) {
+        struct vm_timer *t = l->data;
+        if (t->armed && t->deadline_ns <= end &&
+            (!best || t->deadline_ns < best->deadline_ns)) {
+            best = t;
+        }
+    }
+    return best;
+}
+
+void vm_clock_advance(struct vm_clock *c, uint64_t ns)
+{
+    g_mutex_lock(&c->lock);
+    if (!atomic_load(&c->running)) {
+        uint64_t now = vm_clock_ns(c), end;
+        struct vm_timer *t;
+        if (__builtin_add_overflow(now, ns, &end)) {
+            end = UINT64_MAX;
+        }
+        while ((t = earliest_locked(c, end)) != NULL) {
+            now = MAX(now, t->deadline_ns);
+            change_locked(c, false, 0, now);
+            t->armed = false;
+            g_mutex_unlock(&c->lock);
+            t->fn(t->opaque);
+            g_mutex_lock(&c->lock);
+        }
+        change_locked(c, false, 0, end);
+    }
+    g_mutex_unlock(&c->lock);
+}
+
 uint64_t vm_clock_tsc(struct vm_clock *c)
 {
     return host_tsc() - c->tsc_base;

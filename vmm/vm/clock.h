@@ -30,6 +30,15 @@ uint64_t vm_clock_wall_ns(struct vm_clock *c);
 void vm_clock_stop(struct vm_clock *c);
 void vm_clock_start(struct vm_clock *c);
 
+bool vm_clock_is_running(const struct vm_clock *c);
+
+/*
+ * While guest time is stopped: move it on by @ns, and call the functions of the
+ * timers that become due, in order, each at its own time exactly. For tests and
+ * replay. Thread: main.
+ */
+void vm_clock_advance(struct vm_clock *c, uint64_t ns);
+
 /*
  * The host's time-stamp counter shown to guests: host TSC + offset, so that it
  * starts near 0 and stands still never; its rate in kHz (measured once per boot of

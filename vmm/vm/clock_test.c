@@ -125,6 +125,32 @@ static void tsc_and_time_agree(struct fixture *f, gconstpointer data)
     g_assert_cmpuint(vm_clock_tsc_to_ns(f->clock, t0), <=, vm_clock_ns(f->clock));
 }
 
+/* Sets itself anew at each call: a device that ticks. */
+static void tick(void *opaque)
+{
+    struct fixture *f = opaque;
+    f->fired++;
+    f->fired_at = vm_clock_ns(f->clock);
+    vm_timer_set(f->timer, f->fired_at + MS);
+}
+
+static void advancing_fires_each_timer_at_its_time(struct fixture *f,
+                                                   gconstpointer data)
+{
+    struct fixture ticker = {.clock = f->clock};
+    ticker.timer = vm_timer_new(f->clock, tick, &ticker);
+    vm_timer_set(ticker.timer, 0);
+    vm_timer_set(f->timer, 2 * MS + 5);
+    vm_clock_advance(f->clock, 2 * MS + 4);
+    g_assert_cmpuint(ticker.fired, ==, 3);
+    g_assert_cmpuint(ticker.fired_at, ==, 2 * MS);
+    g_assert_cmpuint(f->fired, ==, 0);
+    vm_clock_advance(f->clock, 1);
+    g_assert_cmpuint(f->fired_at, ==, 2 * MS + 5);
+    g_assert_cmpuint(vm_clock_ns(f->clock), ==, 2 * MS + 5);
+    vm_timer_free(ticker.timer);
+}
+
 struct racer {
     struct fixture *f;
     _Atomic bool stop;
@@ -169,6 +195,7 @@ int main(int argc, char **argv)
     ADD("/clock/timer", timers_fire_once_and_never_early);
     ADD("/clock/timer-moved", moved_and_cancelled_timers_obey);
     ADD("/clock/timer-stopped", timers_wait_for_a_stopped_clock);
+    ADD("/clock/advance", advancing_fires_each_timer_at_its_time);
     ADD("/clock/tsc", tsc_and_time_agree);
     ADD("/clock/race", time_is_monotonic_across_stops_from_any_thread);
     return g_test_run();

@@ -120,12 +120,24 @@ void vm_free(struct vm *vm)
     g_free(vm);
 }
 
+/* Every line of a device to the board goes through here: counted, then passed on. */
+static void gsi_set(void *opaque, unsigned input, bool level)
+{
+    struct vm *vm = opaque;
+    struct vm_gsi *g = &vm->gsi[input];
+    bool was = atomic_exchange_explicit(&g->level, level, memory_order_relaxed);
+    if (level && !was) {
+        atomic_fetch_add_explicit(&g->rises, 1, memory_order_relaxed);
+    }
+    vm->gsi_fn(vm->gsi_opaque, input, level);
+}
+
 struct irq_line vm_gsi_line(struct vm *vm, unsigned gsi)
 {
-    if (!vm->gsi_fn || gsi >= vm->nb_gsi) {
+    if (!vm->gsi_fn || gsi >= MIN(vm->nb_gsi, VM_GSI_MAX)) {
         return (struct irq_line){0};
     }
-    return (struct irq_line){.fn = vm->gsi_fn, .opaque = vm->gsi_opaque, .input = gsi};
+    return (struct irq_line){.fn = gsi_set, .opaque = vm, .input = gsi};
 }
 
 void vm_stop_all(struct vm *vm)
@@ -318,6 +330,20 @@ static json_t *stat_json(uint64_t count, uint64_t ns)
     return json_pack("{s:I, s:I}", "count", (json_int_t)count, "ns", (json_int_t)ns);
 }
 
+static json_t *gsi_stats(struct vm *vm)
+{
+    json_t *all = json_object();
+    for (unsigned i = 0; i < VM_GSI_MAX; i++) {
+        uint64_t rises = stat_get(&vm->gsi[i].rises);
+        if (rises) {
+            char name[8];
+            g_snprintf(name, sizeof(name), "%u", i);
+            json_object_set_new(all, name, json_integer((json_int_t)rises));
+        }
+    }
+    return all;
+}
+
 json_t *vm_stats(struct vm *vm)
 {
     json_t *total = json_object(), *vcpus = json_array(), *unassigned = json_object();
@@ -351,6 +377,6 @@ json_t *vm_stats(struct vm *vm)
         json_object_set_new(unassigned, "pio",
                             json_integer((json_int_t)aspace_unassigned(vm->pio)));
     }
-    return json_pack("{s:o, s:o, s:o, s:o}", "exits", total, "regions", regions,
-                     "unassigned", unassigned, "vcpus", vcpus);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "exits", total, "regions", regions,
+                     "unassigned", unassigned, "gsi", gsi_stats(vm), "vcpus", vcpus);
 }

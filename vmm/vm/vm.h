@@ -1,6 +1,7 @@
 #ifndef VMM_VM_VM_H
 #define VMM_VM_VM_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -28,6 +29,8 @@ struct vm_clock;
  * Lock order, outermost first: vm->lock, a device's lock, an interrupt controller's
  * lock, vcpu->lock. No lock is held while a vCPU executes guest code.
  */
+
+enum { VM_GSI_MAX = 128 };
 
 enum vm_end {
     VM_END_NONE,         /* still running */
@@ -62,10 +65,15 @@ struct vm {
     void (*debug_fn)(struct vcpu *vcpu, void *opaque);
     void *debug_opaque;
 
-    /* The board's interrupt inputs by global number. */
+    /* The board's interrupt inputs by global number, 0 .. nb_gsi - 1; devices reach
+     * them through vm_gsi_line(), which watches the lines on the way. */
     irq_fn gsi_fn;
     void *gsi_opaque;
-    unsigned nb_gsi;
+    unsigned nb_gsi; /* at most VM_GSI_MAX */
+    struct vm_gsi {
+        _Atomic bool level;
+        _Atomic uint64_t rises; /* low to high, since the start */
+    } gsi[VM_GSI_MAX];
 
     /* Called on reset after every device's own, before vCPUs run: loaders write
      * the boot image again. */
@@ -140,7 +148,7 @@ void vm_request_end(struct vm *vm, enum vm_end end, int exit_status);
 void vm_request_error(struct vm *vm, GError *error); /* takes @error */
 
 /* {"exits":{"pio":{"count","ns"},...},"regions":[...],"unassigned":{"mmio","pio"},
- * "vcpus":[...]}; caller owns. Any thread. */
+ * "gsi":{"4":RISES,...},"vcpus":[...]}; caller owns. Any thread. */
 json_t *vm_stats(struct vm *vm);
 
 #endif
