@@ -1,0 +1,161 @@
+#include "vmm/arch/x86/arch.h"
+
+#include <inttypes.h>
+
+#include "lib/base/base.h"
+#include "lib/isa/x86/cpu_model.h"
+#include "lib/isa/x86/state.h"
+#include "vmm/arch/x86/kvm_pv.h"
+#include "vmm/arch/x86/lapic.h"
+#include "vmm/arch/x86/x86_vcpu.h"
+#include "vmm/vm/vm.h"
+
+#define MAX_VCPUS 255 /* xAPIC IDs 0..254; 255 is everybody */
+#define PHYS_BITS 52
+
+static bool arch_vcpu_new(struct vcpu *vcpu, GError **error)
+{
+    const struct x86_cpu_model *model = vcpu->vm->cpu_model;
+    struct x86_vcpu *x = g_new0(struct x86_vcpu, 1);
+
+    vcpu->arch = x;
+    x->lapic = lapic_new(vcpu);
+    if (model)
+        lapic_set_features(vcpu, x86_cpu_has(model, X86_FEAT_X2APIC),
+                           x86_cpu_has(model, X86_FEAT_TSC_DEADLINE));
+    if (!model || x86_cpu_has(model, X86_FEAT_HYPERVISOR))
+        x->pv = kvm_pv_new(vcpu);
+    return true;
+}
+
+static void arch_vcpu_free(struct vcpu *vcpu)
+{
+    struct x86_vcpu *x = x86_vcpu_of(vcpu);
+
+    if (!x)
+        return;
+    if (x->pv)
+        kvm_pv_free(x->pv);
+    lapic_free(x->lapic);
+    g_free(x);
+    vcpu->arch = NULL;
+}
+
+/* Change the accelerator's idea of the registers. A state it refuses ends the VM. */
+static void set_state(struct vcpu *vcpu, const struct x86_state *s)
+{
+    GError *error = NULL;
+
+    if (!vcpu->vm->accel->set_state(vcpu, s, &error)) {
+        g_prefix_error(&error, "vCPU %u: ", vcpu->index);
+        vm_request_error(vcpu->vm, error);
+    }
+}
+
+static uint32_t signature(const struct vcpu *vcpu)
+{
+    return vcpu->vm->cpu_model ? x86_cpu_signature(vcpu->vm->cpu_model) : 0;
+}
+
+static void arch_vcpu_reset(struct vcpu *vcpu)
+{
+    struct x86_vcpu *x = x86_vcpu_of(vcpu);
+    struct x86_state s;
+
+    x86_state_reset(&s, signature(vcpu), false);
+    if (vcpu->index != 0)
+        s.activity = X86_WAIT_SIPI;
+    x->tsc_offset = 0;
+    set_state(vcpu, &s);
+    lapic_reset(vcpu);
+    if (x->pv)
+        kvm_pv_reset(vcpu);
+}
+
+static bool arch_vcpu_has_work(struct vcpu *vcpu)
+{
+    struct x86_state s;
+
+    if (lapic_has_work(vcpu, false))
+        return true;
+    if (!lapic_has_work(vcpu, true))
+        return false;
+    vcpu->vm->accel->get_state(vcpu, &s);
+    return s.rflags & X86_FL_IF;
+}
+
+/* INIT and SIPI: APM 2 16.5 and 14.1.3; SDM 3 "Multiple-Processor Initialization". */
+static void arch_attention_reset(struct vcpu *vcpu)
+{
+    uint8_t vector = 0;
+    unsigned what = lapic_take_start(vcpu, &vector);
+    struct x86_state s;
+
+    if (!what)
+        return;
+    vcpu->vm->accel->get_state(vcpu, &s);
+    if (what & LAPIC_INIT) {
+        x86_state_reset(&s, signature(vcpu), true);
+        lapic_init_reset(vcpu);
+        if (x86_vcpu_of(vcpu)->pv)
+            kvm_pv_reset(vcpu);
+        if (vcpu->index != 0)
+            s.activity = X86_WAIT_SIPI;
+    }
+    if (what & LAPIC_SIPI && s.activity == X86_WAIT_SIPI) {
+        s.activity = X86_ACTIVE;
+        s.seg[X86_CS].sel = (uint16_t)(vector << 8);
+        s.seg[X86_CS].base = (uint64_t)vector << 12;
+        s.rip = 0;
+    }
+    set_state(vcpu, &s);
+    vcpu_set_powered(vcpu, s.activity == X86_ACTIVE);
+}
+
+static void dump_segment(const char *name, const struct x86_segment *s, FILE *out)
+{
+    fprintf(out, "%-3s=%04x %016" PRIx64 " %08x %04x\n", name, s->sel, s->base,
+            s->limit, s->attr);
+}
+
+static void arch_dump(const void *state, FILE *out)
+{
+    static const char *const gpr[] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP",
+                                      "RSI", "RDI", "R8",  "R9",  "R10", "R11",
+                                      "R12", "R13", "R14", "R15"};
+    static const char *const seg[] = {"ES", "CS", "SS", "DS", "FS", "GS"};
+    const struct x86_state *s = state;
+
+    for (unsigned i = 0; i < X86_NB_GPR; i++)
+        fprintf(out, "%-3s=%016" PRIx64 "%s", gpr[i], s->gpr[i],
+                i % 4 == 3 ? "\n" : " ");
+    fprintf(out, "RIP=%016" PRIx64 " RFL=%08" PRIx64 " CPL=%u, %u-bit code%s\n", s->rip,
+            s->rflags, s->cpl, x86_state_code_bits(s),
+            s->activity == X86_HALTED ? ", halted" : "");
+    for (unsigned i = 0; i < X86_NB_SEG; i++)
+        dump_segment(seg[i], &s->seg[i], out);
+    dump_segment("LDT", &s->ldtr, out);
+    dump_segment("TR", &s->tr, out);
+    fprintf(out, "GDT=     %016" PRIx64 " %08x\n", s->gdtr.base, s->gdtr.limit);
+    fprintf(out, "IDT=     %016" PRIx64 " %08x\n", s->idtr.base, s->idtr.limit);
+    fprintf(out,
+            "CR0=%08" PRIx64 " CR2=%016" PRIx64 " CR3=%016" PRIx64 " CR4=%08" PRIx64
+            " CR8=%" PRIx64 "\nEFER=%08" PRIx64 " XCR0=%" PRIx64 " DR6=%08" PRIx64
+            " DR7=%08" PRIx64 "\n",
+            s->cr0, s->cr2, s->cr3, s->cr4, s->cr8, s->efer, s->xcr0, s->dr[6],
+            s->dr[7]);
+}
+
+const struct arch_ops x86_arch = {
+    .name = "x86_64",
+    .state_size = sizeof(struct x86_state),
+    .phys_bits = PHYS_BITS,
+    .port_bits = 16,
+    .max_vcpus = MAX_VCPUS,
+    .vcpu_new = arch_vcpu_new,
+    .vcpu_free = arch_vcpu_free,
+    .vcpu_reset = arch_vcpu_reset,
+    .vcpu_has_work = arch_vcpu_has_work,
+    .vcpu_attention_reset = arch_attention_reset,
+    .dump = arch_dump,
+};
