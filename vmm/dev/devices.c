@@ -1,0 +1,20 @@
+#include "vmm/dev/devices.h"
+
+#include <stddef.h>
+
+#include "vmm/dev/pc/i8042.h"
+#include "vmm/dev/pc/i8254.h"
+#include "vmm/dev/pc/i8259.h"
+#include "vmm/dev/pc/ioapic.h"
+#include "vmm/dev/pc/isa_debug.h"
+#include "vmm/dev/pc/isa_serial.h"
+#include "vmm/dev/pc/mc146818.h"
+#include "vmm/dev/pc/pc_reset.h"
+
+const struct device_type *const device_types[] = {
+    &i8042_type,          &i8254_type,
+    &i8259_type,          &ioapic_type,
+    &isa_debug_exit_type, &isa_debugcon_type,
+    &isa_serial_type,     &mc146818rtc_type,
+    &pc_reset_type,       NULL,
+};

@@ -1,0 +1,45 @@
+#include "vmm/dev/pc/pc_irqs.h"
+
+#include "vmm/arch/x86/lapic.h"
+#include "vmm/dev/pc/i8259.h"
+#include "vmm/dev/pc/ioapic.h"
+#include "vmm/vm/vm.h"
+
+static void pc_irqs_set(void *opaque, unsigned gsi, bool level)
+{
+    struct pc_irqs *p = opaque;
+    if (p->pic && gsi < 16) {
+        i8259_set_input(p->pic, gsi, level);
+    }
+    if (p->ioapic && gsi != 2) { /* pin 2 is the timer's, input 2 the cascade */
+        ioapic_set_input(p->ioapic, gsi == 0 ? 2 : gsi, level);
+    }
+}
+
+static void pc_irqs_intr(void *opaque, unsigned input, bool level)
+{
+    struct pc_irqs *p = opaque;
+    struct irq_line lint0 = lapic_lint(p->vm->vcpus[0], 0);
+    irq_set(&lint0, level);
+    if (p->ioapic) {
+        ioapic_set_input(p->ioapic, 0, level);
+    }
+}
+
+void pc_irqs_connect(struct pc_irqs *p, struct vm *vm, struct device *pic,
+                     struct device *ioapic)
+{
+    *p = (struct pc_irqs){.vm = vm, .pic = pic, .ioapic = ioapic};
+    vm->gsi_fn = pc_irqs_set;
+    vm->gsi_opaque = p;
+    vm->nb_gsi = ioapic ? IOAPIC_NB_PINS : 16;
+    if (pic) {
+        i8259_set_output(pic, (struct irq_line){.fn = pc_irqs_intr, .opaque = p});
+    }
+    lapic_connect(vm, &(struct lapic_board){
+                          .eoi = ioapic ? ioapic_eoi : NULL,
+                          .eoi_opaque = ioapic,
+                          .extint_ack = pic ? i8259_ack : NULL,
+                          .extint_opaque = pic,
+                      });
+}
