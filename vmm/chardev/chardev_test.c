@@ -298,7 +298,7 @@ static char *type_at_terminal(const char *json, const char *typed, size_t want,
 {
     int in = dup(0), out = dup(1);
     int master = posix_openpt(O_RDWR | O_NOCTTY), slave;
-    struct termios before, during, after;
+    struct termios before = {0}, during, after = {0}; /* padding is compared, too */
     struct front f;
     struct chardev *cd;
     char *got;
