@@ -179,9 +179,9 @@ static void put_index(struct text *t, const struct x86_insn *i)
 
 static void put_mem(struct text *t, const struct x86_insn *i, const struct x86_opnd *o)
 {
-    put(t, "%s%s%s[", size_name(o->size),
-        i->prefixes & X86_P_SEG ? seg_name(i->seg) : "",
-        i->prefixes & X86_P_SEG ? ":" : "");
+    bool seg = i->prefixes & X86_P_SEG && i->op != X86_OP_LEA;
+
+    put(t, "%s%s%s[", size_name(o->size), seg ? seg_name(i->seg) : "", seg ? ":" : "");
     if (i->base == X86_REG_RIP) {
         put(t, i->addrsize == 4 ? "eip" : "rip");
     } else if (i->base != X86_REG_NONE) {

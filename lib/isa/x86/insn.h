@@ -308,7 +308,7 @@ static inline const struct x86_desc *x86_insn_desc(const struct x86_insn *insn)
 /* Flags that condition @cc (0..15) reads. */
 uint32_t x86_cc_flags(unsigned cc);
 
-/* Flags that @insn reads, with the condition and a REPE/REPNE considered. */
+/* Flags that @insn reads: those of the row, or of the condition of JCC and so on. */
 uint32_t x86_insn_flags_read(const struct x86_insn *insn);
 
 /*
