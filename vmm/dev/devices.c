@@ -10,11 +10,21 @@
 #include "vmm/dev/pc/isa_serial.h"
 #include "vmm/dev/pc/mc146818.h"
 #include "vmm/dev/pc/pc_reset.h"
+#include "vmm/dev/virtio/virtio_devices.h"
 
+/* clang-format off */
 const struct device_type *const device_types[] = {
-    &i8042_type,          &i8254_type,
-    &i8259_type,          &ioapic_type,
-    &isa_debug_exit_type, &isa_debugcon_type,
-    &isa_serial_type,     &mc146818rtc_type,
-    &pc_reset_type,       NULL,
+    &i8042_type,
+    &i8254_type,
+    &i8259_type,
+    &ioapic_type,
+    &isa_debug_exit_type,
+    &isa_debugcon_type,
+    &isa_serial_type,
+    &mc146818rtc_type,
+    &pc_reset_type,
+    &virtio_blk_device_type,
+    &virtio_rng_device_type,
+    NULL,
 };
+/* clang-format on */
