@@ -47,7 +47,7 @@ T0_SIZES_248(EXTEND_FORMS, movzx1, T0_U_, 1)
 T0_SIZES_248(EXTEND_FORMS, movzx2, T0_U_, 2)
 T0_SIZES_248(EXTEND_FORMS, movsx1, T0_S_, 1)
 T0_SIZES_248(EXTEND_FORMS, movsx2, T0_S_, 2)
-T0_SIZES_48(EXTEND_FORMS, movsx4, T0_S_, 4)
+T0_SIZES_248(EXTEND_FORMS, movsx4, T0_S_, 4)
 
 #define EXTEND_TABLE(sizes, x)                                                     \
     {                                                                              \
@@ -58,21 +58,15 @@ T0_SIZES_48(EXTEND_FORMS, movsx4, T0_S_, 4)
 static const struct t0_forms movzx_fn[2] = {EXTEND_TABLE(248, movzx1),
                                             EXTEND_TABLE(248, movzx2)};
 static const struct t0_forms movsx_fn[3] = {
-    EXTEND_TABLE(248, movsx1), EXTEND_TABLE(248, movsx2), EXTEND_TABLE(48, movsx4)};
+    EXTEND_TABLE(248, movsx1), EXTEND_TABLE(248, movsx2), EXTEND_TABLE(248, movsx4)};
 
-/* The source's width may equal the destination's (MOVSXD with 16 bits): a MOV. */
+/* MOVSXD always reads 32 bits, as AMD's processors do, also to write 16 of them. */
 static bool lower_extend(const struct x86_insn *insn, struct t0_op *op)
 {
-    const struct t0_forms *t;
-    switch (insn->opnd[1].size) {
-    case 1: t = insn->op == X86_OP_MOVZX ? &movzx_fn[0] : &movsx_fn[0]; break;
-    case 2: t = insn->op == X86_OP_MOVZX ? &movzx_fn[1] : &movsx_fn[1]; break;
-    case 4: t = &movsx_fn[2]; break;
-    default: return false;
-    }
-    if (insn->opnd[1].size >= insn->opsize) {
-        t = &mov_fn;
-    }
+    const struct t0_forms *t = insn->op == X86_OP_MOVSXD ? &movsx_fn[2]
+                               : insn->op == X86_OP_MOVZX
+                                   ? &movzx_fn[insn->opnd[1].size == 2]
+                                   : &movsx_fn[insn->opnd[1].size == 2];
     return t0_pick(t, insn, op, insn->opsize);
 }
 
@@ -657,12 +651,10 @@ static const struct {
     {X86_OP_PAUSE, {spin}},
     {X86_OP_PREFETCH, {nop}},
     {X86_OP_PREFETCHW, {nop}},
-    {X86_OP_PREFETCHWT1, {nop}},
     {X86_OP_PREFETCHNTA, {nop}},
     {X86_OP_PREFETCHT0, {nop}},
     {X86_OP_PREFETCHT1, {nop}},
     {X86_OP_PREFETCHT2, {nop}},
-    {X86_OP_CLDEMOTE, {nop}},
     {X86_OP_LFENCE, {lfence}},
     {X86_OP_MFENCE, {mfence}},
     {X86_OP_SFENCE, {sfence}},

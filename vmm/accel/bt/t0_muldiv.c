@@ -198,46 +198,53 @@ static const struct t0_forms idiv_fn = ONE_TABLE(idiv);
 
 /* --- Decimal adjustments --------------------------------------------------- */
 
-/* SF, ZF and PF of the byte @v, in c->flags' layout, by the host. */
-static uint16_t flags_of(uint8_t v)
+/* CF and AF as these instructions define them, the rest as the addition left it:
+ * also the undefined ones are then those of AMD's processors. */
+static void set_cf_af(struct t0_cpu *c, bool cf, bool af)
 {
-    uint64_t fl;
-    __asm__("testb %1, %1\n\t" T0_SAVE_FLAGS : "=&a"(fl) : "q"(v) : "cc");
-    return (uint16_t)fl;
+    c->flags = (uint16_t)((c->flags & ~(T0_FLAG_CF | T0_FLAG_AF)) |
+                          (cf ? T0_FLAG_CF : 0) | (af ? T0_FLAG_AF : 0));
 }
 
-/* DAA and DAS; APM 3. OF is undefined. */
+/* DAA and DAS; APM 3. */
 static void decimal(struct t0_cpu *c, bool subtract)
 {
-    uint8_t al = T0_R8(c, 0), old = al;
-    bool cf = c->flags & T0_FLAG_CF, af = c->flags & T0_FLAG_AF, carry = cf;
+    uint8_t al = T0_R8(c, 0), adjust = 0;
+    bool cf = c->flags & T0_FLAG_CF, af = c->flags & T0_FLAG_AF;
+    bool high = al > 0x99 || cf;
 
-    af = (old & 0xf) > 9 || af;
+    af = (al & 0xf) > 9 || af;
     if (af) {
-        carry = cf || (subtract ? old < 6 : old > 0xf9);
-        al = (uint8_t)(subtract ? al - 6 : al + 6);
+        adjust = 6;
+        cf = cf || (subtract ? al < 6 : al > 0xf9);
     }
-    if (old > 0x99 || cf) {
-        al = (uint8_t)(subtract ? al - 0x60 : al + 0x60);
-        carry = true;
+    if (high) {
+        adjust += 0x60;
+        cf = true;
     }
+    if (subtract) {
+        T0_FLAGS2(c, "subb", al, adjust);
+    } else {
+        T0_FLAGS2(c, "addb", al, adjust);
+    }
+    set_cf_af(c, cf, af);
     T0_W8(c, 0, al);
-    c->flags =
-        (uint16_t)(flags_of(al) | (carry ? T0_FLAG_CF : 0) | (af ? T0_FLAG_AF : 0));
 }
 
-/* AAA and AAS; APM 3. OF, SF, ZF and PF are undefined. */
+/* AAA and AAS; APM 3. */
 static void ascii(struct t0_cpu *c, bool subtract)
 {
     uint16_t ax = T0_R16(c, 0);
-    bool adjust = (ax & 0xf) > 9 || (c->flags & T0_FLAG_AF);
+    bool wrong = (ax & 0xf) > 9 || (c->flags & T0_FLAG_AF);
+    uint16_t adjust = wrong ? 0x106 : 0;
 
-    if (adjust) {
-        ax = (uint16_t)(subtract ? ax - 0x106 : ax + 0x106);
+    if (subtract) {
+        T0_FLAGS2(c, "subw", ax, adjust);
+    } else {
+        T0_FLAGS2(c, "addw", ax, adjust);
     }
+    set_cf_af(c, wrong, wrong);
     T0_W16(c, 0, ax & 0xff0f);
-    c->flags =
-        (uint16_t)(flags_of(T0_R8(c, 0)) | (adjust ? T0_FLAG_CF | T0_FLAG_AF : 0));
 }
 
 #define ADJUST(name, call)     \
@@ -257,17 +264,18 @@ T0_HANDLER(aam)
     if (base == 0) {
         return t0_raise(c, op, X86_EXC_DE);
     }
+    uint8_t rest = al % base;
     T0_W8(c, 1, al / base);
-    T0_W8(c, 0, al % base);
-    c->flags = flags_of(al % base);
+    T0_W8(c, 0, rest);
+    T0_FLAGS2(c, "testb", rest, rest);
     return T0_NEXT(c, op);
 }
 
 T0_HANDLER(aad)
 {
-    uint8_t al = (uint8_t)(T0_R8(c, 0) + T0_R8(c, 1) * (uint8_t)op->imm);
+    uint8_t al = T0_R8(c, 0);
+    T0_FLAGS2(c, "addb", al, (uint8_t)(T0_R8(c, 1) * (uint8_t)op->imm));
     T0_W16(c, 0, al);
-    c->flags = flags_of(al);
     return T0_NEXT(c, op);
 }
 

@@ -28,15 +28,16 @@
 #define DO_shr(N, v, n) SHIFT("shr" T0_SFX_##N, v, n)
 #define DO_sar(N, v, n) SHIFT("sar" T0_SFX_##N, v, n)
 
-/* Nobody reads the flags. Masked counts reach 31 also for 8 and 16 bits: what they
- * shift is promoted to 32. */
-#define COUNT(N, n) ((unsigned)(n)&T0_MASK_##N)
-#define ROTATE(N, v, left)                          \
-    (v = (T0_U_##N)((v) << ((left) & (8 * N - 1)) | \
-                    (v) >> ((8 * N - ((left) & (8 * N - 1))) & (8 * N - 1))))
+/* Nobody reads the flags. Masked counts reach 31 also for 8 and 16 bits: 64 bits have
+ * room for what they shift out. */
+#define COUNT(N, n)   ((unsigned)(n)&T0_MASK_##N)
+#define ROTATED(N, n) ((n) & (8 * N - 1))
+#define ROTATE(N, v, left)                              \
+    (v = (T0_U_##N)((uint64_t)(v) << ROTATED(N, left) | \
+                    (uint64_t)(v) >> ROTATED(N, 0u - (left))))
 #define DO_rol_d(N, v, n) ROTATE(N, v, COUNT(N, n))
 #define DO_ror_d(N, v, n) ROTATE(N, v, 0u - COUNT(N, n))
-#define DO_shl_d(N, v, n) (v = (T0_U_##N)(v << COUNT(N, n)))
+#define DO_shl_d(N, v, n) (v = (T0_U_##N)((uint64_t)v << COUNT(N, n)))
 #define DO_shr_d(N, v, n) (v = (T0_U_##N)(v >> COUNT(N, n)))
 #define DO_sar_d(N, v, n) (v = (T0_U_##N)((T0_S_##N)v >> COUNT(N, n)))
 
