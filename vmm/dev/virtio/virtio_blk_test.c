@@ -549,8 +549,9 @@ static void an_io_thread_serves_while_the_guest_resets(void)
     g_assert_true(loop_start(d->drive.loop, "io", NULL));
     for (unsigned round = 0; round < 200; round++) {
         start(&d->m, ALL);
-        for (unsigned i = 0; i < QSIZE; i++) {
-            queue_request(d, T_IN, i, 512);
+        queue_request(d, T_IN, 0, 512);
+        for (unsigned i = 1; i < QSIZE; i++) {
+            offer(&d->m, 0);
         }
         set_reg(&d->m, 0x050, 0);
         if (round % 2) {
