@@ -1,0 +1,277 @@
+/* The framework of guest.h: output, traps, paging window, the list of tests. */
+#include "tests/guest/lib/guest.h"
+
+#include <stdarg.h>
+
+#define COM1 0x3f8
+
+extern const struct guest_test __start_guest_tests[], __stop_guest_tests[];
+extern uint8_t guest_stubs[];
+extern uint8_t gdt_pointer[];
+extern uint64_t window_pt[512], window_pd[512], window_pdpt[512];
+bool try_call(void (*fn)(void *), void *arg, bool user);
+void try_resume(bool trapped);
+void guest_trap(uint64_t *frame);
+void guest_main(void);
+void *memcpy(void *to, const void *from, size_t n);
+void *memset(void *to, int c, size_t n);
+int memcmp(const void *a, const void *b, size_t n);
+
+uint64_t guest_idt[512] __attribute__((aligned(16)));
+uint8_t guest_tss[104] __attribute__((aligned(16)));
+volatile uint32_t guest_irqs[256];
+static uint8_t pages[16][4096] __attribute__((aligned(4096)));
+static uint8_t ist_stack[8192] __attribute__((aligned(16)));
+static uint8_t irq_stack[16384] __attribute__((aligned(16)));
+
+static struct trap *catching;
+static unsigned failures;
+static const char *skipped;
+
+void *memcpy(void *to, const void *from, size_t n)
+{
+    void *r = to;
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+    return r;
+}
+
+void *memset(void *to, int c, size_t n)
+{
+    void *r = to;
+    __asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(c) : "memory");
+    return r;
+}
+
+int memcmp(const void *a, const void *b, size_t n)
+{
+    const uint8_t *x = a, *y = b;
+    for (; n; n--, x++, y++) {
+        if (*x != *y) {
+            return *x - *y;
+        }
+    }
+    return 0;
+}
+
+/* --- Output ------------------------------------------------------------------ */
+
+static void put(char ch)
+{
+    while (!(inb(COM1 + 5) & 0x20)) {
+    }
+    outb(COM1, (uint8_t)ch);
+}
+
+static void put_number(uint64_t v, unsigned base)
+{
+    char text[24];
+    unsigned n = 0;
+    do {
+        text[n++] = "0123456789abcdef"[v % base];
+        v /= base;
+    } while (v);
+    while (n) {
+        put(text[--n]);
+    }
+}
+
+void guest_printf(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    for (; *fmt; fmt++) {
+        if (*fmt != '%') {
+            put(*fmt);
+            continue;
+        }
+        bool wide = *++fmt == 'l';
+        fmt += wide;
+        if (*fmt == 's') {
+            for (const char *s = va_arg(ap, const char *); *s; s++) {
+                put(*s);
+            }
+        } else if (*fmt == 'c') {
+            put((char)va_arg(ap, int));
+        } else {
+            uint64_t v = wide ? va_arg(ap, uint64_t) : va_arg(ap, unsigned);
+            put_number(v, *fmt == 'x' ? 16 : 10);
+        }
+    }
+    va_end(ap);
+}
+
+void guest_fail(const char *file, int line, const char *what, uint64_t a, uint64_t b)
+{
+    failures++;
+    guest_printf("# %s:%d: %s (0x%lx, 0x%lx)\n", file, line, what, a, b);
+}
+
+void guest_skip(const char *why)
+{
+    skipped = why;
+}
+
+/* --- Traps ------------------------------------------------------------------- */
+
+void guest_gate(unsigned vector, uint64_t handler, unsigned type, unsigned dpl,
+                unsigned ist)
+{
+    guest_idt[2 * vector] =
+        (handler & 0xffff) | (uint64_t)SEL_CODE64 << 16 | (uint64_t)ist << 32 |
+        (uint64_t)(0x80 | dpl << 5 | type) << 40 | (handler >> 16 & 0xffff) << 48;
+    guest_idt[2 * vector + 1] = handler >> 32;
+}
+
+uint64_t guest_stub(unsigned vector)
+{
+    return (uint64_t)guest_stubs + 16 * vector;
+}
+
+/* frame: gpr[16], vector, error, rip, cs, rflags, rsp, ss. */
+void guest_trap(uint64_t *frame)
+{
+    unsigned vector = (unsigned)frame[16];
+    frame[4] = frame[21];
+    bool user_return = vector == 0x80 && (frame[19] & 3) == 3;
+    if (vector >= 32 && !user_return) {
+        guest_irqs[vector]++;
+        return;
+    }
+    if (!catching) {
+        guest_printf("# unexpected exception %d error 0x%lx rip 0x%lx cr2 0x%lx\n",
+                     vector, frame[17], frame[18], read_cr2());
+        guest_printf("Bail out! unexpected exception\n");
+        outb(0xf4, 0x12);
+        for (;;) {
+            __asm__ volatile("cli; hlt");
+        }
+    }
+    struct trap *t = catching;
+    if (user_return) {
+        t->vector = NO_TRAP;
+    } else {
+        for (unsigned i = 0; i < 16; i++) {
+            t->gpr[i] = frame[i];
+        }
+        t->vector = vector;
+        t->error = frame[17];
+        t->rip = frame[18];
+        t->cs = frame[19];
+        t->rflags = frame[20];
+        t->rsp = frame[21];
+        t->ss = frame[22];
+        t->cr2 = read_cr2();
+    }
+    try_resume(!user_return);
+}
+
+static bool try_as(struct trap *t, void (*fn)(void *), void *arg, bool user)
+{
+    struct trap *outer = catching;
+    *t = (struct trap){.vector = NO_TRAP};
+    catching = t;
+    bool trapped = try_call(fn, arg, user);
+    catching = outer;
+    return trapped;
+}
+
+bool guest_try(struct trap *t, void (*fn)(void *), void *arg)
+{
+    return try_as(t, fn, arg, false);
+}
+
+bool guest_try_user(struct trap *t, void (*fn)(void *), void *arg)
+{
+    return try_as(t, fn, arg, true);
+}
+
+static void set_up_traps(void)
+{
+    for (unsigned v = 0; v < 256; v++) {
+        guest_gate(v, guest_stub(v), 14, v == 3 || v == 4 || v == 0x80 ? 3 : 0, 0);
+    }
+    guest_gate(8, guest_stub(8), 14, 0, 1);
+    uint64_t rsp0 = (uint64_t)(irq_stack + sizeof(irq_stack));
+    uint64_t ist1 = (uint64_t)(ist_stack + sizeof(ist_stack));
+    memcpy(guest_tss + 4, &rsp0, 8);
+    memcpy(guest_tss + 36, &ist1, 8);
+    guest_tss[102] = 104; /* no I/O bitmap */
+
+    uint64_t base = (uint64_t)guest_tss;
+    guest_gdt[SEL_TSS / 8] = (sizeof(guest_tss) - 1) | (base & 0xffffff) << 16 |
+                             UINT64_C(0x89) << 40 | (base >> 24 & 0xff) << 56;
+    guest_gdt[SEL_TSS / 8 + 1] = base >> 32;
+
+    struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed)) idt = {sizeof(guest_idt) - 1, (uint64_t)guest_idt};
+    __asm__ volatile("lgdt %0" : : "m"(*gdt_pointer));
+    __asm__ volatile("lidt %0" : : "m"(idt));
+    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
+}
+
+/* --- Paging ------------------------------------------------------------------ */
+
+volatile uint64_t *guest_pte(unsigned i)
+{
+    return &window_pt[i];
+}
+
+volatile uint64_t *guest_pde(void)
+{
+    return window_pd;
+}
+
+volatile uint64_t *guest_pdpte(void)
+{
+    return window_pdpt;
+}
+
+uint8_t *guest_page(unsigned i)
+{
+    return pages[i];
+}
+
+void guest_flush_tlb(void)
+{
+    uint64_t cr4 = read_cr4();
+    write_cr4(cr4 ^ (1 << 7)); /* changing PGE flushes global entries too */
+    write_cr4(cr4);
+}
+
+static void reset_window(void)
+{
+    memset(window_pt, 0, sizeof(window_pt));
+    memset(window_pd, 0, sizeof(window_pd));
+    memset(window_pdpt, 0, sizeof(window_pdpt));
+    window_pdpt[0] = (uint64_t)window_pd | PTE_P | PTE_W | PTE_U;
+    window_pd[0] = (uint64_t)window_pt | PTE_P | PTE_W | PTE_U;
+    memset(pages, 0, sizeof(pages));
+    guest_flush_tlb();
+}
+
+/* --- The run ----------------------------------------------------------------- */
+
+void guest_main(void)
+{
+    outb(COM1 + 3, 3);
+    outb(COM1 + 2, 1);
+    set_up_traps();
+    unsigned nb = (unsigned)(__stop_guest_tests - __start_guest_tests), failed = 0;
+    guest_printf("1..%d\n", nb);
+    for (unsigned i = 0; i < nb; i++) {
+        failures = 0;
+        skipped = NULL;
+        reset_window();
+        __start_guest_tests[i].fn();
+        failed += failures != 0;
+        guest_printf("%s %d - %s%s%s\n", failures ? "not ok" : "ok", i + 1,
+                     __start_guest_tests[i].name, skipped ? " # SKIP " : "",
+                     skipped ? skipped : "");
+    }
+    outb(0xf4, failed ? 0x11 : 0x10);
+    for (;;) {
+        __asm__ volatile("cli; hlt");
+    }
+}

@@ -1,0 +1,96 @@
+"""Bare-metal guests: one pytest test for each GUEST_TEST, on Lodge's software CPU and
+on Debian's QEMU. Where QEMU is known to deviate from the manual (qemu_deviations.txt)
+its test must fail: a deviation that is gone is to be struck from the list."""
+import functools
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import vm  # noqa: E402
+
+BUILT = ROOT / "build/release/tests/guest"
+PASSED, FAILED = 33, 35  # isa-debug-exit: (status << 1) | 1
+
+VMMS = {
+    "bt": [str(vm.LODGE_VMM), "-M", "microvm", "-accel", "bt", "-cpu", "max"],
+    "qemu": [str(vm.QEMU), "-M", "q35", "-accel", "tcg", "-cpu", "max"],
+}
+
+
+def guests():
+    return sorted(p.stem for p in HERE.glob("*.c"))
+
+
+def tests_of(guest):
+    return re.findall(r"^GUEST_TEST\((\w+)\)", (HERE / f"{guest}.c").read_text(), re.M)
+
+
+def deviations():
+    lines = (HERE / "qemu_deviations.txt").read_text().splitlines()
+    rows = [line.split(None, 2) for line in lines if line and line[0] != "#"]
+    return {(guest, test): why for guest, test, why in rows}
+
+
+@functools.cache
+def run(vmm, guest):
+    """(exit code, serial output) of one run of all the guest's tests."""
+    argv = [*VMMS[vmm], "-m", "256", "-nodefaults", "-display", "none", "-no-reboot",
+            "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
+            "-kernel", str(BUILT / f"{guest}.elf")]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=60)
+        code, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as hung:
+        code, output = "none: it hangs", hung.stdout or b""
+    return code, output.decode(errors="replace").replace("\r", "")
+
+
+def verdict(output, test):
+    """("ok"/"not ok"/None, the lines that say why)."""
+    why = []
+    for line in output.splitlines():
+        found = re.match(r"(ok|not ok) \d+ - (\w+)(.*)", line)
+        if not found:
+            why.append(line)
+            continue
+        if found[2] == test:
+            return found[1] + found[3], "\n".join(why)
+        why = []
+    return None, "\n".join(why)
+
+
+CASES = [pytest.param(v, g, t, id=f"{v}-{g}-{t}")
+         for v in VMMS for g in guests() for t in tests_of(g)]
+
+
+@pytest.mark.parametrize("vmm, guest, test", CASES)
+def test_guest(vmm, guest, test):
+    code, output = run(vmm, guest)
+    said, why = verdict(output, test)
+    assert said is not None, f"exit code {code}:\n{output}"
+    if " # SKIP" in said:
+        pytest.skip(said.partition("# SKIP ")[2])
+    reason = deviations().get((guest, test)) if vmm == "qemu" else None
+    if reason:
+        assert said == "not ok", f"QEMU no longer deviates: {reason}"
+    else:
+        assert said == "ok", why
+
+
+@pytest.mark.parametrize("vmm", VMMS)
+@pytest.mark.parametrize("guest", guests())
+def test_exit_code_says_whether_all_passed(vmm, guest):
+    code, output = run(vmm, guest)
+    assert code == (FAILED if "\nnot ok" in output else PASSED), output
+
+
+def test_every_listed_deviation_names_a_test():
+    for guest, test in deviations():
+        assert test in tests_of(guest)
