@@ -462,6 +462,19 @@ static void cut_at(char *text, const char *what)
     }
 }
 
+/* Leave mnemonic and REP prefix of a string operation. */
+static void drop_operands(char *text)
+{
+    char *blank = strchr(text, ' ');
+
+    if (blank && g_str_has_prefix(text, "rep")) {
+        blank = strchr(blank + 1, ' ');
+    }
+    if (blank) {
+        *blank = '\0';
+    }
+}
+
 void known_spelling(const struct x86_insn *insn, char *ours, char *theirs, size_t n)
 {
     const struct x86_desc *row = x86_insn_desc(insn);
@@ -477,19 +490,8 @@ void known_spelling(const struct x86_insn *insn, char *ours, char *theirs, size_
     if (row->cls == X86_CLASS_X87) {
         respell_x87(theirs, n, insn);
     }
-    if (row->cls == X86_CLASS_STRING) { /* operands that Zydis hides */
-        char *ptr = strstr(ours, " ptr ");
-
-        while (ptr && ptr > ours && *--ptr != ' ') {
-        }
-        if (ptr) {
-            *ptr = '\0';
-        }
-        cut_at(ours, " al,");
-        cut_at(ours, " ax,");
-        cut_at(ours, " eax,");
-        cut_at(ours, " rax,");
-        cut_at(ours, " dx,");
+    if (row->cls == X86_CLASS_STRING) {
+        drop_operands(ours); /* Zydis hides them */
     }
     if (row->nb_opnds == 3 && row->opnd[2].enc == X86_ENC_XMM0) {
         ours[strlen(ours) - strlen(", xmm0")] = '\0';

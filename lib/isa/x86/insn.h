@@ -26,9 +26,10 @@
  * written in the *.tab files of this folder, one line per opcode form.
  *
  * Where AMD's and Intel's processors decode the same bytes differently the result
- * is AMD's: a 66h prefix makes near branches 16 bits wide in 64-bit mode, LOCK MOV
- * CR0 is MOV CR8 (feature cr8legacy), BSF with F2h is BSF. EVEX, XOP, 3DNow! and
- * MPX are not known: #UD, or the NOPs that MPX's opcodes are without it.
+ * is AMD's: a 66h prefix makes near branches 16 bits wide in 64-bit mode, REX.W
+ * leaves far pointers in memory 16:32, LOCK MOV CR0 is MOV CR8 (feature cr8legacy),
+ * PREFETCH of a register is #UD. EVEX, XOP and 3DNow! are not known: #UD. The
+ * opcodes of MPX and of CET's shadow stack are the NOPs they are without these.
  *
  * Nothing here allocates, keeps state or touches CPU state; every function may be
  * called from any thread.
