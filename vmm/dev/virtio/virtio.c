@@ -1,5 +1,7 @@
 #include "vmm/dev/virtio/virtio.h"
 
+#include <inttypes.h>
+
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 #include "lib/base/ck.h"
@@ -399,3 +401,94 @@ void virtio_config_write(struct virtio_device *vdev, unsigned off, uint32_t valu
     }
     g_mutex_unlock(&vdev->lock);
 }
+
+/* ---- state
+ * --------------------------------------------------------------------------- */
+
+#define QUEUE_FIELD(KIND, label, member)                \
+    {                                                   \
+        .name = label, .kind = STATE_##KIND,            \
+        .offset = offsetof(struct virtio_queue, member) \
+    }
+
+static const struct state_field queue_fields[] = {
+    QUEUE_FIELD(BOOL, "ready", ready),
+    QUEUE_FIELD(U16, "size", vq.size),
+    QUEUE_FIELD(U64, "desc", vq.desc_gpa),
+    QUEUE_FIELD(U64, "avail", vq.avail_gpa),
+    QUEUE_FIELD(U64, "used", vq.used_gpa),
+    QUEUE_FIELD(U16, "next-avail", vq.next_avail),
+    QUEUE_FIELD(U16, "next-used", vq.next_used),
+    QUEUE_FIELD(U16, "signalled", vq.signalled),
+    QUEUE_FIELD(BOOL, "signalled-valid", vq.signalled_valid),
+    {.name = NULL},
+};
+
+static const struct state_table queue_state = {
+    .name = "virtio-queue", .version = 1, .fields = queue_fields};
+
+static const struct state_field device_fields[] = {
+    STATE_FIELD(U32, struct virtio_device, status),
+    STATE_FIELD(U64, struct virtio_device, accepted),
+    STATE_FIELD(U32, struct virtio_device, isr),
+    STATE_FIELD(U32, struct virtio_device, config_generation),
+    {.name = "queues",
+     .kind = STATE_STRUCT,
+     .offset = offsetof(struct virtio_device, queues),
+     .size = sizeof(struct virtio_queue),
+     .count = VIRTIO_QUEUES_MAX,
+     .table = &queue_state},
+    {.name = NULL},
+};
+
+static void pre_save(void *object)
+{
+    wait_idle(object, NULL);
+}
+
+static bool queue_loaded(struct virtio_device *vdev, unsigned i, GError **error)
+{
+    struct virtio_queue *q = &vdev->queues[i];
+    bool ready = atomic_load(&q->ready);
+    q->vq.in_use = 0;
+    if (i >= vdev->nb_queues || !ready) {
+        atomic_store(&q->ready, false);
+        return !ready || error_msg(error, "there is no queue %u", i);
+    }
+    if (q->vq.size > vdev->queue_max) {
+        return error_msg(error, "queue %u: %u entries are too many", i, q->vq.size);
+    }
+    q->vq.event_idx = virtio_has(vdev, VIRTIO_F_EVENT_IDX);
+    q->vq.indirect = virtio_has(vdev, VIRTIO_F_INDIRECT_DESC);
+    if (virtq_enable(&q->vq) != 0) {
+        return error_msg(error, "queue %u: its rings are not in memory", i);
+    }
+    loop_bh_schedule(&q->kick_bh);
+    return true;
+}
+
+static bool post_load(void *object, unsigned version, GError **error)
+{
+    struct virtio_device *vdev = object;
+    if (vdev->accepted & ~vdev->offered) {
+        return error_msg(error, "features 0x%" PRIx64 " are not offered here",
+                         vdev->accepted & ~vdev->offered);
+    }
+    for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
+        if (!queue_loaded(vdev, i, error)) {
+            return false;
+        }
+    }
+    if (vdev->set_irq) {
+        vdev->set_irq(vdev->transport, atomic_load(&vdev->isr) != 0);
+    }
+    return true;
+}
+
+const struct state_table virtio_state = {
+    .name = "virtio",
+    .version = 1,
+    .fields = device_fields,
+    .pre_save = pre_save,
+    .post_load = post_load,
+};

@@ -10,6 +10,7 @@
 #include "lib/loop/loop.h"
 #include "vmm/dev/virtio/virtq.h"
 #include "vmm/vm/device.h"
+#include "vmm/vm/state.h"
 
 struct vcpu;
 
@@ -158,6 +159,18 @@ void virtio_request_end(struct virtio_device *vdev);
 
 /* device_type.reset of every virtio device. */
 void virtio_device_reset(struct device *dev);
+
+/*
+ * The common part's state: a STATE_STRUCT field "virtio" at offset 0 of the device's
+ * table. Saving waits for requests in flight; loading switches the queues on where
+ * the memory allows it, refuses otherwise, and looks at the queues again.
+ */
+extern const struct state_table virtio_state;
+#define VIRTIO_STATE_FIELD                                           \
+    {                                                                \
+        .name = "virtio", .kind = STATE_STRUCT, .offset = 0,         \
+        .size = sizeof(struct virtio_device), .table = &virtio_state \
+    }
 
 /* ---- for transports ---------------------------------------------------------------
  */

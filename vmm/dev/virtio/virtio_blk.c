@@ -473,6 +473,17 @@ static void vblk_done(struct device *dev)
     }
 }
 
+static const struct state_field vblk_fields[] = {
+    VIRTIO_STATE_FIELD,
+    {.name = "write-cache",
+     .kind = STATE_BOOL,
+     .offset = offsetof(struct vblk, write_cache)},
+    {.name = NULL},
+};
+
+static const struct state_table vblk_state = {
+    .name = "virtio-blk", .version = 1, .fields = vblk_fields};
+
 #define FIELD(f)      PROP_FIELD(struct vblk, f)
 #define SECTORS_LIMIT (INT32_MAX / SECTOR) /* of one request, as others offer too */
 
@@ -574,6 +585,7 @@ const struct device_type virtio_blk_device_type = {
     .bus = "virtio-mmio",
     .size = sizeof(struct vblk),
     .props = vblk_props,
+    .state = &vblk_state,
     .user = true,
     .init = vblk_init,
     .done = vblk_done,

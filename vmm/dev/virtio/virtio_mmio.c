@@ -210,10 +210,21 @@ static void slot_reset(struct device *dev)
     reset_selectors((struct slot *)dev);
 }
 
+static const struct state_field slot_fields[] = {
+    STATE_FIELD(U32, struct slot, device_features_sel),
+    STATE_FIELD(U32, struct slot, driver_features_sel),
+    STATE_FIELD(U32, struct slot, queue_sel),
+    {.name = NULL},
+};
+
+static const struct state_table slot_state = {
+    .name = "virtio-mmio", .version = 1, .fields = slot_fields};
+
 static const struct device_type slot_type = {
     .name = "virtio-mmio",
     .desc = "a slot for a virtio device",
     .size = sizeof(struct slot),
+    .state = &slot_state,
     .init = slot_init,
     .done = slot_done,
     .reset = slot_reset,

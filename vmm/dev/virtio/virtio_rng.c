@@ -105,6 +105,12 @@ static const struct prop rng_props[] = {
     {.name = NULL},
 };
 
+/* Where in its period the device stood is not kept: a new one begins. */
+static const struct state_field rng_fields[] = {VIRTIO_STATE_FIELD, {.name = NULL}};
+
+static const struct state_table rng_state = {
+    .name = "virtio-rng", .version = 1, .fields = rng_fields};
+
 static bool rng_init(struct device *dev, GError **error)
 {
     struct rng *rng = (struct rng *)dev;
@@ -134,6 +140,7 @@ const struct device_type virtio_rng_device_type = {
     .bus = "virtio-mmio",
     .size = sizeof(struct rng),
     .props = rng_props,
+    .state = &rng_state,
     .user = true,
     .init = rng_init,
     .done = rng_done,

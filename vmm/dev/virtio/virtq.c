@@ -1,6 +1,7 @@
 #include "vmm/dev/virtio/virtq.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "lib/base/base.h"
@@ -217,7 +218,7 @@ void virtq_push(struct virtq *q, const struct virtq_chain *c, uint32_t written)
 bool virtq_wants_interrupt(struct virtq *q)
 {
     uint16_t old = q->signalled, new = q->next_used;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    atomic_thread_fence(memory_order_seq_cst);
     if (!q->event_idx) {
         return !(load16(q->avail + RING_FLAGS, __ATOMIC_RELAXED) & AVAIL_NO_INTERRUPT);
     }
@@ -247,7 +248,7 @@ bool virtq_kicks_on(struct virtq *q)
     } else {
         store16(q->used + RING_FLAGS, 0, __ATOMIC_RELAXED);
     }
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    atomic_thread_fence(memory_order_seq_cst);
     return load16(q->avail + RING_IDX, __ATOMIC_ACQUIRE) != q->next_avail;
 }
 
