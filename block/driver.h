@@ -23,8 +23,7 @@
  * Order. The data path keeps overlapping requests of a format apart as far as that
  * matters: while reserve...publish, unmap or zero runs for a range (rounded out to
  * limits.alloc_unit), no other request is active in that range. Reads and in-place
- * writes run side by side. A format that encrypts sets alloc_unit to at least its
- * cipher's sector.
+ * writes run side by side.
  */
 
 /* ---- extents -------------------------------------------------------------------- */
@@ -298,9 +297,7 @@ struct blk {
 
     /* Set by open; changed by truncate. */
     void *priv;
-    _Atomic uint64_t content_len; /* bytes, need not be a multiple of 512 */
-    bool growable;                /* protocol: a holder of BLK_PERM_RESIZE may write
-                                     behind the end, which moves                     */
+    uint64_t content_len; /* bytes, need not be a multiple of 512 */
     struct blk_limits limits;
 
     struct blk_core *core; /* the data path's */

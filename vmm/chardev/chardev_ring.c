@@ -37,9 +37,10 @@ static size_t take(GByteArray *a, uint8_t *buf, size_t len)
 {
     size_t n = MIN(len, a->len);
 
-    memcpy(buf, a->data, n);
-    if (n > 0)
+    if (n > 0) {
+        memcpy(buf, a->data, n);
         g_byte_array_remove_range(a, 0, n);
+    }
     return n;
 }
 

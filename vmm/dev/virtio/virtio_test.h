@@ -109,7 +109,9 @@ static inline void set_desc(struct machine *m, unsigned i, uint64_t addr, uint32
 static inline void offer(struct machine *m, uint16_t head)
 {
     put(m, AVAIL + 4 + 2 * (m->avail_idx % QSIZE), head, 2);
-    put(m, AVAIL + 2, ++m->avail_idx, 2);
+    /* The device may be looking, on its own thread. */
+    uint8_t *idx = gmem_find(m->vm->gmem, AVAIL)->host + AVAIL + 2;
+    __atomic_store_n((uint16_t *)idx, ++m->avail_idx, __ATOMIC_RELEASE);
 }
 
 static inline void kick(struct machine *m)
