@@ -26,26 +26,26 @@
 #define DO_adc_d(N, v, s) (v += s + ((c->flags & T0_FLAG_CF) != 0))
 #define DO_sbb_d(N, v, s) (v -= s + ((c->flags & T0_FLAG_CF) != 0))
 
-#define WRITE_FORMS(N, x)                                                  \
-    T0_HANDLER(x##_rr_##N)                                                 \
-    {                                                                      \
-        T0_U_##N v = T0_RD_##N(c, op->dst), s = T0_RD_##N(c, op->src);     \
-        DO_##x(N, v, s);                                                   \
-        T0_WR_##N(c, op->dst, v);                                          \
-        return T0_NEXT(c, op);                                             \
-    }                                                                      \
-    T0_HANDLER(x##_ri_##N)                                                 \
-    {                                                                      \
-        T0_U_##N v = T0_RD_##N(c, op->dst), s = (T0_U_##N)op->imm;         \
-        DO_##x(N, v, s);                                                   \
-        T0_WR_##N(c, op->dst, v);                                          \
-        return T0_NEXT(c, op);                                             \
-    }                                                                      \
-    T0_LOAD_PAIR(x##_rm_##N, T0_U_##N, T0_U_##N v = T0_RD_##N(c, op->dst); \
-                 DO_##x(N, v, m); T0_WR_##N(c, op->dst, v))                \
-    T0_RMW_PAIR(x##_mr_##N, T0_U_##N, T0_U_##N s = T0_RD_##N(c, op->src);  \
-                DO_##x(N, m, s))                                           \
-    T0_RMW_PAIR(x##_mi_##N, T0_U_##N, T0_U_##N s = (T0_U_##N)op->imm; DO_##x(N, m, s))
+#define WRITE_FORMS(N, x)                                                    \
+    T0_HANDLER(x##_rr_##N)                                                   \
+    {                                                                        \
+        T0_U_##N v = T0_RD_##N(c, op->dst), s = T0_RD_##N(c, op->src);       \
+        DO_##x(N, v, s);                                                     \
+        T0_WR_##N(c, op->dst, v);                                            \
+        return T0_NEXT(c, op);                                               \
+    }                                                                        \
+    T0_HANDLER(x##_ri_##N)                                                   \
+    {                                                                        \
+        T0_U_##N v = T0_RD_##N(c, op->dst), s = (T0_U_##N)op->imm;           \
+        DO_##x(N, v, s);                                                     \
+        T0_WR_##N(c, op->dst, v);                                            \
+        return T0_NEXT(c, op);                                               \
+    }                                                                        \
+    T0_LOAD_TRIPLE(x##_rm_##N, T0_U_##N, T0_U_##N v = T0_RD_##N(c, op->dst); \
+                   DO_##x(N, v, m); T0_WR_##N(c, op->dst, v))                \
+    T0_RMW_TRIPLE(x##_mr_##N, T0_U_##N, T0_U_##N s = T0_RD_##N(c, op->src);  \
+                  DO_##x(N, m, s))                                           \
+    T0_RMW_TRIPLE(x##_mi_##N, T0_U_##N, T0_U_##N s = (T0_U_##N)op->imm; DO_##x(N, m, s))
 
 T0_SIZES_1248(WRITE_FORMS, add)
 T0_SIZES_1248(WRITE_FORMS, sub)
@@ -98,14 +98,14 @@ T0_SIZES_1248(LOCKED_FORMS, xor)
 T0_SIZES_1248(LOCKED_FORMS, adc)
 T0_SIZES_1248(LOCKED_FORMS, sbb)
 
-#define WRITE_TABLE(x, lx)                                                         \
-    {                                                                              \
-        {                                                                          \
-            [T0_F_RR] = T0_FN_1248(x##_rr), [T0_F_RI] = T0_FN_1248(x##_ri),        \
-            T0_FN_PAIR_1248(T0_F_RM, x##_rm), T0_FN_PAIR_1248(T0_F_MR, x##_mr),    \
-            T0_FN_PAIR_1248(T0_F_MI, x##_mi), T0_FN_PAIR_1248(T0_F_LMR, lx##_lmr), \
-            T0_FN_PAIR_1248(T0_F_LMI, lx##_lmi),                                   \
-        }                                                                          \
+#define WRITE_TABLE(x, lx)                                                             \
+    {                                                                                  \
+        {                                                                              \
+            [T0_F_RR] = T0_FN_1248(x##_rr), [T0_F_RI] = T0_FN_1248(x##_ri),            \
+            T0_FN_TRIPLE(T0_F_RM, 1248, x##_rm), T0_FN_TRIPLE(T0_F_MR, 1248, x##_mr),  \
+            T0_FN_TRIPLE(T0_F_MI, 1248, x##_mi), T0_FN_PAIR(T0_F_LMR, 1248, lx##_lmr), \
+            T0_FN_PAIR(T0_F_LMI, 1248, lx##_lmi),                                      \
+        }                                                                              \
     }
 
 static const struct t0_forms add_fn[2] = {WRITE_TABLE(add, add),
@@ -127,35 +127,36 @@ static const struct t0_forms sbb_fn[2] = {WRITE_TABLE(sbb, sbb),
 #define DO_cmp(N, v, s)  T0_FLAGS2(c, "cmp" T0_SFX_##N, v, s)
 #define DO_test(N, v, s) T0_FLAGS2(c, "test" T0_SFX_##N, v, s)
 
-#define COMPARE_FORMS(N, x)                                                \
-    T0_HANDLER(x##_rr_##N)                                                 \
-    {                                                                      \
-        T0_U_##N v = T0_RD_##N(c, op->dst), s = T0_RD_##N(c, op->src);     \
-        DO_##x(N, v, s);                                                   \
-        return T0_NEXT(c, op);                                             \
-    }                                                                      \
-    T0_HANDLER(x##_ri_##N)                                                 \
-    {                                                                      \
-        T0_U_##N v = T0_RD_##N(c, op->dst), s = (T0_U_##N)op->imm;         \
-        DO_##x(N, v, s);                                                   \
-        return T0_NEXT(c, op);                                             \
-    }                                                                      \
-    T0_LOAD_PAIR(x##_rm_##N, T0_U_##N, T0_U_##N v = T0_RD_##N(c, op->dst); \
-                 DO_##x(N, v, m))                                          \
-    T0_LOAD_PAIR(x##_mr_##N, T0_U_##N, T0_U_##N s = T0_RD_##N(c, op->src); \
-                 DO_##x(N, m, s))                                          \
-    T0_LOAD_PAIR(x##_mi_##N, T0_U_##N, T0_U_##N s = (T0_U_##N)op->imm; DO_##x(N, m, s))
+#define COMPARE_FORMS(N, x)                                                  \
+    T0_HANDLER(x##_rr_##N)                                                   \
+    {                                                                        \
+        T0_U_##N v = T0_RD_##N(c, op->dst), s = T0_RD_##N(c, op->src);       \
+        DO_##x(N, v, s);                                                     \
+        return T0_NEXT(c, op);                                               \
+    }                                                                        \
+    T0_HANDLER(x##_ri_##N)                                                   \
+    {                                                                        \
+        T0_U_##N v = T0_RD_##N(c, op->dst), s = (T0_U_##N)op->imm;           \
+        DO_##x(N, v, s);                                                     \
+        return T0_NEXT(c, op);                                               \
+    }                                                                        \
+    T0_LOAD_TRIPLE(x##_rm_##N, T0_U_##N, T0_U_##N v = T0_RD_##N(c, op->dst); \
+                   DO_##x(N, v, m))                                          \
+    T0_LOAD_TRIPLE(x##_mr_##N, T0_U_##N, T0_U_##N s = T0_RD_##N(c, op->src); \
+                   DO_##x(N, m, s))                                          \
+    T0_LOAD_TRIPLE(x##_mi_##N, T0_U_##N, T0_U_##N s = (T0_U_##N)op->imm;     \
+                   DO_##x(N, m, s))
 
 T0_SIZES_1248(COMPARE_FORMS, cmp)
 T0_SIZES_1248(COMPARE_FORMS, test)
 
-#define COMPARE_TABLE(x)                                                        \
-    {                                                                           \
-        {                                                                       \
-            [T0_F_RR] = T0_FN_1248(x##_rr), [T0_F_RI] = T0_FN_1248(x##_ri),     \
-            T0_FN_PAIR_1248(T0_F_RM, x##_rm), T0_FN_PAIR_1248(T0_F_MR, x##_mr), \
-            T0_FN_PAIR_1248(T0_F_MI, x##_mi),                                   \
-        }                                                                       \
+#define COMPARE_TABLE(x)                                                              \
+    {                                                                                 \
+        {                                                                             \
+            [T0_F_RR] = T0_FN_1248(x##_rr), [T0_F_RI] = T0_FN_1248(x##_ri),           \
+            T0_FN_TRIPLE(T0_F_RM, 1248, x##_rm), T0_FN_TRIPLE(T0_F_MR, 1248, x##_mr), \
+            T0_FN_TRIPLE(T0_F_MI, 1248, x##_mi),                                      \
+        }                                                                             \
     }
 
 static const struct t0_forms cmp_fn = COMPARE_TABLE(cmp);
@@ -179,7 +180,7 @@ static const struct t0_forms test_fn = COMPARE_TABLE(test);
         T0_WR_##N(c, op->dst, v);           \
         return T0_NEXT(c, op);              \
     }                                       \
-    T0_RMW_PAIR(x##_m_##N, T0_U_##N, DO_##x(N, m))
+    T0_RMW_TRIPLE(x##_m_##N, T0_U_##N, DO_##x(N, m))
 
 #define LOCKED_ONE(N, x) \
     T0_INPLACE_PAIR(x##_lm_##N, T0_U_##N, LOCKED1(c, #x T0_SFX_##N, p))
@@ -196,12 +197,12 @@ T0_SIZES_1248(LOCKED_ONE, dec)
 T0_SIZES_1248(LOCKED_ONE, neg)
 T0_SIZES_1248(LOCKED_ONE, not )
 
-#define ONE_TABLE(x, lx)                                                  \
-    {                                                                     \
-        {                                                                 \
-            [T0_F_R] = T0_FN_1248(x##_r), T0_FN_PAIR_1248(T0_F_M, x##_m), \
-            T0_FN_PAIR_1248(T0_F_LM, lx##_lm),                            \
-        }                                                                 \
+#define ONE_TABLE(x, lx)                                                     \
+    {                                                                        \
+        {                                                                    \
+            [T0_F_R] = T0_FN_1248(x##_r), T0_FN_TRIPLE(T0_F_M, 1248, x##_m), \
+            T0_FN_PAIR(T0_F_LM, 1248, lx##_lm),                              \
+        }                                                                    \
     }
 
 static const struct t0_forms inc_fn[2] = {ONE_TABLE(inc, inc), ONE_TABLE(inc_d, inc)};
@@ -235,8 +236,8 @@ T0_SIZES_1248(XADD_FORMS, )
 
 static const struct t0_forms xadd_fn = {{
     [T0_F_RR] = T0_FN_1248(xadd_rr),
-    T0_FN_PAIR_1248(T0_F_MR, xadd_mr),
-    T0_FN_PAIR_1248(T0_F_LMR, xadd_lmr),
+    T0_FN_PAIR(T0_F_MR, 1248, xadd_mr),
+    T0_FN_PAIR(T0_F_LMR, 1248, xadd_lmr),
 }};
 
 /* --- CMPXCHG --------------------------------------------------------------- */
@@ -294,8 +295,8 @@ T0_SIZES_248(CMPXCHG_REG, )
 
 static const struct t0_forms cmpxchg_fn = {{
     [T0_F_RR] = T0_FN_1248(cmpxchg_rr),
-    T0_FN_PAIR_1248(T0_F_MR, cmpxchg_mr),
-    T0_FN_PAIR_1248(T0_F_LMR, cmpxchg_lmr),
+    T0_FN_PAIR(T0_F_MR, 1248, cmpxchg_mr),
+    T0_FN_PAIR(T0_F_LMR, 1248, cmpxchg_lmr),
 }};
 
 /* Compare rDX:rAX; only ZF changes. The halves are of the type @half. */
@@ -351,11 +352,11 @@ T0_INPLACE_AT(cmpxchg16b_l, __int128, cmpxchg16b_ea(c, op),
 T0_SIZES_48(CARRY_FORMS, adcx)
 T0_SIZES_48(CARRY_FORMS, adox)
 
-#define CARRY_TABLE(x)                                                   \
-    {                                                                    \
-        {                                                                \
-            [T0_F_RR] = T0_FN_48(x##_rr), T0_FN_PAIR_48(T0_F_RM, x##_rm) \
-        }                                                                \
+#define CARRY_TABLE(x)                                                    \
+    {                                                                     \
+        {                                                                 \
+            [T0_F_RR] = T0_FN_48(x##_rr), T0_FN_PAIR(T0_F_RM, 48, x##_rm) \
+        }                                                                 \
     }
 static const struct t0_forms adcx_fn = CARRY_TABLE(adcx);
 static const struct t0_forms adox_fn = CARRY_TABLE(adox);

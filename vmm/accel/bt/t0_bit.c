@@ -93,19 +93,17 @@ T0_SIZES_248(BTX_FORMS, btc)
 static const struct t0_forms bt_fn = {{
     [T0_F_RR] = T0_FN_248(bt_rr),
     [T0_F_RI] = T0_FN_248(bt_ri),
-    [T0_F_MR] = T0_FN_248(bt_mr),
-    [T0_F_MR_G] = T0_FN_248(bt_mr),
-    T0_FN_PAIR_248(T0_F_MI, bt_mi),
+    T0_FN_SAME(T0_F_MR, 248, bt_mr),
+    T0_FN_PAIR(T0_F_MI, 248, bt_mi),
 }};
 
-#define BTX_TABLE(x)                                                            \
-    {                                                                           \
-        {                                                                       \
-            [T0_F_RR] = T0_FN_248(x##_rr), [T0_F_RI] = T0_FN_248(x##_ri),       \
-            [T0_F_MR] = T0_FN_248(x##_mr), [T0_F_MR_G] = T0_FN_248(x##_mr),     \
-            [T0_F_LMR] = T0_FN_248(x##_lmr), [T0_F_LMR_G] = T0_FN_248(x##_lmr), \
-            T0_FN_PAIR_248(T0_F_MI, x##_mi), T0_FN_PAIR_248(T0_F_LMI, x##_lmi), \
-        }                                                                       \
+#define BTX_TABLE(x)                                                              \
+    {                                                                             \
+        {                                                                         \
+            [T0_F_RR] = T0_FN_248(x##_rr), [T0_F_RI] = T0_FN_248(x##_ri),         \
+            T0_FN_SAME(T0_F_MR, 248, x##_mr), T0_FN_SAME(T0_F_LMR, 248, x##_lmr), \
+            T0_FN_PAIR(T0_F_MI, 248, x##_mi), T0_FN_PAIR(T0_F_LMI, 248, x##_lmi), \
+        }                                                                         \
     }
 static const struct t0_forms bts_fn = BTX_TABLE(bts);
 static const struct t0_forms btr_fn = BTX_TABLE(btr);
@@ -125,11 +123,11 @@ static const struct t0_forms btc_fn = BTX_TABLE(btc);
     T0_LOAD_PAIR(x##_rm_##N, T0_U_##N, uint64_t d = T0_R64(c, op->dst); \
                  T0_HOST2(c, #x T0_SFX_##N T0_SD(N), d, m); T0_W64(c, op->dst, d))
 
-#define RM_TABLE(x)                                                        \
-    {                                                                      \
-        {                                                                  \
-            [T0_F_RR] = T0_FN_248(x##_rr), T0_FN_PAIR_248(T0_F_RM, x##_rm) \
-        }                                                                  \
+#define RM_TABLE(x)                                                         \
+    {                                                                       \
+        {                                                                   \
+            [T0_F_RR] = T0_FN_248(x##_rr), T0_FN_PAIR(T0_F_RM, 248, x##_rm) \
+        }                                                                   \
     }
 #define SCAN_ALL(x)             \
     T0_SIZES_248(SCAN_FORMS, x) \
@@ -159,7 +157,7 @@ SCAN_ALL(popcnt)
                  DO_CRC_##N(d, m); T0_W64(c, op->dst, d))
 T0_SIZES_1248(CRC_FORMS, )
 static const struct t0_forms crc32_fn = {
-    {[T0_F_RR] = T0_FN_1248(crc32_rr), T0_FN_PAIR_1248(T0_F_RM, crc32_rm)}};
+    {[T0_F_RR] = T0_FN_1248(crc32_rr), T0_FN_PAIR(T0_F_RM, 1248, crc32_rm)}};
 
 /* --- BMI1, BMI2 ------------------------------------------------------------ */
 
@@ -198,7 +196,7 @@ static const struct t0_forms crc32_fn = {
 #define BMI_ALL(x, kind)                    \
     T0_SIZES_48(kind, x)                    \
     static const struct t0_forms x##_fn = { \
-        {[T0_F_RR] = T0_FN_48(x##_rr), T0_FN_PAIR_48(T0_F_RM, x##_rm)}};
+        {[T0_F_RR] = T0_FN_48(x##_rr), T0_FN_PAIR(T0_F_RM, 48, x##_rm)}};
 BMI_ALL(andn, BMI_VRM)
 BMI_ALL(pdep, BMI_VRM)
 BMI_ALL(pext, BMI_VRM)
@@ -213,7 +211,7 @@ static bool lower_bmi(const struct t0_forms *t, const struct x86_insn *insn,
                       struct t0_op *op, unsigned rm, unsigned v)
 {
     bool mem = insn->opnd[rm].kind == X86_OPND_MEM;
-    enum t0_form form = mem ? T0_F_RM + (op->ea != T0_EA_FLAT64) : T0_F_RR;
+    enum t0_form form = mem ? T0_F_RM + t0_ea_form(op) : T0_F_RR;
 
     op->dst = t0_reg(insn->opnd[0].reg);
     op->src = mem ? 0 : t0_reg(insn->opnd[rm].reg);

@@ -7,12 +7,14 @@
  * What the files of integer handlers share: macros that expand one line per
  * operation over sizes and operand forms, and the choice of the form.
  *
- * A handler with a memory operand comes as a pair:
+ * A handler with a memory operand comes as a pair, or a triple:
  *   NAME_f  fast: a flat 64-bit address that hits the software TLB. It calls
  *           nothing but the next op, so it needs no stack frame. On a miss it
  *           becomes NAME_g with a tail call.
  *   NAME_g  general: any address kind, and the slow paths.
- * The pair's body is written once. Inside it
+ *   NAME_b  as _f, for an address without an index: a fifth faster, so the
+ *           frequent operations have it.
+ * The body is written once. Inside it
  *   m       is the operand's value (LOAD; in RMW also the new value), or
  *   p       points to it (INPLACE: for LOCK, and for what is best done in memory).
  * All that can fault has been done before the body runs.
@@ -33,24 +35,32 @@ static inline uint64_t t0_tlb_tag(uint64_t la, unsigned size)
     return (la + size - 1) & ~UINT64_C(0xfff);
 }
 
-#define T0_LOAD_PAIR(name, type, ...)                                   \
-    __attribute__((noinline)) T0_HANDLER(name##_g)                      \
+/* Base and displacement only, which is what most addresses are. */
+static inline uint64_t t0_base_offset(const struct t0_cpu *c, const struct t0_op *op)
+{
+    return c->gpr[op->base] + (uint64_t)op->disp;
+}
+
+#define T0_LOAD_G(name, type, ...)                                  \
+    __attribute__((noinline)) T0_HANDLER(name##_g)                  \
+    {                                                               \
+        struct t0_val a_ = t0_ea(c, op, sizeof(type), false);       \
+        if (unlikely(a_.fault)) {                                   \
+            return T0_FAULT(c, op);                                 \
+        }                                                           \
+        struct t0_val l_ = t0_load(c, a_.v, sizeof(type), op->seg); \
+        if (unlikely(l_.fault)) {                                   \
+            return T0_FAULT(c, op);                                 \
+        }                                                           \
+        type m = (type)l_.v;                                        \
+        __VA_ARGS__;                                                \
+        return T0_NEXT(c, op);                                      \
+    }
+
+#define T0_LOAD_FAST(name, kind, offset, type, ...)                     \
+    T0_HANDLER(name##kind)                                              \
     {                                                                   \
-        struct t0_val a_ = t0_ea(c, op, sizeof(type), false);           \
-        if (unlikely(a_.fault)) {                                       \
-            return T0_FAULT(c, op);                                     \
-        }                                                               \
-        struct t0_val l_ = t0_load(c, a_.v, sizeof(type), op->seg);     \
-        if (unlikely(l_.fault)) {                                       \
-            return T0_FAULT(c, op);                                     \
-        }                                                               \
-        type m = (type)l_.v;                                            \
-        __VA_ARGS__;                                                    \
-        return T0_NEXT(c, op);                                          \
-    }                                                                   \
-    T0_HANDLER(name##_f)                                                \
-    {                                                                   \
-        uint64_t la_ = t0_offset(c, op);                                \
+        uint64_t la_ = offset(c, op);                                   \
         const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);           \
         if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->read)) {      \
             return name##_g(c, op);                                     \
@@ -60,8 +70,16 @@ static inline uint64_t t0_tlb_tag(uint64_t la, unsigned size)
         return T0_NEXT(c, op);                                          \
     }
 
+#define T0_LOAD_PAIR(name, type, ...)  \
+    T0_LOAD_G(name, type, __VA_ARGS__) \
+    T0_LOAD_FAST(name, _f, t0_offset, type, __VA_ARGS__)
+
+#define T0_LOAD_TRIPLE(name, type, ...)   \
+    T0_LOAD_PAIR(name, type, __VA_ARGS__) \
+    T0_LOAD_FAST(name, _b, t0_base_offset, type, __VA_ARGS__)
+
 /* @value may use c and op. */
-#define T0_STORE_PAIR(name, type, value)                                         \
+#define T0_STORE_G(name, type, value)                                            \
     __attribute__((noinline)) T0_HANDLER(name##_g)                               \
     {                                                                            \
         struct t0_val a_ = t0_ea(c, op, sizeof(type), true);                     \
@@ -72,19 +90,29 @@ static inline uint64_t t0_tlb_tag(uint64_t la, unsigned size)
             return T0_FAULT(c, op);                                              \
         }                                                                        \
         return T0_NEXT(c, op);                                                   \
-    }                                                                            \
-    T0_HANDLER(name##_f)                                                         \
-    {                                                                            \
-        uint64_t la_ = t0_offset(c, op);                                         \
-        const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);                    \
-        if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->write)) {              \
-            return name##_g(c, op);                                              \
-        }                                                                        \
-        *(volatile type *)(uintptr_t)(la_ + e_->addend) = (type)(value);         \
-        return T0_NEXT(c, op);                                                   \
     }
 
-/* The general half alone, at the address that @ea (a struct t0_val) gives. */
+#define T0_STORE_FAST(name, kind, offset, type, value)                   \
+    T0_HANDLER(name##kind)                                               \
+    {                                                                    \
+        uint64_t la_ = offset(c, op);                                    \
+        const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);            \
+        if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->write)) {      \
+            return name##_g(c, op);                                      \
+        }                                                                \
+        *(volatile type *)(uintptr_t)(la_ + e_->addend) = (type)(value); \
+        return T0_NEXT(c, op);                                           \
+    }
+
+#define T0_STORE_PAIR(name, type, value) \
+    T0_STORE_G(name, type, value)        \
+    T0_STORE_FAST(name, _f, t0_offset, type, value)
+
+#define T0_STORE_TRIPLE(name, type, value) \
+    T0_STORE_PAIR(name, type, value)       \
+    T0_STORE_FAST(name, _b, t0_base_offset, type, value)
+
+/* The general one alone, at the address that @ea (a struct t0_val) gives. */
 #define T0_INPLACE_AT(name, type, ea, ...)                               \
     __attribute__((noinline)) T0_HANDLER(name)                           \
     {                                                                    \
@@ -102,22 +130,29 @@ static inline uint64_t t0_tlb_tag(uint64_t la, unsigned size)
         return T0_NEXT(c, op);                                           \
     }
 
+#define T0_INPLACE_FAST(name, kind, offset, type, ...)                     \
+    T0_HANDLER(name##kind)                                                 \
+    {                                                                      \
+        uint64_t la_ = offset(c, op);                                      \
+        const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);              \
+        if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->write)) {        \
+            return name##_g(c, op);                                        \
+        }                                                                  \
+        volatile type *p = (volatile type *)(uintptr_t)(la_ + e_->addend); \
+        __VA_ARGS__;                                                       \
+        return T0_NEXT(c, op);                                             \
+    }
+
 #define T0_INPLACE_PAIR(name, type, ...)                                         \
     T0_INPLACE_AT(name##_g, type, t0_ea(c, op, sizeof(type), true), __VA_ARGS__) \
-    T0_HANDLER(name##_f)                                                         \
-    {                                                                            \
-        uint64_t la_ = t0_offset(c, op);                                         \
-        const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);                    \
-        if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->write)) {              \
-            return name##_g(c, op);                                              \
-        }                                                                        \
-        volatile type *p = (volatile type *)(uintptr_t)(la_ + e_->addend);       \
-        __VA_ARGS__;                                                             \
-        return T0_NEXT(c, op);                                                   \
-    }
+    T0_INPLACE_FAST(name, _f, t0_offset, type, __VA_ARGS__)
 
 #define T0_RMW_PAIR(name, type, ...) \
     T0_INPLACE_PAIR(name, type, type m = *p; __VA_ARGS__; *p = m)
+
+#define T0_RMW_TRIPLE(name, type, ...)   \
+    T0_RMW_PAIR(name, type, __VA_ARGS__) \
+    T0_INPLACE_FAST(name, _b, t0_base_offset, type, type m = *p; __VA_ARGS__; *p = m)
 
 /* --- Implicit and displaced operands --------------------------------------- */
 
@@ -209,24 +244,32 @@ static __attribute__((noinline, unused)) struct t0_val t0_load_at(
 
 /* --- Tables ---------------------------------------------------------------- */
 
-/* Kinds of the first two operands; the G forms follow theirs. */
+/* Kinds of the first two operands. Each with memory is three: base and displacement
+ * only, any flat 64-bit address (F), general (G). */
 enum t0_form {
     T0_F_R,
     T0_F_RR,
     T0_F_RI,
     T0_F_RM,
+    T0_F_RM_F,
     T0_F_RM_G,
     T0_F_M,
+    T0_F_M_F,
     T0_F_M_G,
     T0_F_MR,
+    T0_F_MR_F,
     T0_F_MR_G,
     T0_F_MI,
+    T0_F_MI_F,
     T0_F_MI_G,
     T0_F_LM, /* locked */
+    T0_F_LM_F,
     T0_F_LM_G,
     T0_F_LMR,
+    T0_F_LMR_F,
     T0_F_LMR_G,
     T0_F_LMI,
+    T0_F_LMI_F,
     T0_F_LMI_G,
     T0_NB_FORMS,
 };
@@ -248,14 +291,36 @@ struct t0_forms {
     {                            \
         NULL, NULL, n##_4, n##_8 \
     }
-#define T0_FN_PAIR_1248(form, n)                   \
-    [form] = {n##_1_f, n##_2_f, n##_4_f, n##_8_f}, \
-    [form + 1] = {n##_1_g, n##_2_g, n##_4_g, n##_8_g}
-#define T0_FN_PAIR_248(form, n)                 \
-    [form] = {NULL, n##_2_f, n##_4_f, n##_8_f}, \
-    [form + 1] = {NULL, n##_2_g, n##_4_g, n##_8_g}
-#define T0_FN_PAIR_48(form, n) \
-    [form] = {NULL, NULL, n##_4_f, n##_8_f}, [form + 1] = {NULL, NULL, n##_4_g, n##_8_g}
+/* The three forms from @form on, from a triple and from a pair of handlers. */
+#define T0_FN_1248_K(n, k)                     \
+    {                                          \
+        n##_1##k, n##_2##k, n##_4##k, n##_8##k \
+    }
+#define T0_FN_248_K(n, k)                  \
+    {                                      \
+        NULL, n##_2##k, n##_4##k, n##_8##k \
+    }
+#define T0_FN_48_K(n, k)               \
+    {                                  \
+        NULL, NULL, n##_4##k, n##_8##k \
+    }
+#define T0_FN_TRIPLE(form, sizes, n)                                          \
+    [form] = T0_FN_##sizes##_K(n, _b), [form + 1] = T0_FN_##sizes##_K(n, _f), \
+    [form + 2] = T0_FN_##sizes##_K(n, _g)
+#define T0_FN_PAIR(form, sizes, n)                                            \
+    [form] = T0_FN_##sizes##_K(n, _f), [form + 1] = T0_FN_##sizes##_K(n, _f), \
+    [form + 2] = T0_FN_##sizes##_K(n, _g)
+
+/* No handler of its own for any of the three. */
+#define T0_FN_SAME(form, sizes, n)                            \
+    [form] = T0_FN_##sizes(n), [form + 1] = T0_FN_##sizes(n), \
+    [form + 2] = T0_FN_##sizes(n)
+
+/* Which of the three forms @op's memory operand is. */
+static inline unsigned t0_ea_form(const struct t0_op *op)
+{
+    return op->ea != T0_EA_FLAT64 ? 2 : op->index != T0_REG_ZERO ? 1 : 0;
+}
 
 /* Put general registers into dst (operand 0) and src (operand 1), whatever of them
  * are registers. Returns the form, or T0_NB_FORMS when an operand is of another
@@ -263,7 +328,7 @@ struct t0_forms {
 static inline enum t0_form t0_form(const struct x86_insn *insn, struct t0_op *op)
 {
     const struct x86_opnd *d = &insn->opnd[0], *s = &insn->opnd[1];
-    bool general = op->ea != T0_EA_FLAT64;
+    unsigned ea = t0_ea_form(op);
     bool lock = insn->prefixes & X86_P_LOCK;
     unsigned nb = insn->nb_opnds;
 
@@ -277,7 +342,7 @@ static inline enum t0_form t0_form(const struct x86_insn *insn, struct t0_op *op
         }
         return s->kind == X86_OPND_REG   ? T0_F_RR
                : s->kind == X86_OPND_IMM ? T0_F_RI
-               : s->kind == X86_OPND_MEM ? T0_F_RM + general
+               : s->kind == X86_OPND_MEM ? T0_F_RM + ea
                                          : T0_NB_FORMS;
     }
     if (nb >= 1 && d->kind == X86_OPND_MEM) {
@@ -288,7 +353,7 @@ static inline enum t0_form t0_form(const struct x86_insn *insn, struct t0_op *op
         if (base == T0_NB_FORMS) {
             return T0_NB_FORMS;
         }
-        return base + general + (lock ? T0_F_LM - T0_F_M : 0);
+        return base + ea + (lock ? T0_F_LM - T0_F_M : 0);
     }
     return T0_NB_FORMS;
 }

@@ -7,28 +7,28 @@
 
 /* --- MOV ------------------------------------------------------------------- */
 
-#define MOV_FORMS(N, x)                                          \
-    T0_HANDLER(mov_rr_##N)                                       \
-    {                                                            \
-        T0_WR_##N(c, op->dst, T0_RD_##N(c, op->src));            \
-        return T0_NEXT(c, op);                                   \
-    }                                                            \
-    T0_HANDLER(mov_ri_##N)                                       \
-    {                                                            \
-        T0_WR_##N(c, op->dst, op->imm);                          \
-        return T0_NEXT(c, op);                                   \
-    }                                                            \
-    T0_LOAD_PAIR(mov_rm_##N, T0_U_##N, T0_WR_##N(c, op->dst, m)) \
-    T0_STORE_PAIR(mov_mr_##N, T0_U_##N, T0_RD_##N(c, op->src))   \
-    T0_STORE_PAIR(mov_mi_##N, T0_U_##N, op->imm)
+#define MOV_FORMS(N, x)                                            \
+    T0_HANDLER(mov_rr_##N)                                         \
+    {                                                              \
+        T0_WR_##N(c, op->dst, T0_RD_##N(c, op->src));              \
+        return T0_NEXT(c, op);                                     \
+    }                                                              \
+    T0_HANDLER(mov_ri_##N)                                         \
+    {                                                              \
+        T0_WR_##N(c, op->dst, op->imm);                            \
+        return T0_NEXT(c, op);                                     \
+    }                                                              \
+    T0_LOAD_TRIPLE(mov_rm_##N, T0_U_##N, T0_WR_##N(c, op->dst, m)) \
+    T0_STORE_TRIPLE(mov_mr_##N, T0_U_##N, T0_RD_##N(c, op->src))   \
+    T0_STORE_TRIPLE(mov_mi_##N, T0_U_##N, op->imm)
 T0_SIZES_1248(MOV_FORMS, )
 
 static const struct t0_forms mov_fn = {{
     [T0_F_RR] = T0_FN_1248(mov_rr),
     [T0_F_RI] = T0_FN_1248(mov_ri),
-    T0_FN_PAIR_1248(T0_F_RM, mov_rm),
-    T0_FN_PAIR_1248(T0_F_MR, mov_mr),
-    T0_FN_PAIR_1248(T0_F_MI, mov_mi),
+    T0_FN_TRIPLE(T0_F_RM, 1248, mov_rm),
+    T0_FN_TRIPLE(T0_F_MR, 1248, mov_mr),
+    T0_FN_TRIPLE(T0_F_MI, 1248, mov_mi),
 }};
 
 /* --- MOVZX, MOVSX, MOVSXD -------------------------------------------------- */
@@ -40,8 +40,8 @@ static const struct t0_forms mov_fn = {{
         T0_WR_##N(c, op->dst, (T0_S_##N)(kind##FROM)T0_RD_##FROM(c, op->src)); \
         return T0_NEXT(c, op);                                                 \
     }                                                                          \
-    T0_LOAD_PAIR(x##_rm_##N, T0_U_##FROM,                                      \
-                 T0_WR_##N(c, op->dst, (T0_S_##N)(kind##FROM)m))
+    T0_LOAD_TRIPLE(x##_rm_##N, T0_U_##FROM,                                    \
+                   T0_WR_##N(c, op->dst, (T0_S_##N)(kind##FROM)m))
 
 T0_SIZES_248(EXTEND_FORMS, movzx1, T0_U_, 1)
 T0_SIZES_248(EXTEND_FORMS, movzx2, T0_U_, 2)
@@ -49,11 +49,11 @@ T0_SIZES_248(EXTEND_FORMS, movsx1, T0_S_, 1)
 T0_SIZES_248(EXTEND_FORMS, movsx2, T0_S_, 2)
 T0_SIZES_248(EXTEND_FORMS, movsx4, T0_S_, 4)
 
-#define EXTEND_TABLE(sizes, x)                                                     \
-    {                                                                              \
-        {                                                                          \
-            [T0_F_RR] = T0_FN_##sizes(x##_rr), T0_FN_PAIR_##sizes(T0_F_RM, x##_rm) \
-        }                                                                          \
+#define EXTEND_TABLE(sizes, x)                                                      \
+    {                                                                               \
+        {                                                                           \
+            [T0_F_RR] = T0_FN_##sizes(x##_rr), T0_FN_TRIPLE(T0_F_RM, sizes, x##_rm) \
+        }                                                                           \
     }
 static const struct t0_forms movzx_fn[2] = {EXTEND_TABLE(248, movzx1),
                                             EXTEND_TABLE(248, movzx2)};
@@ -134,9 +134,9 @@ T0_SIZES_1248(XCHG_FORMS, )
 
 static const struct t0_forms xchg_fn = {{
     [T0_F_RR] = T0_FN_1248(xchg_rr),
-    T0_FN_PAIR_1248(T0_F_RM, xchg_rm),
-    T0_FN_PAIR_1248(T0_F_MR, xchg_mr),
-    T0_FN_PAIR_1248(T0_F_LMR, xchg_mr),
+    T0_FN_PAIR(T0_F_RM, 1248, xchg_rm),
+    T0_FN_PAIR(T0_F_MR, 1248, xchg_mr),
+    T0_FN_PAIR(T0_F_LMR, 1248, xchg_mr),
 }};
 
 /* BSWAP of 16 bits is undefined; AMD's and Intel's processors give 0. */
@@ -169,8 +169,8 @@ static const struct t0_forms bswap_fn = {{[T0_F_R] = T0_FN_248(bswap)}};
 T0_SIZES_248(MOVBE_FORMS, )
 
 static const struct t0_forms movbe_fn = {{
-    T0_FN_PAIR_248(T0_F_RM, movbe_rm),
-    T0_FN_PAIR_248(T0_F_MR, movbe_mr),
+    T0_FN_PAIR(T0_F_RM, 248, movbe_rm),
+    T0_FN_PAIR(T0_F_MR, 248, movbe_mr),
 }};
 
 /* --- CMOVcc, SETcc --------------------------------------------------------- */
@@ -214,8 +214,8 @@ static const t0_fn set_fn[16][3] = {ALL_CC(SET_ROW)};
 static bool lower_cc(const struct x86_insn *insn, struct t0_op *op)
 {
     static const uint8_t column[T0_NB_FORMS] = {
-        [T0_F_R] = 1,  [T0_F_RR] = 1,  [T0_F_M] = 2,
-        [T0_F_RM] = 2, [T0_F_M_G] = 3, [T0_F_RM_G] = 3,
+        [T0_F_R] = 1,   [T0_F_RR] = 1,   [T0_F_M] = 2,   [T0_F_RM] = 2,
+        [T0_F_M_F] = 2, [T0_F_RM_F] = 2, [T0_F_M_G] = 3, [T0_F_RM_G] = 3,
     };
     enum t0_form form = t0_form(insn, op);
     unsigned cc = insn->cc & 15;

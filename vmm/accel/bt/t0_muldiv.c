@@ -39,11 +39,11 @@
 T0_SIZES_1248(WIDE_FORMS, mul)
 T0_SIZES_1248(WIDE_FORMS, imul)
 
-#define ONE_TABLE(x)                                                     \
-    {                                                                    \
-        {                                                                \
-            [T0_F_R] = T0_FN_1248(x##_r), T0_FN_PAIR_1248(T0_F_M, x##_m) \
-        }                                                                \
+#define ONE_TABLE(x)                                                      \
+    {                                                                     \
+        {                                                                 \
+            [T0_F_R] = T0_FN_1248(x##_r), T0_FN_PAIR(T0_F_M, 1248, x##_m) \
+        }                                                                 \
     }
 static const struct t0_forms mul_fn = ONE_TABLE(mul);
 
@@ -74,11 +74,11 @@ static const struct t0_forms mul_fn = ONE_TABLE(mul);
 T0_SIZES_248(IMUL_FORMS, imul)
 T0_SIZES_248(IMUL_FORMS, imul_d)
 
-#define IMUL_TABLE(x)                                                      \
-    {                                                                      \
-        {                                                                  \
-            [T0_F_RR] = T0_FN_248(x##_rr), T0_FN_PAIR_248(T0_F_RM, x##_rm) \
-        }                                                                  \
+#define IMUL_TABLE(x)                                                       \
+    {                                                                       \
+        {                                                                   \
+            [T0_F_RR] = T0_FN_248(x##_rr), T0_FN_PAIR(T0_F_RM, 248, x##_rm) \
+        }                                                                   \
     }
 static const struct t0_forms imul1_fn = ONE_TABLE(imul);
 static const struct t0_forms imul2_fn[2] = {IMUL_TABLE(imul), IMUL_TABLE(imul_d)};

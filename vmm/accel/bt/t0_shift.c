@@ -59,12 +59,12 @@
     T0_RMW_PAIR(x##_mi_##N, T0_U_##N, DO_##x(N, m, op->imm)) \
     T0_RMW_PAIR(x##_mr_##N, T0_U_##N, DO_##x(N, m, T0_R8(c, X86_RCX * 8)))
 
-#define SHIFT_TABLE(x)                                                          \
-    {                                                                           \
-        {                                                                       \
-            [T0_F_RR] = T0_FN_1248(x##_rr), [T0_F_RI] = T0_FN_1248(x##_ri),     \
-            T0_FN_PAIR_1248(T0_F_MR, x##_mr), T0_FN_PAIR_1248(T0_F_MI, x##_mi), \
-        }                                                                       \
+#define SHIFT_TABLE(x)                                                            \
+    {                                                                             \
+        {                                                                         \
+            [T0_F_RR] = T0_FN_1248(x##_rr), [T0_F_RI] = T0_FN_1248(x##_ri),       \
+            T0_FN_PAIR(T0_F_MR, 1248, x##_mr), T0_FN_PAIR(T0_F_MI, 1248, x##_mi), \
+        }                                                                         \
     }
 
 #define SHIFT_ALL(x)              \
@@ -113,11 +113,11 @@ T0_SIZES_248(DOUBLE_FORM, shld, c, T0_R8(c, X86_RCX * 8))
 T0_SIZES_248(DOUBLE_FORM, shrd, i, op->imm)
 T0_SIZES_248(DOUBLE_FORM, shrd, c, T0_R8(c, X86_RCX * 8))
 
-#define DOUBLE_TABLE(x, i)                                                     \
-    {                                                                          \
-        {                                                                      \
-            [T0_F_RR] = T0_FN_248(x##_r##i), T0_FN_PAIR_248(T0_F_MR, x##_m##i) \
-        }                                                                      \
+#define DOUBLE_TABLE(x, i)                                                      \
+    {                                                                           \
+        {                                                                       \
+            [T0_F_RR] = T0_FN_248(x##_r##i), T0_FN_PAIR(T0_F_MR, 248, x##_m##i) \
+        }                                                                       \
     }
 static const struct t0_forms shld_fn[2] = {DOUBLE_TABLE(shld, c),
                                            DOUBLE_TABLE(shld, i)};
@@ -144,11 +144,11 @@ static const struct t0_forms shrd_fn[2] = {DOUBLE_TABLE(shrd, c),
     BMI_SHIFT_FORMS(N, rorx, ROTATE(N, m, 0u - COUNT(N, op->imm)))
 T0_SIZES_48(BMI_SIZES, )
 
-#define BMI_TABLE(x)                                                     \
-    {                                                                    \
-        {                                                                \
-            [T0_F_RR] = T0_FN_48(x##_rr), T0_FN_PAIR_48(T0_F_RM, x##_rm) \
-        }                                                                \
+#define BMI_TABLE(x)                                                      \
+    {                                                                     \
+        {                                                                 \
+            [T0_F_RR] = T0_FN_48(x##_rr), T0_FN_PAIR(T0_F_RM, 48, x##_rm) \
+        }                                                                 \
     }
 static const struct t0_forms shlx_fn = BMI_TABLE(shlx), shrx_fn = BMI_TABLE(shrx);
 static const struct t0_forms sarx_fn = BMI_TABLE(sarx), rorx_fn = BMI_TABLE(rorx);
