@@ -79,7 +79,8 @@ struct blk_open_args {
  *           objects or dotted ("file.filename"). See block/options.h for making
  *           one from -drive and -blockdev texts. Common keys:
  *             driver         format or protocol; absent: probed from the content
- *             node-name      default "#blockN"
+ *             node-name      default: the parent's with the role ("disk.file"),
+ *                            or the driver's name
  *             read-only      bool, default off
  *             discard        ignore | unmap (default ignore, as QEMU)
  *             detect-zeroes  off | on | unmap
@@ -191,6 +192,7 @@ struct blk_req {
     struct blk *blk;
     uint64_t start_ns;
     struct blk_req *next;
+    void *job;
     int ret;
     unsigned state;
     _Alignas(16) unsigned char driver[BLK_REQ_DRIVER_BYTES];

@@ -23,7 +23,8 @@
  * Order. The data path keeps overlapping requests of a format apart as far as that
  * matters: while reserve...publish, unmap or zero runs for a range (rounded out to
  * limits.alloc_unit), no other request is active in that range. Reads and in-place
- * writes run side by side.
+ * writes run side by side. A format that encrypts sets alloc_unit to at least its
+ * cipher's sector.
  */
 
 /* ---- extents -------------------------------------------------------------------- */
@@ -297,7 +298,9 @@ struct blk {
 
     /* Set by open; changed by truncate. */
     void *priv;
-    uint64_t content_len; /* bytes, need not be a multiple of 512 */
+    _Atomic uint64_t content_len; /* bytes, need not be a multiple of 512 */
+    bool growable;                /* protocol: a holder of BLK_PERM_RESIZE may write
+                                     behind the end, which moves                     */
     struct blk_limits limits;
 
     struct blk_core *core; /* the data path's */

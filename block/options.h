@@ -10,11 +10,10 @@
  */
 
 /*
- * "k=v,k2=v2" as QEMU writes it: ",," is a comma in a value, "k" alone is k=on,
- * "nok" is not special. With @implied the first item may be a bare value for that
- * key ("disk.img,format=raw" with "file"). Keys keep their dots; every value is a
- * string. Later values win. The caller owns the object; NULL with @error for an empty
- * key or bytes that are not UTF-8.
+ * "k=v,k2=v2" as QEMU writes it: ",," is a comma in a value, "k" alone is k=on. With
+ * @implied the first item may be a bare value for that key ("disk.img,format=raw" with
+ * "file"). Keys keep their dots; every value is a string. Later values win. The caller
+ * owns the object; NULL with @error for an empty key or bytes that are not UTF-8.
  */
 json_t *blk_options_parse(const char *text, const char *implied, GError **error);
 

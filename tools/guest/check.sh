@@ -1,6 +1,7 @@
 # What `./dev run --check` has the guest do: what comes out depends on the host's
 # nonce (command line), on a seed (disk) and on this text, so it cannot be guessed.
 nonce=
+# shellcheck disable=SC2013 # its words are meant
 for word in $(cat /proc/cmdline); do
     case $word in
     lodge.nonce=*) nonce=${word#lodge.nonce=} ;;

@@ -167,6 +167,7 @@ struct t0_cpu {
     uint64_t seg_base[X86_NB_SEG]; /* s.seg[].base; in 64-bit mode 0 but FS and GS */
     struct t0_tlb_entry *tlb;      /* the current bank */
     struct vcpu *vcpu;
+    bool stay_out;           /* single step: jumps go back to the run loop */
     struct t0_block *block;  /* being executed */
     uint64_t insns;          /* retired up to the start of this block */
     struct t0_exception exc; /* after a handler returned T0_FAULT */
@@ -236,6 +237,10 @@ t0_go_next(struct t0_cpu *c, const struct t0_op *op)
  */
 const struct t0_op *t0_fault(struct t0_cpu *c, const struct t0_op *op);
 #define T0_FAULT(c, op) t0_fault((c), (op))
+
+/* Fill c->exc only: for what a handler calls and follows with T0_FAULT. */
+void t0_set_exc(struct t0_cpu *c, uint8_t vector);
+void t0_set_exc_error(struct t0_cpu *c, uint8_t vector, uint32_t error);
 
 /* Set c->exc and leave as T0_FAULT does. */
 const struct t0_op *t0_raise(struct t0_cpu *c, const struct t0_op *op, uint8_t vector);
@@ -528,6 +533,7 @@ struct t0_lower {
     struct t0_cpu *c;
     unsigned mode;        /* T0_MODE_*; T0_MODE_FLAT is always set in 64-bit mode */
     const uint8_t *bytes; /* the instruction's own, insn->len of them */
+    unsigned page_off;    /* of the block's first byte in its page */
     bool flags_dead;      /* no later reader of its arithmetic flags: they need not
                              be computed. The op may still compute them */
 };

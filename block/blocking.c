@@ -1,0 +1,727 @@
+#include "block/blk_priv.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/base.h"
+#include "lib/base/ck.h"
+
+/*
+ * The blocking data path: every request, in the calling thread. Pool threads come here
+ * for what the asynchronous path does not do itself, formats for their metadata, tools
+ * for everything. It is the complete and plain version; datapath.c is the fast one, and
+ * the tests run both against each other.
+ *
+ * Memory: bounce buffers hold at most a few allocation units or a compressed chunk,
+ * whose sizes formats bound when they open, and are taken with g_try_malloc.
+ */
+
+enum { WRITE_STEP = 2 * 1024 * 1024, ZERO_STEP = 1024 * 1024, CHUNK_MAX = 64 << 20 };
+
+static int run_iov(struct blk *b, enum blk_op op, uint64_t offset, uint64_t len,
+                   const struct iovec *iov, unsigned nb, unsigned flags)
+{
+    return blk_run(b, op, offset, iov, nb, len, flags);
+}
+
+/* @len bytes of @d to or from @child. */
+static int run_data(struct blk *child, enum blk_op op, uint64_t offset, uint64_t len,
+                    const struct blk_data *d, unsigned flags)
+{
+    if (!d->iov) {
+        return run_iov(child, BLK_ZERO, offset, len, NULL, 0, flags);
+    }
+    g_autofree struct iovec *iov = g_new(struct iovec, d->nb);
+    unsigned n = blk_data_slice(d, len, iov);
+    return run_iov(child, op, offset, len, iov, n, flags);
+}
+
+/* Read @len bytes of @child, with zeros for what lies behind its end. */
+static int read_padded(struct blk *child, uint64_t offset, uint8_t *buf, uint64_t len)
+{
+    uint64_t length = blk_length(child);
+    uint64_t has = offset < length ? MIN(len, length - offset) : 0;
+    memset(buf + has, 0, len - has);
+    return has ? blk_pread(child, offset, buf, has) : 0;
+}
+
+/* ---- reading one extent -------------------------------------------------------------
+ */
+
+static int read_data(const struct blk_extent *e, const struct blk_data *d)
+{
+    if (!e->crypt && ck_range(e->offset, e->len, blk_length(e->child))) {
+        return run_data(e->child, BLK_READ, e->offset, e->len, d, 0);
+    }
+    uint64_t before = e->crypt ? e->iv_offset % e->crypt->sector_bytes : 0;
+    uint64_t len = before + e->len;
+    if (e->crypt) {
+        len = ALIGN_UP(len, (uint64_t)e->crypt->sector_bytes);
+    }
+    g_autofree uint8_t *buf = g_try_malloc(len);
+    if (!buf) {
+        return -ENOMEM;
+    }
+    int r = read_padded(e->child, e->offset - before, buf, len);
+    if (r == 0 && e->crypt) {
+        r = e->crypt->decrypt(e->crypt, e->iv_offset - before, buf, len);
+    }
+    if (r == 0) {
+        blk_data_copy_in(d, buf + before, e->len);
+    }
+    return r;
+}
+
+static bool chunk_is(const struct blk_core *c, const struct blk_extent *e)
+{
+    return c->chunk && c->chunk_child == e->child && c->chunk_offset == e->offset &&
+           c->chunk_stored == e->stored_len && c->chunk_len == e->guest_len;
+}
+
+static uint8_t *decode_chunk(const struct blk_extent *e, int *ret_err)
+{
+    g_autofree uint8_t *stored = g_try_malloc(e->stored_len);
+    g_autofree uint8_t *chunk = g_try_malloc(e->guest_len);
+    *ret_err = -ENOMEM;
+    if (!stored || !chunk) {
+        return NULL;
+    }
+    *ret_err = read_padded(e->child, e->offset, stored, e->stored_len);
+    if (*ret_err == 0 && e->crypt) {
+        *ret_err = e->crypt->decrypt(e->crypt, e->iv_offset, stored, e->stored_len);
+    }
+    if (*ret_err == 0) {
+        *ret_err = e->codec->decode(stored, e->stored_len, chunk, e->guest_len);
+    }
+    return *ret_err == 0 ? g_steal_pointer(&chunk) : NULL;
+}
+
+/*
+ * A compressed chunk is decoded once for all the requests that read parts of it one
+ * after the other. Its place in the file may get other content later: changes count the
+ * generation up, and a chunk decoded meanwhile is not kept.
+ */
+static int read_compressed(struct blk *b, uint64_t offset, const struct blk_extent *e,
+                           const struct blk_data *d)
+{
+    struct blk_core *c = b->core;
+    uint64_t at = offset - e->guest_start;
+    int err;
+    if (offset < e->guest_start || !ck_range(at, e->len, e->guest_len) ||
+        e->guest_len > CHUNK_MAX || e->stored_len > CHUNK_MAX || e->stored_len == 0) {
+        return -EIO;
+    }
+    pthread_mutex_lock(&c->chunk_lock);
+    uint64_t generation = c->chunk_generation;
+    bool hit = chunk_is(c, e);
+    if (hit) {
+        blk_data_copy_in(d, c->chunk + at, e->len);
+    }
+    pthread_mutex_unlock(&c->chunk_lock);
+    if (hit) {
+        return 0;
+    }
+    g_autofree uint8_t *chunk = decode_chunk(e, &err);
+    if (!chunk) {
+        return err;
+    }
+    blk_data_copy_in(d, chunk + at, e->len);
+    pthread_mutex_lock(&c->chunk_lock);
+    if (c->chunk_generation == generation) {
+        g_free(c->chunk);
+        c->chunk = g_steal_pointer(&chunk);
+        c->chunk_child = e->child;
+        c->chunk_offset = e->offset;
+        c->chunk_stored = e->stored_len;
+        c->chunk_len = e->guest_len;
+    }
+    pthread_mutex_unlock(&c->chunk_lock);
+    return 0;
+}
+
+static void forget_chunk(struct blk *b)
+{
+    struct blk_core *c = b->core;
+    pthread_mutex_lock(&c->chunk_lock);
+    g_clear_pointer(&c->chunk, g_free);
+    c->chunk_generation++;
+    pthread_mutex_unlock(&c->chunk_lock);
+}
+
+static int read_unallocated(struct blk *b, uint64_t offset, uint64_t len,
+                            const struct blk_data *d)
+{
+    uint64_t has = blk_backing_has(b, offset, len);
+    struct blk_data rest = blk_data_at(d, has);
+    blk_data_zero(&rest, len - has);
+    return has ? run_data(b->backing, BLK_READ, offset, has, d, 0) : 0;
+}
+
+/* Map, copying INLINE bytes to @d (if not NULL) while they are valid. */
+static int map_locked(struct blk *b, uint64_t offset, uint64_t len,
+                      struct blk_extent *e, const struct blk_data *d)
+{
+    blk_meta_lock(b);
+    int r = b->format->map(b, offset, len, e);
+    if (r == 0 && d && e->kind == BLK_EXT_INLINE) {
+        blk_data_copy_in(d, e->bytes, e->len);
+    }
+    blk_meta_unlock(b);
+    return r;
+}
+
+static int format_read(struct blk *b, uint64_t offset, uint64_t len,
+                       const struct blk_data *data)
+{
+    struct blk_data d = *data;
+    while (len > 0) {
+        struct blk_extent e;
+        int r = map_locked(b, offset, len, &e, &d);
+        if (r < 0) {
+            return r;
+        }
+        switch (e.kind) {
+        case BLK_EXT_DATA: r = read_data(&e, &d); break;
+        case BLK_EXT_ZERO: blk_data_zero(&d, e.len); break;
+        case BLK_EXT_UNALLOCATED: r = read_unallocated(b, offset, e.len, &d); break;
+        case BLK_EXT_COMPRESSED: r = read_compressed(b, offset, &e, &d); break;
+        case BLK_EXT_INLINE: break;
+        }
+        if (r < 0) {
+            return r;
+        }
+        offset += e.len;
+        len -= e.len;
+        d = blk_data_at(&d, e.len);
+    }
+    return 0;
+}
+
+/* What a guest would read now, for the edges of a copy on write. */
+static int read_old(struct blk *b, uint64_t offset, uint8_t *buf, uint64_t len)
+{
+    uint64_t length = blk_length(b);
+    uint64_t has = offset < length ? MIN(len, length - offset) : 0;
+    memset(buf + has, 0, len - has);
+    struct iovec iov = {buf, has};
+    struct blk_data d = {&iov, 1, 0};
+    return has ? format_read(b, offset, has, &d) : 0;
+}
+
+/* ---- writing one extent
+ * ----------------------------------------------------------------- */
+
+/* Into encrypted data in place: whole sectors of the cipher. */
+static int write_crypt(const struct blk_extent *e, uint64_t len,
+                       const struct blk_data *d)
+{
+    const struct blk_crypt *c = e->crypt;
+    uint64_t before = e->iv_offset % c->sector_bytes;
+    uint64_t all = ALIGN_UP(before + len, (uint64_t)c->sector_bytes);
+    g_autofree uint8_t *buf = g_try_malloc(all);
+    if (!buf) {
+        return -ENOMEM;
+    }
+    int r = 0;
+    if (before || all != len) {
+        r = read_padded(e->child, e->offset - before, buf, all);
+        if (r == 0) {
+            r = c->decrypt(c, e->iv_offset - before, buf, all);
+        }
+    }
+    if (r == 0) {
+        blk_data_copy_out(d, buf + before, len);
+        r = c->encrypt(c, e->iv_offset - before, buf, all);
+    }
+    return r == 0 ? blk_pwrite(e->child, e->offset - before, buf, all) : r;
+}
+
+/* The edges around new data: what fill asks for before and behind it. */
+struct edges {
+    uint8_t *head, *tail;
+    uint64_t head_len, tail_len;
+};
+
+static int read_edges(struct blk *b, const struct blk_reservation *r,
+                      struct edges *edges)
+{
+    uint64_t end = r->offset + r->len, guest_end = r->guest_start + r->guest_len;
+    edges->head_len = r->offset - r->guest_start;
+    edges->tail_len = guest_end - end;
+    edges->head = g_try_malloc(edges->head_len + edges->tail_len + 1);
+    if (!edges->head) {
+        return -ENOMEM;
+    }
+    edges->tail = edges->head + edges->head_len;
+    int err = read_old(b, r->guest_start, edges->head, edges->head_len);
+    return err ? err : read_old(b, end, edges->tail, edges->tail_len);
+}
+
+static int write_reserved_plain(const struct blk_reservation *r, const struct edges *e,
+                                const struct blk_data *d)
+{
+    g_autofree uint8_t *zeros = NULL;
+    struct iovec zero_iov;
+    struct blk_data data = *d;
+    if (!d->iov) {
+        zeros = g_try_malloc0(r->len);
+        if (!zeros) {
+            return -ENOMEM;
+        }
+        zero_iov = (struct iovec){zeros, r->len};
+        data = (struct blk_data){&zero_iov, 1, 0};
+    }
+    g_autofree struct iovec *iov = g_new(struct iovec, data.nb + 2);
+    unsigned n = 0;
+    if (e->head_len) {
+        iov[n++] = (struct iovec){e->head, e->head_len};
+    }
+    n += blk_data_slice(&data, r->len, iov + n);
+    if (e->tail_len) {
+        iov[n++] = (struct iovec){e->tail, e->tail_len};
+    }
+    uint64_t at = r->child_offset + (r->offset - e->head_len - r->guest_start);
+    return run_iov(r->child, BLK_WRITE, at, e->head_len + r->len + e->tail_len, iov, n,
+                   0);
+}
+
+static int write_reserved_crypt(const struct blk_reservation *r, const struct edges *e,
+                                const struct blk_data *d)
+{
+    uint64_t all = e->head_len + r->len + e->tail_len;
+    uint64_t skip = r->offset - e->head_len - r->guest_start;
+    g_autofree uint8_t *buf = g_try_malloc(all);
+    if (!buf) {
+        return -ENOMEM;
+    }
+    memcpy(buf, e->head, e->head_len);
+    blk_data_copy_out(d, buf + e->head_len, r->len);
+    memcpy(buf + e->head_len + r->len, e->tail, e->tail_len);
+    int err = r->crypt->encrypt(r->crypt, r->iv_offset + skip, buf, all);
+    return err ? err : blk_pwrite(r->child, r->child_offset + skip, buf, all);
+}
+
+int blk_begin_locked(struct blk *b)
+{
+    const struct blk_write_ops *w = b->format->writable;
+    int r = 0;
+    if (!atomic_load(&b->core->begun)) {
+        r = w->begin ? w->begin(b) : 0;
+        if (r == 0) {
+            atomic_store(&b->core->begun, true);
+        }
+    }
+    return r;
+}
+
+static int reserve(struct blk *b, struct blk_reservation *r)
+{
+    blk_meta_lock(b);
+    int err = b->format->writable->reserve(b, r);
+    blk_meta_unlock(b);
+    if (err == 0 && (r->guest_start > r->offset ||
+                     r->guest_start + r->guest_len < r->offset + r->len)) {
+        err = -EIO;
+    }
+    return err;
+}
+
+/* Reserve room, fill it, publish it; how far in *ret_len. */
+static int write_reserving(struct blk *b, uint64_t offset, uint64_t len,
+                           const struct blk_data *d, uint64_t *ret_len)
+{
+    const struct blk_write_ops *w = b->format->writable;
+    if (!w->reserve) {
+        return -ENOTSUP;
+    }
+    struct blk_reservation r = {.offset = offset, .len = len};
+    int err = reserve(b, &r);
+    if (err) {
+        return err;
+    }
+    struct edges edges = {0};
+    if (r.fill == BLK_FILL_OLD) {
+        err = read_edges(b, &r, &edges);
+    }
+    if (err == 0) {
+        err = r.crypt ? write_reserved_crypt(&r, &edges, d)
+                      : write_reserved_plain(&r, &edges, d);
+    }
+    g_free(edges.head);
+    blk_meta_lock(b);
+    if (err == 0) {
+        err = w->publish(b, &r);
+    } else if (w->cancel) {
+        w->cancel(b, &r);
+    }
+    blk_meta_unlock(b);
+    forget_chunk(b);
+    *ret_len = r.len;
+    return err;
+}
+
+static int format_write(struct blk *b, uint64_t offset, uint64_t len,
+                        const struct blk_data *data, unsigned flags)
+{
+    struct blk_data d = *data;
+    while (len > 0) {
+        struct blk_extent e;
+        uint64_t done = MIN(len, WRITE_STEP);
+        int r = map_locked(b, offset, len, &e, NULL);
+        if (r < 0) {
+            return r;
+        }
+        if (e.kind != BLK_EXT_DATA || !(e.flags & BLK_EXT_IN_PLACE)) {
+            r = write_reserving(b, offset, MIN(e.len, done), &d, &done);
+        } else if (e.crypt) {
+            done = MIN(e.len, done);
+            r = write_crypt(&e, done, &d);
+        } else {
+            done = e.len;
+            r = run_data(e.child, BLK_WRITE, e.offset, done, &d, flags);
+        }
+        if (r < 0) {
+            return r;
+        }
+        offset += done;
+        len -= done;
+        d = blk_data_at(&d, done);
+    }
+    return 0;
+}
+
+/* ---- zeroes and discards
+ * ------------------------------------------------------------------- */
+
+static bool reads_zero(struct blk *b, const struct blk_extent *e, uint64_t offset)
+{
+    return e->kind == BLK_EXT_ZERO ||
+           (e->kind == BLK_EXT_UNALLOCATED && blk_backing_has(b, offset, e->len) == 0);
+}
+
+/* Zero what one extent covers without the format's own zero; how far in *ret_len. */
+static int zero_extent(struct blk *b, uint64_t offset, uint64_t len, unsigned flags,
+                       uint64_t *ret_len)
+{
+    static const struct blk_data zeros = {0};
+    struct blk_extent e;
+    int r = map_locked(b, offset, len, &e, NULL);
+    if (r < 0) {
+        return r;
+    }
+    *ret_len = e.len;
+    if (reads_zero(b, &e, offset)) {
+        return 0;
+    }
+    if (e.kind == BLK_EXT_DATA && (e.flags & BLK_EXT_IN_PLACE) && !e.crypt) {
+        return blk_run(e.child, BLK_ZERO, e.offset, NULL, 0, e.len, flags);
+    }
+    *ret_len = MIN(e.len, WRITE_STEP);
+    return format_write(b, offset, *ret_len, &zeros, flags & ~(unsigned)BLK_MAY_UNMAP);
+}
+
+/* As far as the format's own zero or unmap can be asked at once: a part of an
+ * allocation unit, or a run of whole ones. */
+static uint64_t unit_step(const struct blk *b, uint64_t offset, uint64_t len)
+{
+    uint64_t unit = b->limits.alloc_unit;
+    if (unit < 2) {
+        return len;
+    }
+    uint64_t in = offset % unit;
+    if (in || len < unit) {
+        return MIN(len, unit - in);
+    }
+    return len - len % unit;
+}
+
+static int format_zero(struct blk *b, uint64_t offset, uint64_t len, unsigned flags)
+{
+    const struct blk_write_ops *w = b->format->writable;
+    while (len > 0) {
+        uint64_t done = 0, step = unit_step(b, offset, len);
+        int r = -ENOTSUP;
+        if (w->zero) {
+            blk_meta_lock(b);
+            r = w->zero(b, offset, step, flags, &done);
+            blk_meta_unlock(b);
+            forget_chunk(b);
+        }
+        if (r == -ENOTSUP) {
+            r = zero_extent(b, offset, step, flags, &done);
+        }
+        if (r < 0) {
+            return r;
+        }
+        offset += done;
+        len -= done;
+    }
+    return 0;
+}
+
+static int format_discard(struct blk *b, uint64_t offset, uint64_t len)
+{
+    const struct blk_write_ops *w = b->format->writable;
+    while (len > 0) {
+        uint64_t done = 0;
+        int r;
+        if (w->unmap) {
+            blk_meta_lock(b);
+            r = w->unmap(b, offset, unit_step(b, offset, len), &done);
+            blk_meta_unlock(b);
+            forget_chunk(b);
+        } else {
+            struct blk_extent e;
+            r = map_locked(b, offset, len, &e, NULL);
+            done = e.len;
+            if (r == 0 && e.kind == BLK_EXT_DATA && (e.flags & BLK_EXT_IN_PLACE)) {
+                r = blk_run(e.child, BLK_DISCARD, e.offset, NULL, 0, e.len, 0);
+            }
+        }
+        if (r < 0) {
+            return r;
+        }
+        offset += done;
+        len -= done;
+    }
+    return 0;
+}
+
+static int format_flush(struct blk *b)
+{
+    const struct blk_write_ops *w = b->format->writable;
+    int r = 0;
+    if (w && w->flush && atomic_load(&b->core->begun)) {
+        blk_meta_lock(b);
+        r = w->flush(b);
+        blk_meta_unlock(b);
+    }
+    for (unsigned i = 0; i < b->core->children->len; i++) {
+        struct blk *child = g_array_index(b->core->children, struct blk_child, i).blk;
+        if (child == b->backing) {
+            continue;
+        }
+        int err = blk_run(child, BLK_FLUSH, 0, NULL, 0, 0, 0);
+        if (r == 0) {
+            r = err;
+        }
+    }
+    return r;
+}
+
+int blk_format_run_held(struct blk *b, enum blk_op op, uint64_t offset, uint64_t len,
+                        const struct blk_data *data, unsigned flags)
+{
+    int r = 0;
+    if (op == BLK_READ) {
+        return format_read(b, offset, len, data);
+    }
+    if (op == BLK_FLUSH) {
+        return format_flush(b);
+    }
+    blk_meta_lock(b);
+    r = blk_begin_locked(b);
+    blk_meta_unlock(b);
+    if (r < 0) {
+        return r;
+    }
+    switch (op) {
+    case BLK_WRITE: r = format_write(b, offset, len, data, flags); break;
+    case BLK_ZERO: r = format_zero(b, offset, len, flags); break;
+    default: r = format_discard(b, offset, len); break;
+    }
+    if (r == 0 && (flags & BLK_FUA) && b->core->ranged) {
+        r = format_flush(b); /* the metadata must be as safe as the data */
+    }
+    return r;
+}
+
+/* ---- protocols
+ * ---------------------------------------------------------------------------- */
+
+/* A changing request that fits, in the company of others like it. */
+static int proto_run_aligned(struct blk *b, struct blk_req *req)
+{
+    struct blk_range range = {.exclusive = false};
+    bool ranged = b->core->ranged && req->op != BLK_READ && req->op != BLK_FLUSH;
+    if (ranged) {
+        blk_range_of(b, req->offset, req->len, &range);
+        blk_ranges_enter_wait(&b->core->ranges, &range, b->loop);
+    }
+    int r = b->proto->run(b, req);
+    if (ranged) {
+        blk_ranges_leave(&b->core->ranges, &range);
+    }
+    return r;
+}
+
+/* Whole aligned blocks around a READ or WRITE, in memory as the protocol wants it. */
+static int proto_bounce(struct blk *b, const struct blk_req *req)
+{
+    uint64_t align = b->limits.request_align;
+    uint64_t start = ALIGN_DOWN(req->offset, align);
+    uint64_t end = ALIGN_UP(req->offset + req->len, align);
+    size_t mem_align = MAX(b->limits.mem_align, (uint32_t)sizeof(void *));
+    void *mem = NULL;
+    if (posix_memalign(&mem, mem_align, end - start) != 0) {
+        return -ENOMEM;
+    }
+    struct iovec iov = {mem, end - start};
+    struct blk_data d = {req->iov, req->nb_iov, 0};
+    struct blk_req io = {.op = BLK_READ,
+                         .blk = b,
+                         .offset = start,
+                         .len = end - start,
+                         .iov = &iov,
+                         .nb_iov = 1};
+    bool whole = start == req->offset && end == req->offset + req->len;
+    int r = 0;
+    if (req->op == BLK_READ) {
+        r = b->proto->run(b, &io);
+        if (r == 0) {
+            blk_data_copy_in(&d, (uint8_t *)mem + (req->offset - start), req->len);
+        }
+    } else {
+        struct blk_range range = {.exclusive = !whole};
+        blk_range_of(b, req->offset, req->len, &range);
+        blk_ranges_enter_wait(&b->core->ranges, &range, b->loop);
+        r = whole ? 0 : b->proto->run(b, &io);
+        if (r == 0) {
+            blk_data_copy_out(&d, (uint8_t *)mem + (req->offset - start), req->len);
+            io.op = BLK_WRITE;
+            io.flags = req->flags;
+            r = b->proto->run(b, &io);
+        }
+        blk_ranges_leave(&b->core->ranges, &range);
+    }
+    free(mem);
+    return r;
+}
+
+int blk_proto_write_zeros(struct blk *b, uint64_t offset, uint64_t len, unsigned flags)
+{
+    uint64_t step = MIN(len, (uint64_t)ZERO_STEP);
+    void *zeros = NULL;
+    if (posix_memalign(&zeros, 4096, step) != 0) {
+        return -ENOMEM;
+    }
+    memset(zeros, 0, step);
+    int r = 0;
+    while (r == 0 && len > 0) {
+        /* To a multiple of the step, so that only the edges are unaligned. */
+        uint64_t part = MIN(len, step);
+        if (part < len && (offset + part) % 4096) {
+            part -= MIN(part - 1, (offset + part) % 4096);
+        }
+        struct iovec iov = {zeros, part};
+        struct blk_req req = {.op = BLK_WRITE,
+                              .blk = b,
+                              .flags = flags & BLK_FUA,
+                              .offset = offset,
+                              .len = part,
+                              .iov = &iov,
+                              .nb_iov = 1};
+        r = blk_proto_run(b, &req);
+        offset += part;
+        len -= part;
+    }
+    free(zeros);
+    return r;
+}
+
+/* Discard and zero only reach whole blocks: zero writes the edges, discard leaves them.
+ */
+static int proto_unaligned_range(struct blk *b, struct blk_req *req)
+{
+    uint64_t align = b->limits.request_align;
+    uint64_t start = ALIGN_UP(req->offset, align);
+    uint64_t end = ALIGN_DOWN(req->offset + req->len, align);
+    if (start >= end) {
+        return req->op == BLK_DISCARD
+                   ? 0
+                   : blk_proto_write_zeros(b, req->offset, req->len, req->flags);
+    }
+    struct blk_req mid = {.op = req->op,
+                          .blk = b,
+                          .flags = req->flags,
+                          .offset = start,
+                          .len = end - start};
+    int r = blk_proto_run(b, &mid);
+    if (r == 0 && req->op == BLK_ZERO && start > req->offset) {
+        r = blk_proto_write_zeros(b, req->offset, start - req->offset, req->flags);
+    }
+    if (r == 0 && req->op == BLK_ZERO && req->offset + req->len > end) {
+        r = blk_proto_write_zeros(b, end, req->offset + req->len - end, req->flags);
+    }
+    return r;
+}
+
+int blk_proto_run(struct blk *b, struct blk_req *req)
+{
+    if (!blk_req_aligned(b, req)) {
+        return req->op == BLK_READ || req->op == BLK_WRITE
+                   ? proto_bounce(b, req)
+                   : proto_unaligned_range(b, req);
+    }
+    int r = proto_run_aligned(b, req);
+    if (r == -ENOTSUP && req->op == BLK_ZERO) {
+        return blk_proto_write_zeros(b, req->offset, req->len, req->flags);
+    }
+    return r == -ENOTSUP && req->op == BLK_DISCARD ? 0 : r;
+}
+
+/* ---- the public face
+ * ---------------------------------------------------------------------- */
+
+static int format_run(struct blk *b, struct blk_req *req)
+{
+    struct blk_range range = {.exclusive = req->op != BLK_READ};
+    struct blk_data d = {0};
+    bool ranged = b->core->ranged && req->op != BLK_FLUSH;
+    if (req->op == BLK_READ || req->op == BLK_WRITE) {
+        d = (struct blk_data){req->iov, req->nb_iov, 0};
+    }
+    if (ranged) {
+        blk_range_of(b, req->offset, req->len, &range);
+        blk_ranges_enter_wait(&b->core->ranges, &range, b->loop);
+    }
+    int r = blk_format_run_held(b, req->op, req->offset, req->len, &d, req->flags);
+    if (ranged) {
+        blk_ranges_leave(&b->core->ranges, &range);
+    }
+    return r;
+}
+
+int blk_run(struct blk *b, enum blk_op op, uint64_t offset, const struct iovec *iov,
+            unsigned nb_iov, uint64_t len, unsigned flags)
+{
+    struct blk_req req = {.op = op,
+                          .flags = flags,
+                          .offset = offset,
+                          .len = len,
+                          .iov = iov,
+                          .nb_iov = nb_iov,
+                          .blk = b};
+    int r = blk_request_check(b, &req);
+    if (r != 0) {
+        return r < 0 ? r : 0;
+    }
+    r = b->proto ? blk_proto_run(b, &req) : format_run(b, &req);
+    if (r == 0 && (op == BLK_WRITE || op == BLK_ZERO)) {
+        blk_grew(b, offset + len);
+    }
+    return r;
+}
+
+int blk_pread(struct blk *b, uint64_t offset, void *buf, uint64_t len)
+{
+    struct iovec iov = {buf, len};
+    return blk_run(b, BLK_READ, offset, &iov, 1, len, 0);
+}
+
+int blk_pwrite(struct blk *b, uint64_t offset, const void *buf, uint64_t len)
+{
+    struct iovec iov = {(void *)buf, len};
+    return blk_run(b, BLK_WRITE, offset, &iov, 1, len, 0);
+}

@@ -1,0 +1,77 @@
+#include "block/blk_priv.h"
+
+#include <string.h>
+
+#include "lib/base/base.h"
+
+#include "block/filter/fault.h"
+#include "block/format/raw.h"
+#include "block/proto/file.h"
+
+/* All there is, in the order it is asked. */
+
+const struct blk_format *const blk_formats[] = {
+    &raw_format,
+    NULL,
+};
+
+const struct blk_protocol *const blk_protocols[] = {
+    &file_protocol,
+    &fault_filter,
+    NULL,
+};
+
+const struct blk_format *blk_probe(const uint8_t *head, size_t len,
+                                   const char *filename)
+{
+    const struct blk_format *best = &raw_format;
+    int surest = 0;
+    for (size_t i = 0; blk_formats[i]; i++) {
+        int sure =
+            blk_formats[i]->probe ? blk_formats[i]->probe(head, len, filename) : 0;
+        if (sure > surest) {
+            best = blk_formats[i];
+            surest = sure;
+        }
+    }
+    return best;
+}
+
+/*
+ * Signatures of formats without a driver here. Taking such an image for a raw disk
+ * would show the guest its tables, and let it write over them; and a guest that could
+ * write such a signature into a raw disk would have the next program that probes it
+ * follow file names of the guest's choosing.
+ */
+static const struct {
+    const char *name;
+    uint16_t offset;
+    uint8_t len;
+    const char *bytes;
+} signatures[] = {
+    {"qcow2 or qcow", 0, 4, "QFI\xfb"},
+    {"qed", 0, 4, "QED"}, /* with its NUL */
+    {"vmdk", 0, 4, "KDMV"},
+    {"vmdk", 0, 4, "COWD"},
+    {"vmdk", 0, 21, "# Disk DescriptorFile"},
+    {"vdi", 0x40, 4, "\x7f\x10\xda\xbe"},
+    {"vpc (VHD)", 0, 8, "conectix"},
+    {"vhdx", 0, 8, "vhdxfile"},
+    {"parallels", 0, 16, "WithoutFreeSpace"},
+    {"parallels", 0, 16, "WithouFreSpacExt"},
+    {"bochs", 0, 22, "Bochs Virtual HD Image"},
+    {"cloop", 0, 23, "#!/bin/sh\n#V2.0 Format\n"},
+    {"luks", 0, 6, "LUKS\xba\xbe"},
+};
+
+const char *blk_foreign_format(const uint8_t *head, size_t len)
+{
+    for (size_t i = 0; i < ARRAY_LEN(signatures); i++) {
+        size_t end = signatures[i].offset + (size_t)signatures[i].len;
+        if (end <= len && memcmp(head + signatures[i].offset, signatures[i].bytes,
+                                 signatures[i].len) == 0) {
+            return signatures[i].name;
+        }
+    }
+    return NULL;
+}

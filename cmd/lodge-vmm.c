@@ -1,0 +1,13 @@
+#include "vmm/accel/script/script.h"
+#include "vmm/control/vmm.h"
+
+/* What can execute guest code, the default first. */
+static const struct vmm_accel accels[] = {
+    {&script_accel},
+    {NULL},
+};
+
+int main(int argc, char **argv)
+{
+    return vmm_main(argc, argv, accels);
+}

@@ -1,0 +1,541 @@
+#include "vmm/accel/bt/t0_priv.h"
+
+#include <inttypes.h>
+
+#include "lib/base/base.h"
+#include "vmm/accel/bt/bt.h"
+#include "vmm/arch/x86/lapic.h"
+#include "vmm/vm/clock.h"
+
+/*
+ * The run loop and the accelerator's face.
+ *
+ *     deliver a pending exception
+ *     look at attention: the inbox, and what makes run() return
+ *     take an interrupt, when one is pending and may be taken
+ *     find the block at RIP (decoding it when it is new) and execute
+ *
+ * Executing goes from op to op and from block to block by itself (t0_branch.c) until
+ * a handler returns NULL: an exception, an exit, attention, or a block that was not
+ * found by the fast ways.
+ *
+ * Interrupts. irq_maybe says that the LAPIC may have something for us; it is set by
+ * attention and cleared when the LAPIC answers that it has nothing. While IF is clear
+ * it stays, and whatever sets IF looks at it. The interrupt shadow of STI and MOV SS
+ * only matters when something is pending: then the one instruction in the shadow is
+ * executed alone. STI leaves the flag set otherwise, which at worst makes one
+ * instruction be stepped over alone later.
+ */
+
+/* --- State ----------------------------------------------------------------- */
+
+uint64_t t0_get_rflags(const struct t0_cpu *c)
+{
+    uint64_t arith = (c->flags >> 8 & 0xd5) | (uint64_t)(c->flags & 1) << 11;
+    return (c->s.rflags & ~(uint64_t)X86_FL_ARITH) | arith | X86_FL_R1;
+}
+
+void t0_set_rflags(struct t0_cpu *c, uint64_t rflags)
+{
+    c->s.rflags = rflags | X86_FL_R1;
+    c->flags = (uint16_t)((rflags & 0xd5) << 8 | 0x200 | (rflags >> 11 & 1));
+}
+
+void t0_update_bank(struct t0_cpu *c)
+{
+    unsigned bank = t0_bank_for(c, c->s.cpl);
+    if (bank == T0_BANK_KERNEL_SMAP && (c->s.rflags & X86_FL_AC)) {
+        bank = T0_BANK_KERNEL;
+    }
+    c->tlb = c->banks[bank];
+}
+
+static bool is_flat(const struct x86_segment *s)
+{
+    uint16_t down = s->attr & (X86_SEG_CODE | X86_SEG_DOWN);
+    return s->base == 0 && s->limit == UINT32_MAX && (s->attr & X86_SEG_P) &&
+           down != X86_SEG_DOWN;
+}
+
+static bool is_flat_data(const struct x86_segment *s)
+{
+    return is_flat(s) && !(s->attr & X86_SEG_CODE) && (s->attr & X86_SEG_RW);
+}
+
+void t0_update_mode(struct t0_cpu *c)
+{
+    const struct x86_state *s = &c->s;
+    bool pe = s->cr0 & X86_CR0_PE;
+    bool m64 = (s->efer & X86_EFER_LMA) && (s->seg[X86_CS].attr & X86_SEG_L);
+    unsigned mode = m64                                  ? T0_MODE_64
+                    : (s->seg[X86_CS].attr & X86_SEG_DB) ? T0_MODE_32
+                                                         : T0_MODE_16;
+    if (m64 || (is_flat(&s->seg[X86_CS]) && is_flat_data(&s->seg[X86_DS]) &&
+                is_flat_data(&s->seg[X86_ES]) && is_flat_data(&s->seg[X86_SS]))) {
+        mode |= T0_MODE_FLAT;
+    }
+    if (!m64 && (s->seg[X86_SS].attr & X86_SEG_DB)) {
+        mode |= T0_MODE_STACK32;
+    }
+    if (pe && s->cpl == 3) {
+        mode |= T0_MODE_CPL3;
+    }
+    if (pe && !(s->rflags & X86_FL_VM)) {
+        mode |= T0_MODE_PE;
+    }
+    if (s->cr0 & X86_CR0_TS) {
+        mode |= T0_MODE_NOFPU;
+    }
+    if (s->cr0 & X86_CR0_EM) {
+        mode |= T0_MODE_NOFPU | T0_MODE_NOSSE;
+    }
+    if (!(s->cr4 & X86_CR4_OSFXSR)) {
+        mode |= T0_MODE_NOSSE;
+    }
+    uint64_t avx = X86_XCR0_SSE | X86_XCR0_AVX;
+    if (!(s->cr4 & X86_CR4_OSXSAVE) || (s->xcr0 & avx) != avx || !pe) {
+        mode |= T0_MODE_NOAVX;
+    }
+    c->mode = (uint16_t)mode;
+    c->mode_key = (uint64_t)mode << 48;
+    for (unsigned i = 0; i < X86_NB_SEG; i++) {
+        c->seg_base[i] = m64 && i != X86_FS && i != X86_GS ? 0 : s->seg[i].base;
+    }
+    t0_update_bank(c);
+}
+
+static void bt_get_state(struct vcpu *vcpu, void *ret_state)
+{
+    struct t0_cpu *c = vcpu->accel;
+    struct x86_state *s = ret_state;
+    t0_fpu_put(c);
+    *s = c->s;
+    memcpy(s->gpr, c->gpr, sizeof(s->gpr));
+    s->rflags = t0_get_rflags(c);
+    s->cr8 = lapic_get_cr8(vcpu);
+    s->msr.tsc_offset = x86_vcpu_of(vcpu)->tsc_offset;
+    s->event.pending = c->core->exc_pending;
+    if (c->core->exc_pending) {
+        s->event.vector = c->exc.vector;
+        s->event.has_error = c->exc.has_error;
+        s->event.error = c->exc.error;
+        s->cr2 = c->exc.vector == X86_EXC_PF ? c->exc.cr2 : s->cr2;
+    }
+}
+
+static bool bt_set_state(struct vcpu *vcpu, const void *state, GError **error)
+{
+    struct t0_cpu *c = vcpu->accel;
+    const struct x86_state *s = state;
+    if (s->rflags & X86_FL_VM) {
+        return error_msg(error, "rflags: virtual-8086 mode is not implemented");
+    }
+    t0_fpu_put(c);
+    c->s = *s;
+    memcpy(c->gpr, s->gpr, sizeof(s->gpr));
+    t0_set_rflags(c, s->rflags);
+    lapic_set_cr8(vcpu, (unsigned)s->cr8);
+    x86_vcpu_of(vcpu)->tsc_offset = s->msr.tsc_offset;
+    c->core->exc_pending = s->event.pending;
+    c->exc = (struct t0_exception){.vector = s->event.vector,
+                                   .has_error = s->event.has_error,
+                                   .error = s->event.error,
+                                   .cr2 = s->cr2};
+    c->core->irq_maybe = true;
+    c->core->exit_wanted = false;
+    c->core->chain_wanted = NULL;
+    t0_tlb_flush(c, true);
+    t0_update_mode(c);
+    return true;
+}
+
+/* --- Leaving blocks -------------------------------------------------------- */
+
+void t0_set_exc(struct t0_cpu *c, uint8_t vector)
+{
+    c->exc = (struct t0_exception){.vector = vector};
+}
+
+void t0_set_exc_error(struct t0_cpu *c, uint8_t vector, uint32_t error)
+{
+    c->exc = (struct t0_exception){.vector = vector, .has_error = true, .error = error};
+}
+
+const struct t0_op *t0_fault(struct t0_cpu *c, const struct t0_op *op)
+{
+    c->insns += t0_nb_done(c, op) - 1;
+    c->s.rip = t0_op_rip(c, op);
+    c->core->exc_pending = true;
+    return NULL;
+}
+
+const struct t0_op *t0_raise(struct t0_cpu *c, const struct t0_op *op, uint8_t vector)
+{
+    t0_set_exc(c, vector);
+    return t0_fault(c, op);
+}
+
+const struct t0_op *t0_raise_error(struct t0_cpu *c, const struct t0_op *op,
+                                   uint8_t vector, uint32_t error)
+{
+    t0_set_exc_error(c, vector, error);
+    return t0_fault(c, op);
+}
+
+const struct t0_op *t0_leave(struct t0_cpu *c, const struct t0_op *op, uint64_t rip)
+{
+    c->insns += t0_nb_done(c, op);
+    c->s.rip = rip;
+    return NULL;
+}
+
+const struct t0_op *t0_end_block(struct t0_cpu *c, const struct t0_op *op)
+{
+    uint64_t rip = t0_next_rip(c, op);
+    if (!t0_is64(c)) {
+        rip = (uint32_t)rip;
+    }
+    return t0_leave(c, op, rip);
+}
+
+/* --- The run loop ---------------------------------------------------------- */
+
+/* Take an interrupt or NMI if one is pending and may be taken now. */
+static void take_interrupt(struct t0_cpu *c)
+{
+    struct t0_core *core = c->core;
+    struct vcpu *vcpu = c->vcpu;
+    if (c->s.int_shadow) {
+        return; /* the caller steps over one instruction */
+    }
+    if (lapic_nmi_pending(vcpu) && !c->s.nmi_blocked) {
+        lapic_take_nmi(vcpu);
+        c->s.activity = X86_ACTIVE;
+        core->chain_wanted = NULL;
+        if (t0_deliver(c, T0_EVENT_EXTERNAL, X86_EXC_NMI, false, 0)) {
+            c->s.nmi_blocked = true;
+        } else {
+            core->exc_pending = true;
+        }
+        return;
+    }
+    if (!(c->s.rflags & X86_FL_IF)) {
+        return;
+    }
+    int v = lapic_pending_vector(vcpu);
+    if (v < 0) {
+        core->irq_maybe = false;
+        return;
+    }
+    unsigned vector = lapic_accept(vcpu, v);
+    core->n.irqs++;
+    exit_stat_add(&vcpu->exits[VCPU_EXIT_IRQ], 0);
+    c->s.activity = X86_ACTIVE;
+    core->chain_wanted = NULL;
+    if (!t0_deliver(c, T0_EVENT_EXTERNAL, (uint8_t)vector, false, 0)) {
+        core->exc_pending = true;
+    }
+}
+
+static void execute(struct t0_cpu *c, struct t0_block *b)
+{
+    struct t0_core *core = c->core;
+    core->ring[core->ring_pos++ % T0_RING_SIZE] = c->s.rip;
+    c->rip_base = c->s.rip;
+    c->block = b;
+#if T0_TAIL_CALLS
+    b->ops[0].fn(c, b->ops);
+#else
+    for (const struct t0_op *op = b->ops; op;) {
+        op = op->fn(c, op);
+    }
+#endif
+}
+
+/* Execute one instruction, and its single-step trap when TF was set before it. */
+static void step(struct t0_cpu *c)
+{
+    struct t0_core *core = c->core;
+    bool tf = c->s.rflags & X86_FL_TF;
+    c->s.int_shadow = false;
+    core->no_trap = false;
+    core->chain_wanted = NULL;
+    struct t0_block *b = t0_block_step(c);
+    if (!b) {
+        core->exc_pending = true;
+        return;
+    }
+    c->stay_out = true;
+    execute(c, b);
+    c->stay_out = false;
+    if (tf && !core->exc_pending && !core->no_trap) {
+        c->s.dr[6] |= 1u << 14; /* BS */
+        if (!t0_deliver(c, T0_EVENT_TRAP, X86_EXC_DB, false, 0)) {
+            core->exc_pending = true;
+        }
+    }
+}
+
+/* Attention is not 0. True: run() has to return. */
+static bool look_up(struct t0_cpu *c)
+{
+    uint32_t bits = vcpu_take_attention(c->vcpu, VCPU_ATTN_IRQ | T0_ATTN);
+    if (bits & VCPU_ATTN_IRQ) {
+        c->core->irq_maybe = true;
+    }
+    if (bits & T0_ATTN) {
+        t0_inbox_read(c);
+    }
+    return vcpu_wants_attention(c->vcpu);
+}
+
+/* One turn of the loop. True: run() returns core->exit. */
+static bool turn(struct t0_cpu *c)
+{
+    struct t0_core *core = c->core;
+    if (core->exc_pending) {
+        core->chain_wanted = NULL;
+        core->exc_pending = false;
+        core->n.exceptions++;
+        if (!t0_deliver_exc(c)) {
+            c->s.activity = X86_SHUTDOWN;
+            core->exit = VCPU_EXIT_SHUTDOWN;
+            return true;
+        }
+    }
+    if (unlikely(vcpu_wants_attention(c->vcpu)) && look_up(c)) {
+        core->exit = VCPU_EXIT_KICK;
+        return true;
+    }
+    if (core->irq_maybe) {
+        take_interrupt(c);
+        if (core->exc_pending) {
+            return false;
+        }
+    }
+    if (unlikely(core->exit_wanted)) {
+        core->exit_wanted = false;
+        if (core->exit != VCPU_EXIT_HLT || c->s.activity == X86_HALTED) {
+            return true;
+        }
+    }
+    if (unlikely(c->s.activity != X86_ACTIVE)) {
+        core->exit = c->s.activity == X86_SHUTDOWN ? VCPU_EXIT_SHUTDOWN : VCPU_EXIT_HLT;
+        return true;
+    }
+    if (unlikely((c->s.rflags & X86_FL_TF) || (c->s.int_shadow && core->irq_maybe))) {
+        step(c);
+        return false;
+    }
+    struct t0_block *b = t0_block_get(c);
+    if (unlikely(!b)) {
+        core->exc_pending = true;
+        return false;
+    }
+    if (core->chain_wanted) {
+        t0_block_chain(c, core->chain_wanted, b);
+        core->chain_wanted = NULL;
+    }
+    execute(c, b);
+    return false;
+}
+
+static enum vcpu_exit bt_run(struct vcpu *vcpu)
+{
+    struct t0_cpu *c = vcpu->accel;
+    t0_guest_enter(c);
+    c->core->irq_maybe = true;
+    while (!turn(c)) {
+    }
+    t0_fpu_put(c);
+    t0_guest_leave(c);
+    atomic_store_explicit(&vcpu->insns, c->insns, memory_order_relaxed);
+    return c->core->exit;
+}
+
+/* --- Life ------------------------------------------------------------------ */
+
+static bool parse_option(struct t0_vm *t, const char *key, const char *value,
+                         GError **error)
+{
+    static const char *const names[] = {"tier", "record", "cache-size", NULL};
+    if (!strcmp(key, "tier")) {
+        return !strcmp(value, "0") ||
+               error_msg(error, "-accel bt: tier='%s': only 0 exists", value);
+    }
+    if (!strcmp(key, "record")) {
+        t->record = !strcmp(value, "on");
+        return t->record || !strcmp(value, "off") ||
+               error_msg(error, "-accel bt: record='%s': on or off", value);
+    }
+    if (!strcmp(key, "cache-size")) {
+        if (!parse_size(value, 1, &t->cache_bytes, error)) {
+            g_prefix_error(error, "-accel bt: cache-size: ");
+            return false;
+        }
+        return (t->cache_bytes >= 64 * KIB && t->cache_bytes <= GIB) ||
+               error_msg(error, "-accel bt: cache-size='%s': 64K to 1G", value);
+    }
+    const char *near = nearest_name(key, names);
+    return error_msg(error, "-accel bt: unknown option '%s'%s%s%s", key,
+                     near ? ", did you mean '" : "", near ? near : "",
+                     near ? "'?" : "");
+}
+
+static void bt_done(struct vm *vm, void *state)
+{
+    struct t0_vm *t = state;
+    if (!t) {
+        return;
+    }
+    if (vm->gmem) {
+        gmem_set_invalidate(vm->gmem, NULL, NULL);
+    }
+    g_hash_table_unref(t->pages);
+    g_ptr_array_unref(t->cpus);
+    g_cond_clear(&t->cond);
+    g_mutex_clear(&t->lock);
+    g_mutex_clear(&t->split);
+    g_free(t);
+}
+
+static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
+                    GError **error)
+{
+    struct t0_vm *t = g_new0(struct t0_vm, 1);
+    t->vm = vm;
+    t->cache_bytes = 5 * MIB;
+    g_mutex_init(&t->lock);
+    g_mutex_init(&t->split);
+    g_cond_init(&t->cond);
+    t->pages = g_hash_table_new(NULL, NULL);
+    t->cpus = g_ptr_array_new();
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)options, key, value)
+    {
+        const char *text = json_string_value(value);
+        if (!parse_option(t, key, text ? text : "", error)) {
+            bt_done(vm, t);
+            return false;
+        }
+    }
+    *ret_state = t;
+    return true;
+}
+
+static void bt_vcpu_free(struct vcpu *vcpu)
+{
+    struct t0_cpu *c = vcpu->accel;
+    if (!c) {
+        return;
+    }
+    if (c->core) {
+        g_ptr_array_remove(c->core->tvm->cpus, c);
+        t0_code_done(c);
+        t0_fpu_done(c);
+        g_free(c->core);
+    }
+    free(c);
+    vcpu->accel = NULL;
+}
+
+static bool bt_vcpu_new(struct vcpu *vcpu, GError **error)
+{
+    struct vm *vm = vcpu->vm;
+    struct t0_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
+    if (!c) {
+        return error_errno(error, errno, "software CPU");
+    }
+    memset(c, 0, sizeof(*c));
+    struct t0_core *core = g_new0(struct t0_core, 1);
+    vcpu->accel = c;
+    c->core = core;
+    c->vcpu = vcpu;
+    core->cpu = c;
+    core->tvm = vm->accel_state;
+    core->model = vm->cpu_model;
+    core->phys_mask = (UINT64_C(1) << core->model->phys_bits) - 1;
+    g_ptr_array_add(core->tvm->cpus, c);
+    t0_tlb_init(c);
+    if (!t0_code_init(c, error) || !t0_fpu_init(c, error)) {
+        bt_vcpu_free(vcpu);
+        return false;
+    }
+    x86_state_reset(&c->s, x86_cpu_signature(core->model), false);
+    memcpy(c->gpr, c->s.gpr, sizeof(c->s.gpr));
+    t0_set_rflags(c, c->s.rflags);
+    t0_update_mode(c);
+    return true;
+}
+
+static void bt_invalidate(struct vm *vm, uint64_t gpa, uint64_t len)
+{
+    t0_vm_invalidate(vm->accel_state, gpa, len);
+}
+
+/* Regions changed: host addresses are in the TLBs. */
+static void flush_all(struct vm *vm)
+{
+    struct t0_vm *t = vm->accel_state;
+    g_mutex_lock(&t->lock);
+    for (guint i = 0; i < t->cpus->len; i++) {
+        struct t0_cpu *c = g_ptr_array_index(t->cpus, i);
+        c->core->inbox.flush = true;
+        c->core->last_region = NULL;
+    }
+    g_mutex_unlock(&t->lock);
+}
+
+static bool bt_map(struct vm *vm, const struct gmem_region *region, GError **error)
+{
+    flush_all(vm);
+    return true;
+}
+
+static void bt_unmap(struct vm *vm, const struct gmem_region *region)
+{
+    flush_all(vm);
+}
+
+static void bt_dump(struct vcpu *vcpu, FILE *out)
+{
+    struct t0_cpu *c = vcpu->accel;
+    const struct t0_core *core = c->core;
+    const struct t0_counters *n = &core->n;
+    fprintf(out,
+            "bt: %" PRIu64 " insns, %" PRIu64 " blocks built of %" PRIu64
+            " insns, cache %u of %u bytes, %" PRIu64 " flushes, %" PRIu64
+            " blocks killed, %" PRIu64 " stores to code\n",
+            c->insns, n->blocks_built, n->insns_built, core->arena_used,
+            core->arena_size, n->cache_flushes, n->blocks_killed, n->smc_stores);
+    fprintf(out,
+            "bt: %" PRIu64 " walks, %" PRIu64 " TLB flushes, %" PRIu64
+            " jump cache flushes, %" PRIu64 " lookups, %" PRIu64 " steps, %" PRIu64
+            " exceptions, %" PRIu64 " interrupts\n",
+            n->walks, n->tlb_flushes, n->jump_flushes, n->lookups, n->steps,
+            n->exceptions, n->irqs);
+    fprintf(out, "bt: last blocks entered by the run loop, oldest first:");
+    for (unsigned i = 0; i < T0_RING_SIZE; i++) {
+        uint64_t rip = core->ring[(core->ring_pos + i) % T0_RING_SIZE];
+        fprintf(out, "%s%016" PRIx64, i % 4 ? " " : "\n  ", rip);
+    }
+    fprintf(out, "\nbt: code at RIP:\n");
+    t0_dump_code(c, out);
+}
+
+const struct accel_ops bt_accel_ops = {
+    .name = "bt",
+    .help = "software CPU: runs guest code without hardware virtualization",
+    .init = bt_init,
+    .done = bt_done,
+    .vcpu_new = bt_vcpu_new,
+    .vcpu_free = bt_vcpu_free,
+    .run = bt_run,
+    .get_state = bt_get_state,
+    .set_state = bt_set_state,
+    .map = bt_map,
+    .unmap = bt_unmap,
+    .invalidate = bt_invalidate,
+    .dump = bt_dump,
+};

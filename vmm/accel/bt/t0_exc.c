@@ -1,0 +1,686 @@
+#include "vmm/accel/bt/t0_priv.h"
+
+#include "lib/base/bytes.h"
+
+/*
+ * Exceptions and interrupts: delivery through the IDT (APM 2 chapter 8), double and
+ * triple faults, INT n, and the returns from them (IRET; RETF shares its checks).
+ *
+ * A delivery reads everything, writes the frame to the new stack, and only then
+ * changes the CPU, so that a fault on the way leaves the state of before.
+ *
+ * Not implemented, and raised as #GP with the selector or gate as error code: task
+ * gates, returns to a nested task, virtual-8086 mode.
+ */
+
+/* Error code of faults found during delivery: EXT says an event was the cause. */
+struct delivery {
+    struct t0_cpu *c;
+    enum t0_event kind;
+    uint8_t vector;
+    bool has_error;
+    uint32_t error;
+    uint32_t ext;
+};
+
+static bool fail(struct t0_cpu *c, uint8_t vector, uint32_t error)
+{
+    t0_set_exc_error(c, vector, error);
+    return false;
+}
+
+static bool fail_gate(const struct delivery *d, uint8_t vector)
+{
+    return fail(d->c, vector, d->vector * 8u + 2 + d->ext);
+}
+
+static bool fail_sel(const struct delivery *d, uint8_t vector, uint16_t sel)
+{
+    return fail(d->c, vector, (sel & 0xfffcu) | d->ext);
+}
+
+/* RFLAGS to push: RF is set for faults, so that a breakpoint on the instruction does
+ * not hit again (APM 2 3.1.6). */
+static uint64_t pushed_flags(const struct delivery *d)
+{
+    uint64_t f = t0_get_rflags(d->c);
+    return d->kind == T0_EVENT_FAULT ? f | X86_FL_RF : f & ~(uint64_t)X86_FL_RF;
+}
+
+/* --- Stacks of inner levels ------------------------------------------------ */
+
+bool t0_inner_stack(struct t0_cpu *c, unsigned cpl, uint32_t ext, uint16_t *ret_ss,
+                    uint64_t *ret_sp)
+{
+    const struct x86_segment *tr = &c->s.tr;
+    unsigned type = tr->attr & X86_SEG_TYPE;
+    bool tss16 = type == X86_SYS_TSS16 || type == X86_SYS_TSS16_BUSY;
+    uint32_t off = tss16 ? 2 + cpl * 4 : 4 + cpl * 8;
+    unsigned size = tss16 ? 4 : 8;
+    uint8_t b[8] = {0};
+    if (off + size - 1 > tr->limit) {
+        return fail(c, X86_EXC_TS, (tr->sel & 0xfffcu) | ext);
+    }
+    if (t0_sys_read(c, tr->base + off, b, size)) {
+        return false;
+    }
+    if (t0_long_mode(c)) {
+        *ret_ss = 0;
+        *ret_sp = le64_get(b);
+    } else if (tss16) {
+        *ret_sp = le16_get(b);
+        *ret_ss = le16_get(b + 2);
+    } else {
+        *ret_sp = le32_get(b);
+        *ret_ss = le16_get(b + 4);
+    }
+    return true;
+}
+
+/* The stack segment of inner level @cpl in legacy mode (APM 2 4.11.2): #TS. */
+bool t0_inner_ss(struct t0_cpu *c, uint16_t sel, unsigned cpl, uint32_t ext,
+                 struct x86_segment *ret)
+{
+    struct t0_desc d;
+    uint32_t error = (sel & 0xfffcu) | ext;
+    if ((sel & 0xfffc) == 0) {
+        return fail(c, X86_EXC_TS, ext);
+    }
+    int r = t0_desc_get(c, sel, &d);
+    if (r == T0_DESC_FAULT) {
+        return false;
+    }
+    struct x86_segment s = t0_desc_segment(sel, d.raw);
+    unsigned dpl = s.attr >> X86_SEG_DPL_SHIFT & 3;
+    if (r == T0_DESC_LIMIT || (sel & 3) != cpl || dpl != cpl || !(s.attr & X86_SEG_S) ||
+        (s.attr & X86_SEG_CODE) || !(s.attr & X86_SEG_RW)) {
+        return fail(c, X86_EXC_TS, error);
+    }
+    if (!(s.attr & X86_SEG_P)) {
+        return fail(c, X86_EXC_SS, error);
+    }
+    if (t0_desc_accessed(c, &d)) {
+        return false;
+    }
+    s.attr |= X86_SEG_ACCESSED;
+    *ret = s;
+    return true;
+}
+
+/* Write a frame of @n bytes below @sp of @ss with @cpl's rights; legacy mode. */
+bool t0_push_frame(struct t0_cpu *c, const struct x86_segment *ss, uint64_t *sp,
+                   unsigned cpl, uint32_t ss_error, const void *frame, unsigned n)
+{
+    uint32_t mask = (ss->attr & X86_SEG_DB) ? UINT32_MAX : 0xffff;
+    uint32_t off = (uint32_t)(*sp - n) & mask;
+    uint64_t last = (uint64_t)off + n - 1;
+    bool down = ss->attr & X86_SEG_DOWN;
+    if (down ? off <= ss->limit || last > mask : last > ss->limit) {
+        return fail(c, X86_EXC_SS, ss_error);
+    }
+    struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, cpl));
+    uint64_t bad = t0_write_bytes(c, (uint32_t)(ss->base + off), frame, n, X86_SS);
+    c->tlb = old;
+    *sp = (*sp & ~(uint64_t)mask) | off;
+    return !bad;
+}
+
+/* --- Delivery -------------------------------------------------------------- */
+
+static bool deliver_real(const struct delivery *d)
+{
+    struct t0_cpu *c = d->c;
+    uint8_t entry[4], frame[6];
+    uint64_t sp = c->gpr[X86_RSP];
+    if (d->vector * 4u + 3 > c->s.idtr.limit) {
+        return fail(c, X86_EXC_GP, d->vector * 8u + 2 + d->ext);
+    }
+    if (t0_sys_read(c, c->s.idtr.base + d->vector * 4u, entry, 4)) {
+        return false;
+    }
+    le16_put(frame, (uint16_t)c->s.rip);
+    le16_put(frame + 2, c->s.seg[X86_CS].sel);
+    le16_put(frame + 4, (uint16_t)t0_get_rflags(c));
+    if (!t0_push_frame(c, &c->s.seg[X86_SS], &sp, 0, 0, frame, sizeof(frame))) {
+        return false;
+    }
+    c->gpr[X86_RSP] = sp;
+    c->s.rip = le16_get(entry);
+    c->s.seg[X86_CS].sel = le16_get(entry + 2);
+    c->s.seg[X86_CS].base = (uint64_t)le16_get(entry + 2) << 4;
+    c->s.rflags &= ~(uint64_t)(X86_FL_IF | X86_FL_TF | X86_FL_AC | X86_FL_RF);
+    return true;
+}
+
+struct gate {
+    uint64_t off;
+    uint16_t sel;
+    uint8_t type, ist;
+};
+
+static bool read_gate(const struct delivery *d, struct gate *g)
+{
+    struct t0_cpu *c = d->c;
+    bool lm = t0_long_mode(c);
+    unsigned size = lm ? 16 : 8;
+    uint8_t b[16] = {0};
+    if (d->vector * size + size - 1 > c->s.idtr.limit) {
+        return fail_gate(d, X86_EXC_GP);
+    }
+    if (t0_sys_read(c, c->s.idtr.base + d->vector * size, b, size)) {
+        return false;
+    }
+    g->off = le16_get(b) | (uint64_t)le16_get(b + 6) << 16;
+    g->sel = le16_get(b + 2);
+    g->ist = b[4] & 7;
+    g->type = b[5] & 0x1f;
+    unsigned dpl = b[5] >> 5 & 3;
+    bool present = b[5] & 0x80;
+    if (lm) {
+        g->off |= (uint64_t)le32_get(b + 8) << 32;
+    }
+    bool known = g->type == X86_SYS_INT || g->type == X86_SYS_TRAP ||
+                 (!lm && (g->type == X86_SYS_INT16 || g->type == X86_SYS_TRAP16));
+    if (!known || (d->kind == T0_EVENT_SOFT && dpl < c->s.cpl)) {
+        return fail_gate(d, X86_EXC_GP);
+    }
+    if (!present) {
+        return fail_gate(d, X86_EXC_NP);
+    }
+    if (g->type == X86_SYS_INT16 || g->type == X86_SYS_TRAP16) {
+        g->off &= 0xffff;
+    }
+    return true;
+}
+
+/* The gate's code segment and the level it runs at. */
+static bool gate_code(const struct delivery *d, const struct gate *g,
+                      struct x86_segment *cs, unsigned *cpl)
+{
+    struct t0_cpu *c = d->c;
+    struct t0_desc desc;
+    if ((g->sel & 0xfffc) == 0) {
+        return fail(c, X86_EXC_GP, d->ext);
+    }
+    int r = t0_desc_get(c, g->sel, &desc);
+    if (r == T0_DESC_FAULT) {
+        return false;
+    }
+    *cs = t0_desc_segment(g->sel, desc.raw);
+    unsigned dpl = cs->attr >> X86_SEG_DPL_SHIFT & 3;
+    uint16_t sc = X86_SEG_S | X86_SEG_CODE;
+    bool bits_ok =
+        !t0_long_mode(c) || (cs->attr & (X86_SEG_L | X86_SEG_DB)) == X86_SEG_L;
+    if (r == T0_DESC_LIMIT || (cs->attr & sc) != sc || dpl > c->s.cpl || !bits_ok) {
+        return fail_sel(d, X86_EXC_GP, g->sel);
+    }
+    if (!(cs->attr & X86_SEG_P)) {
+        return fail_sel(d, X86_EXC_NP, g->sel);
+    }
+    if (t0_desc_accessed(c, &desc)) {
+        return false;
+    }
+    cs->attr |= X86_SEG_ACCESSED;
+    *cpl = (cs->attr & X86_SEG_DOWN) ? c->s.cpl : dpl;
+    cs->sel = (uint16_t)((g->sel & 0xfffc) | *cpl);
+    return true;
+}
+
+static void enter_handler(const struct delivery *d, const struct gate *g,
+                          const struct x86_segment *cs, unsigned cpl)
+{
+    struct t0_cpu *c = d->c;
+    uint32_t clear = X86_FL_TF | X86_FL_NT | X86_FL_RF | X86_FL_VM;
+    if (g->type == X86_SYS_INT || g->type == X86_SYS_INT16) {
+        clear |= X86_FL_IF;
+    }
+    c->s.rflags &= ~(uint64_t)clear;
+    c->s.seg[X86_CS] = *cs;
+    c->s.cpl = (uint8_t)cpl;
+    c->s.rip = g->off;
+    t0_update_mode(c);
+}
+
+/* IST entry @ist of the TSS (APM 2 12.2.5). */
+static bool ist_stack(const struct delivery *d, unsigned ist, uint64_t *ret_sp)
+{
+    struct t0_cpu *c = d->c;
+    uint32_t off = 0x24 + (ist - 1) * 8;
+    uint8_t b[8];
+    if (off + 7 > c->s.tr.limit) {
+        return fail_sel(d, X86_EXC_TS, c->s.tr.sel);
+    }
+    if (t0_sys_read(c, c->s.tr.base + off, b, 8)) {
+        return false;
+    }
+    *ret_sp = le64_get(b);
+    return true;
+}
+
+/* APM 2 8.9. */
+static bool deliver_long(const struct delivery *d)
+{
+    struct t0_cpu *c = d->c;
+    struct gate g;
+    struct x86_segment cs;
+    unsigned cpl = 0;
+    uint16_t unused;
+    uint64_t sp = c->gpr[X86_RSP];
+    if (!read_gate(d, &g) || !gate_code(d, &g, &cs, &cpl)) {
+        return false;
+    }
+    if (g.ist) {
+        if (!ist_stack(d, g.ist, &sp)) {
+            return false;
+        }
+    } else if (cpl < c->s.cpl) {
+        if (!t0_inner_stack(c, cpl, d->ext, &unused, &sp)) {
+            return false;
+        }
+    }
+    if (!t0_canonical(sp)) {
+        return fail(c, X86_EXC_SS, d->ext);
+    }
+    if (!t0_canonical(g.off)) {
+        return fail(c, X86_EXC_GP, d->ext);
+    }
+    uint64_t frame[6] = {d->error,        c->s.rip,        c->s.seg[X86_CS].sel,
+                         pushed_flags(d), c->gpr[X86_RSP], c->s.seg[X86_SS].sel};
+    unsigned n = d->has_error ? 48 : 40;
+    sp = (sp & ~UINT64_C(15)) - n;
+    struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, cpl));
+    uint64_t bad = t0_write_bytes(c, sp, frame + !d->has_error, n, X86_SS);
+    c->tlb = old;
+    if (bad) {
+        return false;
+    }
+    if (cpl != c->s.cpl) {
+        c->s.seg[X86_SS] = (struct x86_segment){
+            .sel = (uint16_t)cpl, .attr = (uint16_t)(cpl << X86_SEG_DPL_SHIFT)};
+    }
+    c->gpr[X86_RSP] = sp;
+    enter_handler(d, &g, &cs, cpl);
+    return true;
+}
+
+/* Append a 16- or 32-bit word below the ones before. */
+static unsigned frame_put(uint8_t *frame, unsigned at, unsigned size, uint32_t v)
+{
+    if (size == 4) {
+        le32_put(frame + at, v);
+    } else {
+        le16_put(frame + at, (uint16_t)v);
+    }
+    return at + size;
+}
+
+/* APM 2 8.7. */
+static bool deliver_protected(const struct delivery *d)
+{
+    struct t0_cpu *c = d->c;
+    struct gate g;
+    struct x86_segment cs, ss = c->s.seg[X86_SS];
+    unsigned cpl = 0, n = 0;
+    uint64_t sp = c->gpr[X86_RSP];
+    if (!read_gate(d, &g) || !gate_code(d, &g, &cs, &cpl)) {
+        return false;
+    }
+    bool inner = cpl < c->s.cpl;
+    uint32_t ss_error = d->ext;
+    if (inner) {
+        uint16_t sel;
+        if (!t0_inner_stack(c, cpl, d->ext, &sel, &sp) ||
+            !t0_inner_ss(c, sel, cpl, d->ext, &ss)) {
+            return false;
+        }
+        ss_error = (sel & 0xfffcu) | d->ext;
+    }
+    if (g.off > cs.limit) {
+        return fail(c, X86_EXC_GP, d->ext);
+    }
+    unsigned size = g.type >= X86_SYS_INT ? 4 : 2;
+    uint8_t frame[24];
+    if (d->has_error) {
+        n = frame_put(frame, n, size, d->error);
+    }
+    n = frame_put(frame, n, size, (uint32_t)c->s.rip);
+    n = frame_put(frame, n, size, c->s.seg[X86_CS].sel);
+    n = frame_put(frame, n, size, (uint32_t)pushed_flags(d));
+    if (inner) {
+        n = frame_put(frame, n, size, (uint32_t)c->gpr[X86_RSP]);
+        n = frame_put(frame, n, size, c->s.seg[X86_SS].sel);
+    }
+    if (!t0_push_frame(c, &ss, &sp, cpl, ss_error, frame, n)) {
+        return false;
+    }
+    c->s.seg[X86_SS] = ss;
+    c->gpr[X86_RSP] = sp;
+    enter_handler(d, &g, &cs, cpl);
+    return true;
+}
+
+bool t0_deliver(struct t0_cpu *c, enum t0_event kind, uint8_t vector, bool has_error,
+                uint32_t error)
+{
+    struct delivery d = {
+        .c = c,
+        .kind = kind,
+        .vector = vector,
+        .has_error = has_error,
+        .error = error,
+        .ext = kind != T0_EVENT_SOFT,
+    };
+    bool ok;
+    if (!(c->s.cr0 & X86_CR0_PE)) {
+        d.has_error = false;
+        ok = deliver_real(&d);
+    } else if (t0_long_mode(c)) {
+        ok = deliver_long(&d);
+    } else {
+        ok = deliver_protected(&d);
+    }
+    if (ok) {
+        c->s.int_shadow = false;
+        t0_update_mode(c);
+    }
+    return ok;
+}
+
+/* Benign, contributory, page fault (APM 2 table 8-2). */
+static int exc_class(uint8_t vector)
+{
+    switch (vector) {
+    case X86_EXC_DE:
+    case X86_EXC_TS:
+    case X86_EXC_NP:
+    case X86_EXC_SS:
+    case X86_EXC_GP: return 1;
+    case X86_EXC_PF: return 2;
+    default: return 0;
+    }
+}
+
+bool t0_deliver_exc(struct t0_cpu *c)
+{
+    struct t0_exception e = c->exc;
+    for (;;) {
+        if (e.vector == X86_EXC_PF) {
+            c->s.cr2 = e.cr2;
+        }
+        if (t0_deliver(c, T0_EVENT_FAULT, e.vector, e.has_error, e.error)) {
+            return true;
+        }
+        if (e.vector == X86_EXC_DF) {
+            return false;
+        }
+        int first = exc_class(e.vector), second = exc_class(c->exc.vector);
+        bool dbl = (first == 1 && second == 1) || (first == 2 && second != 0);
+        e = c->exc;
+        if (dbl) {
+            e = (struct t0_exception){
+                .vector = X86_EXC_DF, .has_error = true, .error = 0};
+        }
+    }
+}
+
+/* --- Returns --------------------------------------------------------------- */
+
+/* Values popped from the stack one after the other, without changing it. */
+struct popper {
+    struct t0_cpu *c;
+    uint64_t sp;
+    unsigned size;
+    bool bad;
+};
+
+static uint64_t pop_next(struct popper *p)
+{
+    struct t0_cpu *c = p->c;
+    uint64_t saved = c->gpr[X86_RSP];
+    if (p->bad) {
+        return 0;
+    }
+    c->gpr[X86_RSP] = p->sp;
+    struct t0_val v = t0_pop_peek(c, p->size);
+    t0_sp_add(c, p->size);
+    p->sp = c->gpr[X86_RSP];
+    c->gpr[X86_RSP] = saved;
+    p->bad = v.fault;
+    return v.v;
+}
+
+/* The code segment that a far return goes to; the new CPL is its RPL. */
+static bool return_code(struct t0_cpu *c, uint16_t sel, struct x86_segment *cs)
+{
+    struct t0_desc d;
+    unsigned rpl = sel & 3;
+    if ((sel & 0xfffc) == 0) {
+        return fail(c, X86_EXC_GP, 0);
+    }
+    int r = t0_desc_get(c, sel, &d);
+    if (r == T0_DESC_FAULT) {
+        return false;
+    }
+    *cs = t0_desc_segment(sel, d.raw);
+    unsigned dpl = cs->attr >> X86_SEG_DPL_SHIFT & 3;
+    uint16_t sc = X86_SEG_S | X86_SEG_CODE;
+    bool conforming = cs->attr & X86_SEG_DOWN;
+    bool both = t0_long_mode(c) && (cs->attr & X86_SEG_L) && (cs->attr & X86_SEG_DB);
+    if (r == T0_DESC_LIMIT || (cs->attr & sc) != sc || rpl < c->s.cpl ||
+        (conforming ? dpl > rpl : dpl != rpl) || both) {
+        return fail(c, X86_EXC_GP, sel & 0xfffcu);
+    }
+    if (!(cs->attr & X86_SEG_P)) {
+        return fail(c, X86_EXC_NP, sel & 0xfffcu);
+    }
+    cs->attr |= X86_SEG_ACCESSED;
+    return !t0_desc_accessed(c, &d);
+}
+
+/* The stack segment that comes with it. */
+static bool return_stack(struct t0_cpu *c, uint16_t sel, unsigned cpl, bool to64,
+                         struct x86_segment *ss)
+{
+    struct t0_desc d;
+    uint32_t error = sel & 0xfffcu;
+    if (error == 0) {
+        *ss = (struct x86_segment){.sel = sel,
+                                   .attr = (uint16_t)(cpl << X86_SEG_DPL_SHIFT)};
+        return (to64 && cpl != 3 && (sel & 3) == cpl) || fail(c, X86_EXC_GP, 0);
+    }
+    int r = t0_desc_get(c, sel, &d);
+    if (r == T0_DESC_FAULT) {
+        return false;
+    }
+    *ss = t0_desc_segment(sel, d.raw);
+    unsigned dpl = ss->attr >> X86_SEG_DPL_SHIFT & 3;
+    if (r == T0_DESC_LIMIT || (sel & 3) != cpl || dpl != cpl ||
+        !(ss->attr & X86_SEG_S) || (ss->attr & X86_SEG_CODE) ||
+        !(ss->attr & X86_SEG_RW)) {
+        return fail(c, X86_EXC_GP, error);
+    }
+    if (!(ss->attr & X86_SEG_P)) {
+        return fail(c, X86_EXC_SS, error);
+    }
+    ss->attr |= X86_SEG_ACCESSED;
+    return !t0_desc_accessed(c, &d);
+}
+
+/* RFLAGS bits that IRET and POPF may change at this level (APM 3, IRET). */
+uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size)
+{
+    uint64_t m = X86_FL_ARITH | X86_FL_TF | X86_FL_DF | X86_FL_NT;
+    unsigned iopl = (unsigned)(c->s.rflags / (X86_FL_IOPL / 3)) & 3;
+    if (size > 2) {
+        m |= X86_FL_AC | X86_FL_ID;
+    }
+    if (c->s.cpl <= iopl) {
+        m |= X86_FL_IF;
+    }
+    if (c->s.cpl == 0) {
+        m |= X86_FL_IOPL;
+    }
+    return m;
+}
+
+static void set_flags_masked(struct t0_cpu *c, uint64_t v, unsigned size)
+{
+    uint64_t m = t0_flags_mask(c, size);
+    t0_set_rflags(c, (t0_get_rflags(c) & ~m & ~(uint64_t)X86_FL_RF) | (v & m));
+}
+
+static void set_sp(struct t0_cpu *c, uint64_t sp)
+{
+    if (t0_is64(c)) {
+        c->gpr[X86_RSP] = sp;
+    } else if (c->s.seg[X86_SS].attr & X86_SEG_DB) {
+        c->gpr[X86_RSP] = (uint32_t)sp;
+    } else {
+        T0_W16(c, X86_RSP * 8, sp);
+    }
+}
+
+bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
+{
+    struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = size};
+    struct x86_segment cs, ss;
+    bool from64 = t0_is64(c);
+    uint64_t rip = pop_next(&p);
+    uint16_t sel = (uint16_t)pop_next(&p);
+    uint64_t flags = iret ? pop_next(&p) : 0;
+    if (p.bad) {
+        return false;
+    }
+    if (iret && !t0_long_mode(c) && size == 4 && (flags & X86_FL_VM) && c->s.cpl == 0) {
+        return fail(c, X86_EXC_GP, 0);
+    }
+    if (!return_code(c, sel, &cs)) {
+        return false;
+    }
+    unsigned cpl = sel & 3, old_cpl = c->s.cpl;
+    bool to64 = t0_long_mode(c) && (cs.attr & X86_SEG_L);
+    bool stack = cpl > old_cpl || (iret && from64);
+    uint64_t sp = p.sp + release;
+    if (stack) {
+        p.sp = sp;
+        sp = pop_next(&p);
+        uint16_t ss_sel = (uint16_t)pop_next(&p);
+        if (p.bad || !return_stack(c, ss_sel, cpl, to64, &ss)) {
+            return false;
+        }
+        sp += cpl > old_cpl ? release : 0;
+    }
+    if (to64 ? !t0_canonical(rip) : (uint32_t)rip > cs.limit) {
+        return fail(c, X86_EXC_GP, 0);
+    }
+    if (iret) {
+        set_flags_masked(c, flags, size);
+        c->s.nmi_blocked = false;
+    }
+    c->s.seg[X86_CS] = cs;
+    c->s.cpl = (uint8_t)cpl;
+    if (stack) {
+        c->s.seg[X86_SS] = ss;
+    }
+    c->s.rip = to64 ? rip : (uint32_t)rip;
+    t0_update_mode(c);
+    set_sp(c, sp);
+    if (cpl > old_cpl) {
+        t0_drop_outer_segs(c);
+        t0_update_mode(c);
+    }
+    return true;
+}
+
+/* --- Instructions ---------------------------------------------------------- */
+
+#define HANDLER(name) \
+    static const struct t0_op *name(struct t0_cpu *c, const struct t0_op *op)
+
+/* INT n, INT3, INTO, INT1; aux: vector */
+HANDLER(op_int)
+{
+    enum t0_event kind = op->dst ? T0_EVENT_TRAP : T0_EVENT_SOFT;
+    c->s.rip = t0_next_rip(c, op);
+    if (!t0_deliver(c, kind, op->aux, false, 0)) {
+        return T0_FAULT(c, op);
+    }
+    c->core->no_trap = true;
+    c->insns += t0_nb_done(c, op);
+    return NULL;
+}
+
+HANDLER(op_into)
+{
+    return (c->flags & T0_FLAG_OF) ? op_int(c, op) : t0_end_block(c, op);
+}
+
+HANDLER(op_iret_real)
+{
+    struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = op->size};
+    uint64_t rip = pop_next(&p);
+    uint16_t sel = (uint16_t)pop_next(&p);
+    uint64_t flags = pop_next(&p);
+    if (p.bad) {
+        return T0_FAULT(c, op);
+    }
+    if (rip > c->s.seg[X86_CS].limit) {
+        return t0_raise_error(c, op, X86_EXC_GP, 0);
+    }
+    c->gpr[X86_RSP] = p.sp;
+    c->s.seg[X86_CS].sel = sel;
+    c->s.seg[X86_CS].base = (uint64_t)sel << 4;
+    set_flags_masked(c, flags, op->size);
+    c->s.nmi_blocked = false;
+    t0_update_mode(c);
+    return t0_leave(c, op, rip);
+}
+
+HANDLER(op_iret)
+{
+    if (c->s.rflags & X86_FL_NT) {
+        /* Long mode has no nested tasks; elsewhere they are not implemented. */
+        return t0_raise_error(c, op, X86_EXC_GP, 0);
+    }
+    if (!t0_far_return(c, op->size, 0, true)) {
+        return T0_FAULT(c, op);
+    }
+    c->insns += t0_nb_done(c, op);
+    return NULL;
+}
+
+HANDLER(op_ud)
+{
+    return t0_raise(c, op, X86_EXC_UD);
+}
+
+bool t0_lower_exc(const struct x86_insn *insn, const struct t0_lower *ctx,
+                  struct t0_op *op)
+{
+    switch (insn->op) {
+    case X86_OP_INT:
+        op->aux = (uint8_t)insn->imm;
+        op->fn = op_int;
+        return true;
+    case X86_OP_INT3:
+        op->aux = X86_EXC_BP;
+        op->fn = op_int;
+        return true;
+    case X86_OP_INT1:
+        op->aux = X86_EXC_DB;
+        op->dst = 1; /* no check of the gate's DPL */
+        op->fn = op_int;
+        return true;
+    case X86_OP_INTO:
+        op->aux = X86_EXC_OF;
+        op->fn = op_into;
+        return true;
+    case X86_OP_IRET:
+        op->fn = ctx->mode & T0_MODE_PE ? op_iret : op_iret_real;
+        return true;
+    case X86_OP_UD0:
+    case X86_OP_UD1:
+    case X86_OP_UD2: op->fn = op_ud; return true;
+    default: return false;
+    }
+}

@@ -1,0 +1,889 @@
+#include "vmm/accel/bt/t0_priv.h"
+
+#include "vmm/vm/arch.h"
+
+/*
+ * Translation: page walks, the software TLB in front of them, and every access that
+ * the TLB's fast path does not take.
+ *
+ * A walk (APM 2 chapter 5) goes through the tables in guest RAM with atomic reads,
+ * checks permission with the bits of all levels together, and only then sets
+ * Accessed and Dirty, each with a compare-and-exchange against what was read; when
+ * another CPU changed an entry meanwhile the walk starts again.
+ *
+ * The result fills one entry of the bank it was made for, always for 4 KiB. Two kinds
+ * of tags: those of struct t0_tlb_side say what permission allows; those of struct
+ * t0_tlb_entry, which the fast path compares, are in addition NONE where the access
+ * needs more than a host load or store:
+ *   read    NONE for MMIO
+ *   write   NONE for MMIO, ROM, pages with a code byte, and pages whose gmem dirty
+ *           bit is clear (until the first store, which sets it)
+ * So a slow access that permission allows costs no walk.
+ *
+ * Flushing. An entry is dropped by its tag; a bitmap of used entries makes a flush
+ * proportional to what was used. CR3 loads keep global entries (5.5.1). Since all
+ * entries are 4 KiB, INVLPG inside a large page has to drop every entry of that page:
+ * entries made from large pages are marked, and a filter of 2 MiB regions tells when
+ * to look for them. PCID is implemented by flushing at each load of CR3, which is
+ * always allowed: a TLB may forget at any time.
+ */
+
+enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
+
+/* Page-table entry bits (APM 2 5.4). */
+#define PTE_P  (UINT64_C(1) << 0)
+#define PTE_W  (UINT64_C(1) << 1)
+#define PTE_U  (UINT64_C(1) << 2)
+#define PTE_A  (UINT64_C(1) << 5)
+#define PTE_D  (UINT64_C(1) << 6)
+#define PTE_PS (UINT64_C(1) << 7)
+#define PTE_G  (UINT64_C(1) << 8)
+#define PTE_NX (UINT64_C(1) << 63)
+
+#define PAGE_OFF  UINT64_C(0xfff)
+#define PAGE_MASK (~PAGE_OFF)
+
+/* What a walk found. */
+struct xlat {
+    uint64_t gpa; /* of the 4 KiB page */
+    bool user, writable, nx, dirty, global;
+    uint8_t shift; /* log2 of the page size */
+};
+
+/* The page an access goes to. */
+struct page_ref {
+    uint64_t gpa;
+    const struct gmem_region *region; /* NULL: MMIO */
+};
+
+static const struct gmem_region *find_region(struct t0_cpu *c, uint64_t gpa)
+{
+    const struct gmem_region *r = c->core->last_region;
+    if (likely(r && gpa - r->gpa < r->len)) {
+        return r;
+    }
+    r = gmem_find(c->vcpu->vm->gmem, gpa);
+    if (r) {
+        c->core->last_region = r;
+    }
+    return r;
+}
+
+/* --- Walks ----------------------------------------------------------------- */
+
+struct walk {
+    struct t0_cpu *c;
+    uint64_t la;
+    unsigned access, bank;
+    unsigned nb;    /* levels read */
+    unsigned width; /* bytes of an entry */
+    struct {
+        const struct gmem_region *region;
+        uint64_t gpa, val;
+    } level[5];
+};
+
+static bool page_fault(const struct walk *w, uint32_t code)
+{
+    struct t0_cpu *c = w->c;
+    if (w->access == ACCESS_WRITE) {
+        code |= X86_PF_W;
+    }
+    if (w->bank == T0_BANK_USER) {
+        code |= X86_PF_U;
+    }
+    if (w->access == ACCESS_EXEC &&
+        ((c->s.efer & X86_EFER_NXE) || (c->s.cr4 & X86_CR4_SMEP))) {
+        code |= X86_PF_I;
+    }
+    t0_set_exc_error(c, X86_EXC_PF, code);
+    c->exc.cr2 = w->la;
+    return false;
+}
+
+static uint64_t read_entry(const struct gmem_region *r, uint64_t gpa, unsigned width)
+{
+    const uint8_t *p = r->host + (gpa - r->gpa);
+    return width == 8 ? __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE)
+                      : __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE);
+}
+
+/* Read the entry at @gpa into the next level. A table outside memory reads as all
+ * ones on a PC: present, with reserved bits set. */
+static uint64_t next_level(struct walk *w, uint64_t gpa)
+{
+    unsigned i = w->nb++;
+    const struct gmem_region *r = find_region(w->c, gpa);
+    w->level[i].region = r;
+    w->level[i].gpa = gpa;
+    w->level[i].val =
+        r ? read_entry(r, gpa, w->width) : (w->width == 8 ? UINT64_MAX : UINT32_MAX);
+    return w->level[i].val;
+}
+
+/* Set @bits in level @i. False: the entry changed, walk again. */
+static bool set_bits(struct walk *w, unsigned i, uint64_t bits)
+{
+    const struct gmem_region *r = w->level[i].region;
+    uint64_t old = w->level[i].val, gpa = w->level[i].gpa;
+    if ((old & bits) == bits || !r || r->kind != GMEM_RAM) {
+        return true;
+    }
+    uint8_t *p = r->host + (gpa - r->gpa);
+    bool ok;
+    if (w->width == 8) {
+        ok = __atomic_compare_exchange_n((uint64_t *)p, &old, old | bits, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    } else {
+        uint32_t old32 = (uint32_t)old;
+        ok = __atomic_compare_exchange_n((uint32_t *)p, &old32, old32 | (uint32_t)bits,
+                                         false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+    if (ok) {
+        w->level[i].val = old | bits;
+        uint64_t page = (gpa - r->gpa) >> GMEM_PAGE_SHIFT;
+        atomic_fetch_or_explicit(&r->dirty[page], 1, memory_order_relaxed);
+        t0_code_stored(w->c, r, gpa, w->width);
+    }
+    return ok;
+}
+
+/* Reserved bits of a long-mode or PAE entry (5.3.3, 5.4.1) at a level whose pages
+ * have @shift bits, @leaf when it maps one. */
+static bool reserved64(const struct t0_cpu *c, uint64_t e, unsigned shift, bool leaf)
+{
+    uint64_t bad = ~c->core->phys_mask & UINT64_C(0x000ffffffffff000);
+    if (!(c->s.efer & X86_EFER_NXE)) {
+        bad |= PTE_NX;
+    }
+    if (!t0_long_mode(c)) {
+        bad |= UINT64_C(0x7ff0000000000000);
+    }
+    if (leaf && shift > 12) {
+        bad |= ((UINT64_C(1) << shift) - 1) & UINT64_C(0x3fffe000);
+    }
+    if (!leaf && shift == 39) {
+        bad |= PTE_PS;
+    }
+    return e & bad;
+}
+
+static bool walk_tables64(struct walk *w, struct xlat *x)
+{
+    struct t0_cpu *c = w->c;
+    bool lm = t0_long_mode(c);
+    unsigned shift = lm ? 39 : 30;
+    uint64_t table = c->s.cr3 & (lm ? c->core->phys_mask & PAGE_MASK : 0xffffffe0u);
+    w->width = 8;
+    x->user = x->writable = true;
+    x->nx = false;
+    for (;; shift -= 9) {
+        uint64_t mask = !lm && shift == 30 ? 3 : 511;
+        uint64_t e = next_level(w, table + ((w->la >> shift) & mask) * 8);
+        if (!(e & PTE_P)) {
+            return page_fault(w, 0);
+        }
+        bool top_pae = !lm && shift == 30;
+        bool may_ps = shift == 21 || (shift == 30 && lm &&
+                                      x86_cpu_has(c->core->model, X86_FEAT_PDPE1GB));
+        bool leaf = shift == 12 || (may_ps && (e & PTE_PS));
+        if (top_pae) {
+            if (e & (UINT64_C(0xfff0000000000000) | 0x1e6)) {
+                return page_fault(w, X86_PF_P | X86_PF_RSV);
+            }
+        } else {
+            if (reserved64(c, e, shift, leaf) ||
+                (shift == 30 && (e & PTE_PS) && !leaf)) {
+                return page_fault(w, X86_PF_P | X86_PF_RSV);
+            }
+            x->user &= (e & PTE_U) != 0;
+            x->writable &= (e & PTE_W) != 0;
+            x->nx |= (e & PTE_NX) != 0;
+        }
+        table = e & c->core->phys_mask & PAGE_MASK;
+        if (leaf) {
+            uint64_t off = (UINT64_C(1) << shift) - 1;
+            x->gpa = ((table & ~off) | (w->la & off)) & PAGE_MASK;
+            x->shift = (uint8_t)shift;
+            x->global = (e & PTE_G) && (c->s.cr4 & X86_CR4_PGE);
+            x->dirty = e & PTE_D;
+            return true;
+        }
+    }
+}
+
+static bool walk_tables32(struct walk *w, struct xlat *x)
+{
+    struct t0_cpu *c = w->c;
+    w->width = 4;
+    x->nx = false;
+    uint64_t table = c->s.cr3 & 0xfffff000u;
+    uint64_t e = next_level(w, table + ((w->la >> 22) & 1023) * 4);
+    if (!(e & PTE_P)) {
+        return page_fault(w, 0);
+    }
+    x->user = e & PTE_U;
+    x->writable = e & PTE_W;
+    if ((e & PTE_PS) && (c->s.cr4 & X86_CR4_PSE)) {
+        /* PSE-36: bits 13-20 are address bits 32-39 (5.2.3). */
+        uint64_t base = (e & 0xffc00000u) | (e >> 13 & 0xff) << 32;
+        if ((e & (1u << 21)) || (base & ~c->core->phys_mask)) {
+            return page_fault(w, X86_PF_P | X86_PF_RSV);
+        }
+        x->gpa = base | (w->la & 0x3ff000);
+        x->shift = 22;
+    } else {
+        e = next_level(w, (e & 0xfffff000u) + ((w->la >> 12) & 1023) * 4);
+        if (!(e & PTE_P)) {
+            return page_fault(w, 0);
+        }
+        x->user &= (e & PTE_U) != 0;
+        x->writable &= (e & PTE_W) != 0;
+        x->gpa = e & 0xfffff000u;
+        x->shift = 12;
+    }
+    x->global = (e & PTE_G) && (c->s.cr4 & X86_CR4_PGE);
+    x->dirty = e & PTE_D;
+    return true;
+}
+
+/* Permission of the whole path (5.6). */
+static bool allowed(const struct walk *w, const struct xlat *x)
+{
+    const struct x86_state *s = &w->c->s;
+    if (w->access == ACCESS_EXEC && x->nx && (s->efer & X86_EFER_NXE)) {
+        return false;
+    }
+    if (w->bank == T0_BANK_USER) {
+        return x->user && (x->writable || w->access != ACCESS_WRITE);
+    }
+    if (w->access == ACCESS_EXEC) {
+        return !(x->user && (s->cr4 & X86_CR4_SMEP));
+    }
+    if (x->user && w->bank == T0_BANK_KERNEL_SMAP) {
+        return false;
+    }
+    return w->access != ACCESS_WRITE || x->writable || !(s->cr0 & X86_CR0_WP);
+}
+
+/* Translate @la. False: c->exc is a #PF. */
+static bool walk(struct t0_cpu *c, uint64_t la, unsigned access, unsigned bank,
+                 struct xlat *x)
+{
+    c->core->n.walks++;
+    if (!(c->s.cr0 & X86_CR0_PG)) {
+        *x = (struct xlat){.gpa = la & PAGE_MASK,
+                           .user = true,
+                           .writable = true,
+                           .dirty = true,
+                           .shift = 12};
+        return true;
+    }
+    for (;;) {
+        struct walk w = {.c = c, .la = la, .access = access, .bank = bank};
+        bool ok =
+            (c->s.cr4 & X86_CR4_PAE) ? walk_tables64(&w, x) : walk_tables32(&w, x);
+        if (!ok) {
+            return false;
+        }
+        if (!allowed(&w, x)) {
+            return page_fault(&w, X86_PF_P);
+        }
+        /* PAE's page-directory pointers have no Accessed bit. */
+        unsigned first = w.width == 8 && !t0_long_mode(c) ? 1 : 0;
+        bool same = true;
+        for (unsigned i = first; i < w.nb && same; i++) {
+            bool leaf = i == w.nb - 1;
+            uint64_t bits = PTE_A | (leaf && access == ACCESS_WRITE ? PTE_D : 0);
+            same = set_bits(&w, i, bits);
+        }
+        if (likely(same)) {
+            x->dirty |= access == ACCESS_WRITE;
+            return true;
+        }
+    }
+}
+
+/* --- The TLB --------------------------------------------------------------- */
+
+static void drop_entry(struct t0_cpu *c, unsigned bank, unsigned i)
+{
+    struct t0_tlb_entry *e = &c->banks[bank][i];
+    struct t0_tlb_side *side = &c->core->side[bank][i];
+    e->read = e->write = T0_TLB_NONE;
+    side->read = side->write = T0_TLB_NONE;
+    c->core->filled[bank][i / 64] &= ~(UINT64_C(1) << (i % 64));
+}
+
+void t0_jumps_flush(struct t0_cpu *c)
+{
+    c->core->n.jump_flushes++;
+    for (unsigned i = 0; i < T0_JUMP_SIZE; i++) {
+        c->jumps[i].key = T0_TLB_NONE;
+        c->jumps[i].block = NULL;
+    }
+    memset(c->core->code_seen, 0, sizeof(c->core->code_seen));
+}
+
+void t0_tlb_init(struct t0_cpu *c)
+{
+    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
+        for (unsigned i = 0; i < T0_TLB_SIZE; i++) {
+            drop_entry(c, b, i);
+        }
+    }
+    for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
+        c->itlb[i].tag = UINT64_MAX;
+    }
+    t0_jumps_flush(c);
+}
+
+void t0_tlb_flush(struct t0_cpu *c, bool global_too)
+{
+    struct t0_core *core = c->core;
+    core->n.tlb_flushes++;
+    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
+        for (unsigned w = 0; w < T0_TLB_SIZE / 64; w++) {
+            for (uint64_t m = core->filled[b][w]; m; m &= m - 1) {
+                unsigned i = w * 64 + (unsigned)__builtin_ctzll(m);
+                if (global_too || !(core->side[b][i].gpa & T0_SIDE_GLOBAL)) {
+                    drop_entry(c, b, i);
+                }
+            }
+        }
+    }
+    for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
+        if (global_too || !(c->itlb[i].gpa & T0_SIDE_GLOBAL)) {
+            c->itlb[i].tag = UINT64_MAX;
+        }
+    }
+    t0_jumps_flush(c);
+    if (global_too) {
+        core->large_seen = 0;
+        core->huge_seen = false;
+    }
+    core->last_region = NULL;
+}
+
+/* Whether entry @e's page is in the same large page as @la, as far as we know. */
+static bool same_large(uint64_t tag, uint64_t la)
+{
+    return ((tag ^ la) >> 30) == 0;
+}
+
+void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
+{
+    struct t0_core *core = c->core;
+    uint64_t page = la & PAGE_MASK;
+    unsigned idx = (la >> 12) & (T0_TLB_SIZE - 1);
+    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
+        if (core->side[b][idx].read == page || core->side[b][idx].write == page) {
+            drop_entry(c, b, idx);
+        }
+    }
+    bool large = core->huge_seen || (core->large_seen >> (la >> 21 & 63) & 1);
+    for (unsigned b = 0; large && b < T0_NB_BANKS; b++) {
+        for (unsigned i = 0; i < T0_TLB_SIZE; i++) {
+            struct t0_tlb_side *s = &core->side[b][i];
+            if ((s->gpa & T0_SIDE_LARGE) && same_large(s->read, la)) {
+                drop_entry(c, b, i);
+            }
+        }
+    }
+    bool code = core->code_seen[la >> 12 >> 6 & 7] >> (la >> 12 & 63) & 1;
+    if (code || large) {
+        for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
+            struct t0_itlb_entry *e = &c->itlb[i];
+            if ((e->tag & PAGE_MASK) == page ||
+                ((e->gpa & T0_SIDE_LARGE) && same_large(e->tag, la))) {
+                e->tag = UINT64_MAX;
+            }
+        }
+        t0_jumps_flush(c);
+    }
+}
+
+void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa)
+{
+    struct t0_core *core = c->core;
+    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
+        for (unsigned w = 0; w < T0_TLB_SIZE / 64; w++) {
+            for (uint64_t m = core->filled[b][w]; m; m &= m - 1) {
+                unsigned i = w * 64 + (unsigned)__builtin_ctzll(m);
+                if (gpa == UINT64_MAX || (core->side[b][i].gpa & PAGE_MASK) == gpa) {
+                    c->banks[b][i].write = T0_TLB_NONE;
+                }
+            }
+        }
+    }
+}
+
+static void note_large(struct t0_cpu *c, uint64_t la, unsigned shift)
+{
+    if (shift == 30) {
+        c->core->huge_seen = true;
+    } else {
+        /* A 4 MiB page covers two of the filter's regions. */
+        c->core->large_seen |= UINT64_C(1) << (la >> 21 & 63);
+        c->core->large_seen |= UINT64_C(1) << ((la >> 21 ^ (shift == 22)) & 63);
+    }
+}
+
+static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
+                 const struct xlat *x)
+{
+    struct t0_core *core = c->core;
+    unsigned i = (la >> 12) & (T0_TLB_SIZE - 1);
+    uint64_t page = la & PAGE_MASK;
+    struct t0_tlb_entry *e = &c->banks[bank][i];
+    struct t0_tlb_side *side = &core->side[bank][i];
+    const struct gmem_region *r = find_region(c, x->gpa);
+    bool wp = bank == T0_BANK_USER || (c->s.cr0 & X86_CR0_WP);
+
+    core->filled[bank][i / 64] |= UINT64_C(1) << (i % 64);
+    side->region = r;
+    side->gpa = x->gpa;
+    if (x->global) {
+        side->gpa |= T0_SIDE_GLOBAL;
+    }
+    if (x->shift > 12) {
+        side->gpa |= T0_SIDE_LARGE;
+        note_large(c, la, x->shift);
+    }
+    side->read = page;
+    side->write = x->dirty && (x->writable || !wp) ? page : T0_TLB_NONE;
+    e->read = e->write = T0_TLB_NONE;
+    if (r) {
+        uint64_t n = (x->gpa - r->gpa) >> GMEM_PAGE_SHIFT;
+        e->addend = (uintptr_t)(r->host + (x->gpa - r->gpa)) - page;
+        e->read = page;
+        if (side->write == page && r->kind == GMEM_RAM &&
+            (write || (atomic_load_explicit(&r->dirty[n], memory_order_relaxed) & 1)) &&
+            atomic_load_explicit(&r->code[n], memory_order_acquire) == 0) {
+            atomic_fetch_or_explicit(&r->dirty[n], 1, memory_order_relaxed);
+            e->write = page;
+        }
+    }
+}
+
+/* Make a store translation fast again when nothing stands against it any more. */
+static void refill_write(struct t0_cpu *c, struct t0_tlb_entry *e,
+                         const struct t0_tlb_side *side)
+{
+    const struct gmem_region *r = side->region;
+    if (!r || r->kind != GMEM_RAM) {
+        return;
+    }
+    uint64_t n = ((side->gpa & PAGE_MASK) - r->gpa) >> GMEM_PAGE_SHIFT;
+    if (!(atomic_load_explicit(&r->dirty[n], memory_order_relaxed) & 1)) {
+        atomic_fetch_or_explicit(&r->dirty[n], 1, memory_order_relaxed);
+    }
+    if (atomic_load_explicit(&r->code[n], memory_order_acquire) == 0) {
+        e->write = side->write;
+    }
+}
+
+static unsigned current_bank(const struct t0_cpu *c)
+{
+    return (unsigned)((c->tlb - c->banks[0]) / T0_TLB_SIZE);
+}
+
+unsigned t0_bank_for(const struct t0_cpu *c, unsigned cpl)
+{
+    if (cpl == 3) {
+        return T0_BANK_USER;
+    }
+    return (c->s.cr4 & X86_CR4_SMAP) ? T0_BANK_KERNEL_SMAP : T0_BANK_KERNEL;
+}
+
+struct t0_tlb_entry *t0_use_bank(struct t0_cpu *c, unsigned bank)
+{
+    struct t0_tlb_entry *old = c->tlb;
+    c->tlb = c->banks[bank];
+    return old;
+}
+
+static uint64_t raise_bad_address(struct t0_cpu *c, unsigned seg)
+{
+    t0_set_exc_error(c, seg == X86_SS ? X86_EXC_SS : X86_EXC_GP, 0);
+    return 1;
+}
+
+/* Translate one page for a data access. Returns 0, or 1 with c->exc set. */
+static uint64_t get_page(struct t0_cpu *c, uint64_t la, bool write, unsigned seg,
+                         struct page_ref *ret)
+{
+    unsigned i = (la >> 12) & (T0_TLB_SIZE - 1);
+    unsigned bank = current_bank(c);
+    struct t0_tlb_side *side = &c->core->side[bank][i];
+    uint64_t page = la & PAGE_MASK;
+    if ((write ? side->write : side->read) != page) {
+        struct xlat x;
+        if (!t0_long_mode(c)) {
+            la = (uint32_t)la; /* the second page of an access may wrap */
+        } else if (unlikely(!t0_canonical(la))) {
+            return raise_bad_address(c, seg);
+        }
+        if (!walk(c, la, write ? ACCESS_WRITE : ACCESS_READ, bank, &x)) {
+            return 1;
+        }
+        fill(c, la, bank, write, &x);
+        i = (la >> 12) & (T0_TLB_SIZE - 1);
+        side = &c->core->side[bank][i];
+    } else if (write) {
+        refill_write(c, &c->tlb[i], side);
+    }
+    ret->gpa = side->gpa & PAGE_MASK;
+    ret->region = side->region;
+    return 0;
+}
+
+struct t0_itlb_entry *t0_itlb_fill(struct t0_cpu *c, uint64_t la)
+{
+    struct xlat x;
+    unsigned bank = (c->mode & T0_MODE_CPL3) ? T0_BANK_USER : T0_BANK_KERNEL;
+    if (t0_is64(c) && !t0_canonical(la)) {
+        t0_set_exc_error(c, X86_EXC_GP, 0);
+        return NULL;
+    }
+    if (!walk(c, la, ACCESS_EXEC, bank, &x)) {
+        return NULL;
+    }
+    struct t0_itlb_entry *e = t0_itlb_slot(c, la);
+    const struct gmem_region *r = find_region(c, x.gpa);
+    e->tag = t0_itlb_tag(c, la);
+    e->gpa = x.gpa;
+    if (x.global) {
+        e->gpa |= T0_SIDE_GLOBAL;
+    }
+    if (x.shift > 12) {
+        e->gpa |= T0_SIDE_LARGE;
+        note_large(c, la, x.shift);
+    }
+    e->host = r ? r->host + (x.gpa - r->gpa) : NULL;
+    return e;
+}
+
+/* --- Slow accesses --------------------------------------------------------- */
+
+static uint8_t *host_of(const struct page_ref *p, uint64_t la)
+{
+    return p->region->host + (p->gpa - p->region->gpa) + (la & PAGE_OFF);
+}
+
+/* Largest naturally sized piece of @n bytes at @gpa for a device. */
+static unsigned mmio_piece(uint64_t gpa, unsigned n)
+{
+    unsigned size = 8;
+    while (size > n || (gpa & (size - 1))) {
+        size /= 2;
+    }
+    return size;
+}
+
+static void read_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
+                      void *buf, unsigned n)
+{
+    uint8_t *out = buf;
+    if (p->region) {
+        memcpy(out, host_of(p, la), n);
+        return;
+    }
+    uint64_t gpa = p->gpa | (la & PAGE_OFF);
+    while (n) {
+        unsigned k = mmio_piece(gpa, n);
+        uint64_t v = vcpu_mmio_read(c->vcpu, gpa, k);
+        memcpy(out, &v, k);
+        out += k, gpa += k, n -= k;
+    }
+}
+
+static void after_store(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
+                        unsigned n)
+{
+    t0_code_stored(c, p->region, p->gpa | (la & PAGE_OFF), n);
+}
+
+static void write_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
+                       const void *buf, unsigned n)
+{
+    const uint8_t *in = buf;
+    if (p->region) {
+        if (p->region->kind == GMEM_RAM) {
+            memcpy(host_of(p, la), in, n);
+            after_store(c, p, la, n);
+        }
+        return;
+    }
+    uint64_t gpa = p->gpa | (la & PAGE_OFF);
+    while (n) {
+        unsigned k = mmio_piece(gpa, n);
+        uint64_t v = 0;
+        memcpy(&v, in, k);
+        vcpu_mmio_write(c->vcpu, gpa, v, k);
+        in += k, gpa += k, n -= k;
+    }
+}
+
+static unsigned first_part(uint64_t la, unsigned size)
+{
+    unsigned room = (unsigned)(GMEM_PAGE_SIZE - (la & PAGE_OFF));
+    return size < room ? size : room;
+}
+
+/* Both pages of [la, la + size); @ret[1] only when it crosses. */
+static uint64_t get_pages(struct t0_cpu *c, uint64_t la, unsigned size, bool write,
+                          unsigned seg, struct page_ref ret[2])
+{
+    unsigned n = first_part(la, size);
+    if (get_page(c, la, write, seg, &ret[0])) {
+        return 1;
+    }
+    return n < size && get_page(c, la + n, write, seg, &ret[1]);
+}
+
+struct t0_val t0_load_slow(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg)
+{
+    struct page_ref p[2];
+    struct t0_val r = {0, 0};
+    if (get_pages(c, la, size, false, seg, p)) {
+        r.fault = 1;
+        return r;
+    }
+    unsigned n = first_part(la, size);
+    if (n < size) {
+        read_page(c, &p[0], la, &r.v, n);
+        read_page(c, &p[1], la + n, (uint8_t *)&r.v + n, size - n);
+    } else if (p[0].region) {
+        const void *h = host_of(&p[0], la);
+        switch (size) {
+        case 1: r.v = *(const volatile uint8_t *)h; break;
+        case 2: r.v = *(const volatile uint16_t *)h; break;
+        case 4: r.v = *(const volatile uint32_t *)h; break;
+        default: r.v = *(const volatile uint64_t *)h; break;
+        }
+    } else {
+        r.v = vcpu_mmio_read(c->vcpu, p[0].gpa | (la & PAGE_OFF), size);
+    }
+    return r;
+}
+
+uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
+                       unsigned seg)
+{
+    struct page_ref p[2];
+    if (get_pages(c, la, size, true, seg, p)) {
+        return 1;
+    }
+    unsigned n = first_part(la, size);
+    if (n < size) {
+        write_page(c, &p[0], la, &v, n);
+        write_page(c, &p[1], la + n, (uint8_t *)&v + n, size - n);
+    } else if (!p[0].region) {
+        vcpu_mmio_write(c->vcpu, p[0].gpa | (la & PAGE_OFF), v, size);
+    } else if (p[0].region->kind == GMEM_RAM) {
+        void *h = host_of(&p[0], la);
+        switch (size) {
+        case 1: *(volatile uint8_t *)h = (uint8_t)v; break;
+        case 2: *(volatile uint16_t *)h = (uint16_t)v; break;
+        case 4: *(volatile uint32_t *)h = (uint32_t)v; break;
+        default: *(volatile uint64_t *)h = v; break;
+        }
+        after_store(c, &p[0], la, size);
+    }
+    return 0;
+}
+
+uint64_t t0_read_bytes(struct t0_cpu *c, uint64_t la, void *buf, unsigned size,
+                       unsigned seg)
+{
+    struct page_ref p[2];
+    const void *h = t0_host_read(c, la, size);
+    if (likely(h != NULL)) {
+        memcpy(buf, h, size);
+        return 0;
+    }
+    if (get_pages(c, la, size, false, seg, p)) {
+        return 1;
+    }
+    unsigned n = first_part(la, size);
+    read_page(c, &p[0], la, buf, n);
+    if (n < size) {
+        read_page(c, &p[1], la + n, (uint8_t *)buf + n, size - n);
+    }
+    return 0;
+}
+
+uint64_t t0_write_bytes(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size,
+                        unsigned seg)
+{
+    struct page_ref p[2];
+    void *h = t0_host_write(c, la, size);
+    if (likely(h != NULL)) {
+        memcpy(h, buf, size);
+        return 0;
+    }
+    if (get_pages(c, la, size, true, seg, p)) {
+        return 1;
+    }
+    unsigned n = first_part(la, size);
+    write_page(c, &p[0], la, buf, n);
+    if (n < size) {
+        write_page(c, &p[1], la + n, (const uint8_t *)buf + n, size - n);
+    }
+    return 0;
+}
+
+uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg)
+{
+    struct page_ref p[2];
+    return t0_host_write(c, la, size) ? 0 : get_pages(c, la, size, true, seg, p);
+}
+
+uint64_t t0_sys_read(struct t0_cpu *c, uint64_t la, void *buf, unsigned size)
+{
+    struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, 0));
+    uint64_t r = t0_read_bytes(c, la, buf, size, X86_DS);
+    c->tlb = old;
+    return r;
+}
+
+uint64_t t0_sys_write(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size)
+{
+    struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, 0));
+    uint64_t r = t0_write_bytes(c, la, buf, size, X86_DS);
+    c->tlb = old;
+    return r;
+}
+
+/* --- Read-modify-write ----------------------------------------------------- */
+
+struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
+                                unsigned seg)
+{
+    struct page_ref p[2];
+    if (get_pages(c, la, size, true, seg, p)) {
+        return (struct t0_val){0, 1};
+    }
+    void *h = t0_host_write(c, la, size);
+    if (h) {
+        return (struct t0_val){(uint64_t)(uintptr_t)h, 0};
+    }
+    g_mutex_lock(&c->core->tvm->split);
+    unsigned n = first_part(la, size);
+    read_page(c, &p[0], la, c->bounce, n);
+    if (n < size) {
+        read_page(c, &p[1], la + n, c->bounce + n, size - n);
+    }
+    c->core->rmw.la = la;
+    c->core->rmw.size = size;
+    c->core->rmw.seg = seg;
+    return (struct t0_val){(uint64_t)(uintptr_t)c->bounce, 0};
+}
+
+void t0_rmw_end_slow(struct t0_cpu *c)
+{
+    /* The pages were translated for writing by the begin. */
+    struct page_ref p[2];
+    uint64_t la = c->core->rmw.la;
+    unsigned size = c->core->rmw.size, n = first_part(la, size);
+    if (!get_pages(c, la, size, true, c->core->rmw.seg, p)) {
+        write_page(c, &p[0], la, c->bounce, n);
+        if (n < size) {
+            write_page(c, &p[1], la + n, c->bounce + n, size - n);
+        }
+    }
+    g_mutex_unlock(&c->core->tvm->split);
+}
+
+/* --- Segments -------------------------------------------------------------- */
+
+/* Whether [off, off + size) is inside the limit (APM 2 4.12). */
+static bool in_limit(const struct x86_segment *seg, uint64_t off, unsigned size)
+{
+    uint64_t last = off + size - 1;
+    if (!(seg->attr & X86_SEG_CODE) && (seg->attr & X86_SEG_DOWN)) {
+        uint64_t top = (seg->attr & X86_SEG_DB) ? UINT32_MAX : 0xffff;
+        return off > seg->limit && last <= top;
+    }
+    return last <= seg->limit;
+}
+
+struct t0_val t0_seg_linear(struct t0_cpu *c, unsigned seg, uint64_t off, unsigned size,
+                            bool write)
+{
+    const struct x86_segment *s = &c->s.seg[seg];
+    if (t0_is64(c)) {
+        return (struct t0_val){off + c->seg_base[seg], 0};
+    }
+    bool ok = s->attr & X86_SEG_P; /* null selectors have no P either */
+    if (c->mode & T0_MODE_PE) {
+        bool code = s->attr & X86_SEG_CODE, rw = s->attr & X86_SEG_RW;
+        ok = ok && (write ? !code && rw : !code || rw);
+    }
+    if (unlikely(!ok || !in_limit(s, off, size ? size : 1))) {
+        return (struct t0_val){0, raise_bad_address(c, seg)};
+    }
+    return (struct t0_val){(uint32_t)(s->base + off), 0};
+}
+
+struct t0_val t0_ea_slow(struct t0_cpu *c, const struct t0_op *op, unsigned size,
+                         bool write)
+{
+    uint64_t off = t0_offset(c, op);
+    if (op->ea == T0_EA_GENERAL) {
+        off = (uint16_t)off;
+    } else if (op->ea == T0_EA_GENERAL32) {
+        off = (uint32_t)off;
+    }
+    return t0_seg_linear(c, op->seg, off, size, write);
+}
+
+/* --- Stack ----------------------------------------------------------------- */
+
+static uint64_t stack_mask(const struct t0_cpu *c)
+{
+    return t0_is64(c) ? UINT64_MAX : (c->mode & T0_MODE_STACK32) ? UINT32_MAX : 0xffff;
+}
+
+void t0_sp_add(struct t0_cpu *c, int64_t delta)
+{
+    uint64_t sp = c->gpr[X86_RSP] + (uint64_t)delta;
+    if (t0_is64(c)) {
+        c->gpr[X86_RSP] = sp;
+    } else if (c->mode & T0_MODE_STACK32) {
+        c->gpr[X86_RSP] = (uint32_t)sp;
+    } else {
+        T0_W16(c, X86_RSP * 8, sp);
+    }
+}
+
+uint64_t t0_push(struct t0_cpu *c, uint64_t v, unsigned size)
+{
+    uint64_t sp = (c->gpr[X86_RSP] - size) & stack_mask(c);
+    if (!t0_is64(c)) {
+        struct t0_val a = t0_seg_linear(c, X86_SS, sp, size, true);
+        if (unlikely(a.fault)) {
+            return 1;
+        }
+        sp = a.v;
+    }
+    if (unlikely(t0_store(c, sp, v, size, X86_SS))) {
+        return 1;
+    }
+    t0_sp_add(c, -(int64_t)size);
+    return 0;
+}
+
+struct t0_val t0_pop_peek(struct t0_cpu *c, unsigned size)
+{
+    uint64_t sp = c->gpr[X86_RSP] & stack_mask(c);
+    if (!t0_is64(c)) {
+        struct t0_val a = t0_seg_linear(c, X86_SS, sp, size, false);
+        if (unlikely(a.fault)) {
+            return a;
+        }
+        sp = a.v;
+    }
+    return t0_load(c, sp, size, X86_SS);
+}

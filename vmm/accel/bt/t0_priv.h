@@ -1,0 +1,362 @@
+#ifndef VMM_ACCEL_BT_T0_PRIV_H
+#define VMM_ACCEL_BT_T0_PRIV_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <glib.h>
+
+#include "lib/isa/x86/cpu_model.h"
+#include "vmm/accel/bt/t0.h"
+#include "vmm/arch/x86/kvm_pv.h"
+#include "vmm/arch/x86/lapic.h"
+#include "vmm/vm/gmem.h"
+#include "vmm/vm/vm.h"
+
+/*
+ * What the core files of the interpreter share (t0_cpu, t0_block, t0_mmu, t0_exc,
+ * t0_seg, t0_sys, t0_branch) and the writers of handlers do not see.
+ *
+ * Threads. A struct t0_cpu and its t0_core belong to the vCPU's thread. Others reach
+ * it only through what struct t0_vm's lock guards (struct t0_inbox), and raise
+ * T0_ATTN in vcpu->attention so that it looks. The lock is innermost: nothing else
+ * is taken while it is held, except by vcpu_kick().
+ */
+
+/* The accelerator's own bit of vcpu->attention: look at the inbox. */
+#define T0_ATTN (UINT32_C(1) << 31)
+
+/* --- Blocks ---------------------------------------------------------------- */
+
+/* Offset in a vCPU's code arena; 0 is none. */
+typedef uint32_t t0_ref;
+
+/* A place in a block that jumps to another block directly. Follows the ops. */
+struct t0_chain {
+    struct t0_block *to; /* NULL: not yet known */
+    t0_ref next_in;      /* next chain with the same target */
+    uint32_t pad;
+};
+
+struct t0_block {
+    uint64_t gpa;        /* of its first byte */
+    uint64_t gpa2;       /* with T0_BLOCK_STRADDLES: address of its second page */
+    t0_ref next;         /* same hash bucket */
+    t0_ref page_next[2]; /* blocks of the same page, of the first and second one */
+    t0_ref incoming;     /* chains that lead here */
+    uint16_t len;        /* bytes */
+    uint16_t nb_insns;
+    uint16_t mode;
+    uint16_t flags; /* T0_BLOCK_* */
+    struct t0_op ops[];
+};
+
+enum {
+    T0_BLOCK_STRADDLES = 1 << 0, /* one instruction over a page boundary */
+    T0_BLOCK_DEAD = 1 << 1,      /* invalidated: every op leaves */
+    T0_BLOCK_SCRATCH = 1 << 2,   /* one instruction, not in the cache */
+    T0_BLOCK_HAS_END = 1 << 3,   /* after the instructions comes an end op */
+};
+
+#define T0_BLOCK_MAX_INSNS 48
+
+/* --- Per VM ---------------------------------------------------------------- */
+
+struct t0_vm {
+    struct vm *vm;
+    bool record; /* -accel bt,record=on: every block start goes into the ring */
+    uint64_t cache_bytes;
+    GMutex split;      /* serialises LOCKed operations that are not done in place */
+    GMutex lock;       /* guards what follows and every inbox */
+    GCond cond;        /* an inbox was emptied, or a vCPU left guest code */
+    GHashTable *pages; /* page number -> mask of vCPUs (index % 64) caching code */
+    GPtrArray *cpus;   /* struct t0_cpu *, borrowed */
+};
+
+/* What others ask of a vCPU. t0_vm.lock. */
+struct t0_inbox {
+    bool in_guest;    /* inside accel run(): may touch guest memory */
+    bool drop_writes; /* forget all translations for stores */
+    bool flush;       /* forget all blocks and translations */
+    unsigned nb;      /* ranges of guest-physical addresses to invalidate */
+    struct {
+        uint64_t gpa, len;
+    } range[16];
+};
+
+/* --- Per vCPU -------------------------------------------------------------- */
+
+/* What the software TLB's slow paths know of an entry. */
+struct t0_tlb_side {
+    uint64_t read, write; /* tags by permission alone, whatever the kind of memory */
+    uint64_t gpa;         /* of the page, and T0_SIDE_* */
+    const struct gmem_region *region; /* NULL: no memory there */
+};
+
+enum {
+    T0_SIDE_GLOBAL = 1 << 0,
+    T0_SIDE_LARGE = 1 << 1, /* part of a 2 MiB, 4 MiB or 1 GiB page */
+};
+
+#define T0_RING_SIZE 64u
+
+struct t0_counters {
+    uint64_t blocks_built, insns_built, cache_flushes, blocks_killed, smc_stores;
+    uint64_t walks, tlb_flushes, jump_flushes, lookups, steps, exceptions, irqs;
+};
+
+struct t0_core {
+    struct t0_cpu *cpu;
+    struct t0_vm *tvm;
+    const struct x86_cpu_model *model;
+    uint64_t phys_mask; /* address bits of a page-table entry that may be set */
+
+    /* t0_block.c */
+    uint8_t *arena;
+    uint32_t arena_size, arena_used;
+    t0_ref *block_hash, *page_hash;
+    struct t0_chain *chain_wanted; /* fill it with the next block entered */
+    struct t0_block *scratch;
+
+    /* t0_mmu.c */
+    struct t0_tlb_side side[T0_NB_BANKS][T0_TLB_SIZE];
+    uint64_t filled[T0_NB_BANKS][T0_TLB_SIZE / 64]; /* entries in use */
+    uint64_t large_seen;   /* Bloom filter of 2 MiB regions with large entries */
+    bool huge_seen;        /* some entry is of a 1 GiB page */
+    uint64_t code_seen[8]; /* Bloom filter of linear pages in the jump cache */
+    const struct gmem_region *last_region;
+    struct {
+        uint64_t la;
+        unsigned size, seg;
+        bool locked;
+    } rmw;
+
+    /* t0_cpu.c */
+    bool exc_pending; /* c->exc is to be delivered */
+    bool exit_wanted; /* leave run() with exit */
+    bool irq_maybe;   /* the LAPIC may have something: look when IF allows */
+    bool no_trap;     /* the instruction stepped over takes no single-step trap */
+    enum vcpu_exit exit;
+    struct t0_inbox inbox;
+    struct t0_counters n;
+    uint32_t ring_pos;
+    uint64_t ring[T0_RING_SIZE];
+};
+
+/* --- t0_cpu.c -------------------------------------------------------------- */
+
+/* Recompute mode, mode_key, seg_base and the TLB bank from c->s. */
+void t0_update_mode(struct t0_cpu *c);
+
+/* Recompute only the bank: after EFLAGS.AC or CR4.SMAP changed. */
+void t0_update_bank(struct t0_cpu *c);
+
+/* @op is done and RIP is @rip: back to the run loop. Returns NULL. */
+const struct t0_op *t0_leave(struct t0_cpu *c, const struct t0_op *op, uint64_t rip);
+
+/* Now an interrupt may be taken when one is pending: whether to leave for it. */
+static inline bool t0_irq_wanted(const struct t0_cpu *c)
+{
+    return c->core->irq_maybe || vcpu_wants_attention(c->vcpu);
+}
+
+static inline bool t0_long_mode(const struct t0_cpu *c)
+{
+    return c->s.efer & X86_EFER_LMA;
+}
+
+static inline bool t0_is64(const struct t0_cpu *c)
+{
+    return (c->mode & T0_MODE_SIZE) == T0_MODE_64;
+}
+
+static inline bool t0_canonical(uint64_t la)
+{
+    return (uint64_t)((int64_t)(la << 16) >> 16) == la;
+}
+
+/* Instructions from the block's start to @op, itself included. */
+static inline unsigned t0_nb_done(const struct t0_cpu *c, const struct t0_op *op)
+{
+    return (unsigned)(op - c->block->ops) + 1;
+}
+
+/* --- t0_block.c ------------------------------------------------------------ */
+
+bool t0_code_init(struct t0_cpu *c, GError **error);
+void t0_code_done(struct t0_cpu *c);
+
+/* The block at CS:s.rip in the current mode; NULL with c->exc set. */
+struct t0_block *t0_block_get(struct t0_cpu *c);
+
+/* The same, of one instruction and outside the cache. */
+struct t0_block *t0_block_step(struct t0_cpu *c);
+
+/* Let @chain lead to @b, when b is one that may be entered directly. */
+void t0_block_chain(struct t0_cpu *c, struct t0_chain *chain, struct t0_block *b);
+
+/* Forget all blocks. Not while one is running. */
+void t0_code_flush(struct t0_cpu *c);
+
+/* Forget the blocks that overlap the range. Also while one of them is running. */
+void t0_code_invalidate(struct t0_cpu *c, uint64_t gpa, uint64_t len);
+
+/* [gpa, gpa + len), inside one page, was written by this vCPU and the page has code
+ * bits: invalidate here and tell the other vCPUs. */
+void t0_code_stored(struct t0_cpu *c, const struct gmem_region *r, uint64_t gpa,
+                    unsigned len);
+
+/* Do what the inbox says. Thread: the vCPU's, no block running. */
+void t0_inbox_read(struct t0_cpu *c);
+void t0_guest_enter(struct t0_cpu *c);
+void t0_guest_leave(struct t0_cpu *c);
+
+/* accel_ops.invalidate. Any thread. */
+void t0_vm_invalidate(struct t0_vm *tvm, uint64_t gpa, uint64_t len);
+
+/* First instruction at and after @c's RIP as text, for dumps. */
+void t0_dump_code(struct t0_cpu *c, FILE *out);
+
+static inline struct t0_chain *t0_chain_of(const struct t0_op *op)
+{
+    return (struct t0_chain *)(uintptr_t)(op + 1);
+}
+
+static inline struct t0_jump_entry *t0_jump_slot(struct t0_cpu *c, uint64_t lin)
+{
+    return &c->jumps[(lin ^ lin >> 11) & (T0_JUMP_SIZE - 1)];
+}
+
+/* --- t0_branch.c ----------------------------------------------------------- */
+
+/* Make @end, after the last instruction of @b, lead to the next block. */
+void t0_lower_end(struct t0_cpu *c, const struct t0_block *b, struct t0_op *end);
+
+/* --- t0_mmu.c -------------------------------------------------------------- */
+
+void t0_tlb_init(struct t0_cpu *c);
+void t0_tlb_flush(struct t0_cpu *c, bool global_too);
+void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la);
+/* Forget store translations of guest page @gpa, or of all with UINT64_MAX. */
+void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa);
+void t0_jumps_flush(struct t0_cpu *c);
+
+/* Translate a code page; NULL with c->exc set. */
+struct t0_itlb_entry *t0_itlb_fill(struct t0_cpu *c, uint64_t la);
+
+static inline uint64_t t0_itlb_tag(const struct t0_cpu *c, uint64_t la)
+{
+    _Static_assert(T0_MODE_CPL3 == 16, "shifted to bit 0");
+    return (la & ~UINT64_C(0xfff)) | ((c->mode / T0_MODE_CPL3) & 1);
+}
+
+static inline struct t0_itlb_entry *t0_itlb_slot(struct t0_cpu *c, uint64_t la)
+{
+    return &c->itlb[(la >> 12) & (T0_ITLB_SIZE - 1)];
+}
+
+static inline struct t0_itlb_entry *t0_itlb_get(struct t0_cpu *c, uint64_t la)
+{
+    struct t0_itlb_entry *e = t0_itlb_slot(c, la);
+    return likely(e->tag == t0_itlb_tag(c, la)) ? e : t0_itlb_fill(c, la);
+}
+
+/* Implicit supervisor accesses (descriptor tables, TSS, gates): as t0_read_bytes
+ * and t0_write_bytes with CPL 0's rights whatever CPL is. */
+uint64_t t0_sys_read(struct t0_cpu *c, uint64_t la, void *buf, unsigned size);
+uint64_t t0_sys_write(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size);
+
+/* The bank for accesses with @cpl's rights; t0_use_bank() returns the previous. */
+unsigned t0_bank_for(const struct t0_cpu *c, unsigned cpl);
+struct t0_tlb_entry *t0_use_bank(struct t0_cpu *c, unsigned bank);
+
+/* Offset @off of segment @seg -> linear address, with its checks. fault: c->exc is
+ * set, #SS or #GP with error code 0. */
+struct t0_val t0_seg_linear(struct t0_cpu *c, unsigned seg, uint64_t off, unsigned size,
+                            bool write);
+
+/* --- t0_exc.c -------------------------------------------------------------- */
+
+enum t0_event {
+    T0_EVENT_FAULT,    /* exception by an instruction: RIP is its own */
+    T0_EVENT_TRAP,     /* #DB single-step */
+    T0_EVENT_SOFT,     /* INT n, INT3, INTO: gate DPL counts, RIP is the next */
+    T0_EVENT_EXTERNAL, /* interrupt, NMI */
+};
+
+/*
+ * Deliver through the IDT from the state in c->s (rip, gpr). False: a fault happened
+ * on the way, c->exc says which; nothing changed.
+ */
+bool t0_deliver(struct t0_cpu *c, enum t0_event kind, uint8_t vector, bool has_error,
+                uint32_t error);
+
+bool t0_lower_exc(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+
+/* Deliver c->exc, with the double-fault rules. False: triple fault. */
+bool t0_deliver_exc(struct t0_cpu *c);
+
+/* Stack of inner level @cpl from the TSS; its segment, with #TS; a frame below it
+ * with #SS(@ss_error). False with c->exc set. @ext goes into error codes. */
+bool t0_inner_stack(struct t0_cpu *c, unsigned cpl, uint32_t ext, uint16_t *ret_ss,
+                    uint64_t *ret_sp);
+bool t0_inner_ss(struct t0_cpu *c, uint16_t sel, unsigned cpl, uint32_t ext,
+                 struct x86_segment *ret);
+bool t0_push_frame(struct t0_cpu *c, const struct x86_segment *ss, uint64_t *sp,
+                   unsigned cpl, uint32_t ss_error, const void *frame, unsigned n);
+
+/* RETF and IRET in protected and long mode: pop words of @size, release @release more
+ * bytes. False with c->exc set. On success all of c->s is that of the new place. */
+bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret);
+
+/* Bits of RFLAGS that POPF and IRET of @size may change at the current level. */
+uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size);
+
+/* --- t0_seg.c -------------------------------------------------------------- */
+
+struct t0_desc {
+    uint64_t raw;  /* the 8 bytes */
+    uint64_t addr; /* linear */
+};
+
+enum { T0_DESC_OK, T0_DESC_LIMIT, T0_DESC_FAULT };
+
+/* Read the descriptor of @sel. LIMIT: outside its table (the caller raises what its
+ * instruction says); FAULT: c->exc is set (#PF). */
+int t0_desc_get(struct t0_cpu *c, uint16_t sel, struct t0_desc *ret);
+
+/* The hidden part for @sel as @raw says. */
+struct x86_segment t0_desc_segment(uint16_t sel, uint64_t raw);
+
+/* Set the descriptor's accessed bit. Non-zero with c->exc set on a fault. */
+uint64_t t0_desc_accessed(struct t0_cpu *c, const struct t0_desc *d);
+
+/* Load a data or stack segment register (MOV, POP, LDS, IRET): all checks. Non-zero
+ * with c->exc set. The caller calls t0_update_mode() when all is done. */
+uint64_t t0_load_seg(struct t0_cpu *c, unsigned seg, uint16_t sel);
+
+/* After a return to an outer level: data segments that it may not use become null. */
+void t0_drop_outer_segs(struct t0_cpu *c);
+
+/* Flat code / stack segments of SYSCALL and friends. */
+struct x86_segment t0_flat_code(uint16_t sel, unsigned dpl, bool long_mode);
+struct x86_segment t0_flat_stack(uint16_t sel, unsigned dpl);
+
+/* --- t0_sys.c -------------------------------------------------------------- */
+
+/* What MOV CR0/CR3/CR4 and WRMSR EFER do; non-zero with c->exc set (#GP). */
+uint64_t t0_write_cr0(struct t0_cpu *c, uint64_t v);
+uint64_t t0_write_cr3(struct t0_cpu *c, uint64_t v);
+uint64_t t0_write_cr4(struct t0_cpu *c, uint64_t v);
+
+/* --- t0_msr.c -------------------------------------------------------------- */
+
+/* False: #GP(0). */
+bool t0_msr_read(struct t0_cpu *c, uint32_t msr, uint64_t *ret);
+bool t0_msr_write(struct t0_cpu *c, uint32_t msr, uint64_t v);
+
+uint64_t t0_tsc(struct t0_cpu *c);
+struct x86_cpuid t0_cpuid(struct t0_cpu *c, uint32_t leaf, uint32_t subleaf);
+
+#endif
