@@ -1,8 +1,10 @@
+#include "vmm/accel/bt/bt.h"
 #include "vmm/accel/script/script.h"
 #include "vmm/control/vmm.h"
 
 /* What can execute guest code, the default first. */
 static const struct vmm_accel accels[] = {
+    {&bt_accel_ops, .alias = "tcg", .features = bt_features},
     {&script_accel},
     {NULL},
 };
