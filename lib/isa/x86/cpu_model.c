@@ -520,10 +520,14 @@ uint64_t x86_cpu_efer_mask(const struct x86_cpu_model *m)
     return bits_of(m, rows, ARRAY_LEN(rows));
 }
 
-/* The feature bits of one leaf. */
+/* The feature bits of one leaf. Only leaves 7 and Dh look at ECX; for the others it
+ * holds whatever the guest had there. */
 static void add_feature_bits(const struct x86_cpu_model *m, uint32_t leaf,
                              uint32_t subleaf, struct x86_cpuid *r)
 {
+    if (leaf != 7 && leaf != 0xd) {
+        subleaf = 0;
+    }
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
         const struct feat_info *i = &feat_infos[f];
         if (i->leaf == leaf && i->subleaf == subleaf && x86_cpu_has(m, f)) {
