@@ -979,7 +979,7 @@ HANDLER(write_base)
         return gp0(c, op);
     }
     c->s.seg[op->aux].base = c->seg_base[op->aux] = v;
-    return T0_NEXT(c, op);
+    return t0_end_block(c, op);
 }
 
 /* --- Lowering -------------------------------------------------------------- */

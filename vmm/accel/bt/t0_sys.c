@@ -575,7 +575,7 @@ HANDLER(op_vmcall)
     }
     int64_t r = c->s.cpl ? -1 : -1000; /* -KVM_EPERM */
     c->gpr[X86_RAX] = t0_is64(c) ? (uint64_t)r : (uint32_t)r;
-    return T0_NEXT(c, op);
+    return t0_end_block(c, op);
 }
 
 HANDLER(op_xgetbv)
