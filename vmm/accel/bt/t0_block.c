@@ -575,7 +575,8 @@ struct decoded {
     unsigned nb;
     unsigned len;
     uint8_t raise; /* vector of the last instruction's decode failure, or 0xff */
-    bool ends;     /* the last instruction is the end by itself */
+    bool stop;     /* nothing may follow the last instruction in this block */
+    bool ends;     /* and its handler always leaves: no end op is needed */
     uint64_t gpa2; /* UINT64_MAX: does not straddle */
 };
 
@@ -671,7 +672,7 @@ static int decode_one(struct fetch *f, struct decoded *d)
         }
         memset(&d->insn[i], 0, sizeof(d->insn[i]));
         d->raise = outside || len == X86_DECODE_GP ? X86_EXC_GP : X86_EXC_UD;
-        d->ends = true;
+        d->stop = d->ends = true;
         d->start[0] = 0;
         d->len = 1;
         d->nb = 1;
@@ -680,7 +681,8 @@ static int decode_one(struct fetch *f, struct decoded *d)
     d->start[i] = (uint16_t)off;
     d->nb++;
     d->len += (unsigned)len;
-    d->ends = ends_block(&d->insn[i]);
+    d->stop = ends_block(&d->insn[i]);
+    d->ends = d->stop && x86_insn_desc(&d->insn[i])->cls == X86_CLASS_BRANCH;
     return 1;
 }
 
@@ -688,10 +690,10 @@ static bool decode_block(struct fetch *f, struct decoded *d, unsigned max)
 {
     d->nb = d->len = 0;
     d->raise = 0xff;
-    d->ends = false;
+    d->stop = d->ends = false;
     d->gpa2 = UINT64_MAX;
     unsigned room = (unsigned)(0x1000 - (f->gpa & 0xfff));
-    while (d->nb < max && !d->ends && d->len < room) {
+    while (d->nb < max && !d->stop && d->len < room) {
         int r = decode_one(f, d);
         if (r < 0) {
             return false;
