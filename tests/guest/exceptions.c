@@ -214,7 +214,7 @@ GUEST_TEST(device_not_available_with_ts)
     CHECK(TRAPS(&t, "pxor %%xmm0, %%xmm0"));
     CHECK_EQ(t.vector, 7);
     __asm__ volatile("clts");
-    CHECK(!TRAPS(&t, "fldz; fstp %%st(0); pxor %%xmm0, %%xmm0"));
+    CHECK(!TRAPS(&t, "fninit; fldz; fstp %%st(0); pxor %%xmm0, %%xmm0"));
 }
 
 GUEST_TEST(sse_without_osfxsr_is_ud)
