@@ -1,7 +1,5 @@
 #include "vmm/accel/bt/t0_int.h"
 
-#include <sys/random.h>
-
 /*
  * Bits: BT BTS BTR BTC, BSF BSR LZCNT TZCNT POPCNT, CRC32, and BMI1 and BMI2 but for
  * their shifts and multiplication.
@@ -220,27 +218,6 @@ static bool lower_bmi(const struct t0_forms *t, const struct x86_insn *insn,
     return op->fn != NULL;
 }
 
-/* --- Random numbers -------------------------------------------------------- */
-
-/* RDRAND, RDSEED: the kernel's generator; CF set when it gave something. */
-__attribute__((noinline)) static struct t0_val random_bits(void)
-{
-    uint64_t v = 0;
-    bool ok = getrandom(&v, sizeof(v), GRND_NONBLOCK) == (ssize_t)sizeof(v);
-    return (struct t0_val){ok ? v : 0, !ok};
-}
-
-#define RANDOM_FORMS(N, x)                              \
-    T0_HANDLER(rdrand_r_##N)                            \
-    {                                                   \
-        struct t0_val r = random_bits();                \
-        T0_WR_##N(c, op->dst, r.v);                     \
-        c->flags = 0x0200 | (r.fault ? 0 : T0_FLAG_CF); \
-        return T0_NEXT(c, op);                          \
-    }
-T0_SIZES_248(RANDOM_FORMS, )
-static const struct t0_forms rdrand_fn = {{[T0_F_R] = T0_FN_248(rdrand_r)}};
-
 /* --- Lowering -------------------------------------------------------------- */
 
 bool t0_lower_bit(const struct x86_insn *insn, const struct t0_lower *ctx,
@@ -267,8 +244,6 @@ bool t0_lower_bit(const struct x86_insn *insn, const struct t0_lower *ctx,
     case X86_OP_BLSI: return lower_bmi(&blsi_fn, insn, op, 1, 0);
     case X86_OP_BLSR: return lower_bmi(&blsr_fn, insn, op, 1, 0);
     case X86_OP_BLSMSK: return lower_bmi(&blsmsk_fn, insn, op, 1, 0);
-    case X86_OP_RDRAND:
-    case X86_OP_RDSEED: return t0_pick(&rdrand_fn, insn, op, size);
     default: return false;
     }
 }

@@ -265,16 +265,11 @@ FLAG_OP(cld, c->s.rflags &= ~(uint64_t)X86_FL_DF)
 FLAG_OP(std, c->s.rflags |= X86_FL_DF)
 FLAG_OP(salc, T0_W8(c, 0, c->flags &T0_FLAG_CF ? 0xff : 0))
 FLAG_OP(nop, (void)0)
-FLAG_OP(spin, __builtin_ia32_pause())
 /* Guest stores are host stores: only the full fence has something to order that
  * the interpreter's own instructions do not. */
 FLAG_OP(mfence, __asm__ volatile("mfence" ::: "memory"))
 FLAG_OP(lfence, __asm__ volatile("lfence" ::: "memory"))
 FLAG_OP(sfence, __asm__ volatile("sfence" ::: "memory"))
-
-/* CLFLUSH and its relatives are checked like loads of one byte; caches need not
- * know. */
-T0_LOAD_PAIR(clflush, uint8_t, (void)m)
 
 /* --- Stack ----------------------------------------------------------------- */
 
@@ -648,7 +643,6 @@ static const struct {
     {X86_OP_STD, {std}},
     {X86_OP_SALC, {salc}},
     {X86_OP_NOP, {nop}},
-    {X86_OP_PAUSE, {spin}},
     {X86_OP_PREFETCH, {nop}},
     {X86_OP_PREFETCHW, {nop}},
     {X86_OP_PREFETCHNTA, {nop}},
@@ -700,11 +694,6 @@ bool t0_lower_mov(const struct x86_insn *insn, const struct t0_lower *ctx,
     case X86_OP_CLZERO:
     case X86_OP_BOUND:
     case X86_OP_MOVDIR64B: return lower_implicit(insn, ctx, op);
-    case X86_OP_CLFLUSH:
-    case X86_OP_CLFLUSHOPT:
-    case X86_OP_CLWB:
-        op->fn = op->ea == T0_EA_FLAT64 ? clflush_f : clflush_g;
-        return true;
     default: return lower_simple(insn, op);
     }
 }
