@@ -507,7 +507,7 @@ static inline bool t0_cond(const struct t0_cpu *c, unsigned cc)
     case 4: r = sf; break;
     case 5: r = f & T0_FLAG_PF; break;
     case 6: r = sf != of; break;
-    default: r = (f & T0_FLAG_ZF) || sf != of; break;
+    default: r = ((f & T0_FLAG_ZF) != 0) | (sf != of); break;
     }
     return r ^ (cc & 1);
 }

@@ -175,17 +175,22 @@ static const struct t0_forms movbe_fn = {{
 
 /* --- CMOVcc, SETcc --------------------------------------------------------- */
 
-/* A CMOV loads always, and a 32-bit one always zeroes the upper half. */
-#define CMOV_FORMS(N, CC)                                                            \
-    T0_HANDLER(cmov_rr_##N##_##CC)                                                   \
-    {                                                                                \
-        T0_U_##N v = t0_cond(c, CC) ? T0_RD_##N(c, op->src) : T0_RD_##N(c, op->dst); \
-        T0_WR_##N(c, op->dst, v);                                                    \
-        return T0_NEXT(c, op);                                                       \
-    }                                                                                \
-    T0_LOAD_PAIR(cmov_rm_##N##_##CC, T0_U_##N,                                       \
-                 T0_U_##N v = t0_cond(c, CC) ? m : T0_RD_##N(c, op->dst);            \
-                 T0_WR_##N(c, op->dst, v))
+/*
+ * A CMOV loads always, and a 32-bit one always zeroes the upper half. Guests use it
+ * where a branch would be mispredicted, so the handler must not have one.
+ */
+#define SELECT(c, CC, yes, no) \
+    (__builtin_expect_with_probability(t0_cond(c, CC), 1, 0.5) ? (yes) : (no))
+#define CMOV_FORMS(N, CC)                                                          \
+    T0_HANDLER(cmov_rr_##N##_##CC)                                                 \
+    {                                                                              \
+        T0_U_##N d = T0_RD_##N(c, op->dst);                                        \
+        T0_U_##N s = T0_RD_##N(c, op->src);                                        \
+        T0_WR_##N(c, op->dst, SELECT(c, CC, s, d));                                \
+        return T0_NEXT(c, op);                                                     \
+    }                                                                              \
+    T0_LOAD_PAIR(cmov_rm_##N##_##CC, T0_U_##N, T0_U_##N d = T0_RD_##N(c, op->dst); \
+                 T0_WR_##N(c, op->dst, SELECT(c, CC, m, d)))
 
 #define CC_FORMS(CC)                       \
     T0_SIZES_248(CMOV_FORMS, CC)           \
