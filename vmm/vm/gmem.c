@@ -33,17 +33,31 @@ struct gmem {
     void *invalidate_opaque;
 };
 
+#define GUARD GMEM_PAGE_SIZE
+
+/*
+ * @len bytes between two pages that nothing may touch: they catch a
+ * stray access, and keep the kernel from merging the mapping with a neighbour, so
+ * that guest RAM is told apart in /proc/PID/smaps on kernels without names too.
+ */
 static void *map_lazily(size_t len)
 {
-    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    uint8_t *p = mmap(NULL, len + 2 * GUARD, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    if (mprotect(p + GUARD, len, PROT_READ | PROT_WRITE) < 0) {
+        munmap(p, len + 2 * GUARD);
+        return NULL;
+    }
+    return p + GUARD;
 }
 
 static void unmap(void *p, size_t len)
 {
     if (p) {
-        munmap(p, len);
+        munmap((uint8_t *)p - GUARD, len + 2 * GUARD);
     }
 }
 
