@@ -548,6 +548,8 @@ static bool ends_block(const struct x86_insn *insn)
     case X86_OP_RDTSCP:
     case X86_OP_CPUID:
     case X86_OP_POPF:
+    case X86_OP_WRFSBASE:
+    case X86_OP_WRGSBASE:
     case X86_OP_SWAPGS: return false;
     default: return x86_insn_desc(insn)->props & X86_D_END;
     }
@@ -743,7 +745,10 @@ static size_t fill_block(struct t0_cpu *c, struct t0_block *b, const struct fetc
         lower(c, &d->insn[i], &ctx, op);
     }
     struct t0_op *end = &b->ops[d->nb];
-    if (!d->ends) {
+    /* Branches never go to the next op; other ends of blocks may. */
+    bool branch =
+        d->raise == 0xff && x86_insn_desc(&d->insn[d->nb - 1])->cls == X86_CLASS_BRANCH;
+    if (!branch) {
         b->flags |= T0_BLOCK_HAS_END;
         memset(end, 0, sizeof(*end));
         end->start = end->next = (uint16_t)d->len;
