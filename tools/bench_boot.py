@@ -7,10 +7,13 @@ RAM is the mapping that the program named "guest-ram" (prctl PR_SET_VMA_ANON_NAM
 else the one mapping that is exactly as large as the guest's memory; when neither
 tells it apart the benchmark refuses to guess.
 
-Instructions per second are the program's own count (lodge-vmm's statistics); QEMU
-does not count them without slowing down (-icount), so it has none.
+Instructions per second are the program's own count (`-d stats`) over the time that the
+virtual CPU was not halted; QEMU does not count them without slowing down (-icount), so
+it has none.
 """
+import json
 import os
+import pathlib
 import re
 import signal
 import tempfile
@@ -57,10 +60,10 @@ def own_memory(pid, ram_bytes):
     return sum(m[2] for m in maps) - sum(m[2] for m in ram)
 
 
-def instructions(text):
-    """Guest instructions that the VMM says it ran, or None."""
-    match = re.search(r"([\d,]+) guest instructions", text)
-    return int(match[1].replace(",", "")) if match else None
+def instructions_per_s(stats):
+    """Guest instructions in a second in which the virtual CPU was not halted."""
+    halted = stats["exits"]["hlt"]["ns"]
+    return stats["insns"] / ((stats["wall-ns"] - halted) / 1e9)
 
 
 def sample(side):
@@ -69,15 +72,21 @@ def sample(side):
         raise assets.AssetError(f"no program {program}")
     with tempfile.TemporaryDirectory(dir=assets.GUEST, prefix="bench-") as folder:
         disk = assets.copy_image(assets.root_image(), f"{folder}/disk.img")
+        stats = pathlib.Path(folder, "stats.json")
+        extra = [] if vm.is_qemu(program) else ["-d", "stats", "-D", str(stats)]
         argv = vm.vm_argv(program, kernel=assets.kernel(), initrd=assets.initrd(),
                           append="console=ttyS0 panic=-1", disks=[disk],
-                          memory=f"{MEMORY_MIB}M")
+                          memory=f"{MEMORY_MIB}M", extra=extra)
         with vm.Vm(argv) as guest:
             seconds = guest.wait_for(vm.USER_SPACE, TIMEOUT)
             os.kill(guest.pid, signal.SIGSTOP)
             memory = own_memory(guest.pid, MEMORY_MIB << 20)
+            os.kill(guest.pid, signal.SIGCONT)
+            guest.process.terminate()
+            guest.process.wait(TIMEOUT)
+        rate = instructions_per_s(json.loads(stats.read_text())) if extra else None
     return {"user_space_s": seconds, "own_memory_bytes": memory,
-            "instructions_per_s": None}
+            "instructions_per_s": rate}
 
 
 def describe(one):
