@@ -509,15 +509,38 @@ static void raise_ud(struct t0_op *op)
     op->aux = X86_EXC_UD;
 }
 
+/*
+ * Instructions that are an older one with a prefix which a processor without the
+ * feature ignores (APM 3 LZCNT, TZCNT, WBNOINVD). 0 when @op is none of them.
+ */
+static unsigned without_feature(unsigned op)
+{
+    switch (op) {
+    case X86_OP_TZCNT: return X86_OP_BSF;
+    case X86_OP_LZCNT: return X86_OP_BSR;
+    case X86_OP_WBNOINVD: return X86_OP_WBINVD;
+    case X86_OP_PREFETCH: /* every long-mode processor has these two */
+    case X86_OP_PREFETCHW: return op;
+    default: return 0;
+    }
+}
+
 static void lower(struct t0_cpu *c, const struct x86_insn *insn,
                   const struct t0_lower *ctx, struct t0_op *op)
 {
     const struct x86_desc *d = x86_insn_desc(insn);
+    bool lacks = d->feat && !x86_cpu_has(c->core->model, d->feat);
+    struct x86_insn older = *insn;
+    if (unlikely(lacks) && without_feature(insn->op)) {
+        older.op = (uint16_t)without_feature(insn->op);
+        insn = &older;
+        lacks = false;
+    }
     op->size = insn->opsize;
     op->imm = insn->imm;
     lower_ea(insn, ctx->mode, op);
     bool hypercall = insn->op == X86_OP_VMCALL || insn->op == X86_OP_VMMCALL;
-    if ((d->feat && !hypercall && !x86_cpu_has(c->core->model, d->feat)) ||
+    if ((lacks && !hypercall) ||
         ((d->props & X86_D_PROT) && !(ctx->mode & T0_MODE_PE))) {
         raise_ud(op);
         return;
