@@ -486,8 +486,18 @@ static void proto_job_go(struct blk_job *j)
 static void proto_bounce_run(struct loop_work *w)
 {
     struct blk_job *j = container_of(w, struct blk_job, work);
-    struct blk_req copy = *j->req;
-    j->step_ret = blk_proto_run(j->blk, &copy);
+    const struct blk_req *req = j->req;
+    /* Not a copy of all: its state belongs to the loop's thread. */
+    struct blk_req here = {
+        .op = req->op,
+        .flags = req->flags,
+        .offset = req->offset,
+        .len = req->len,
+        .iov = req->iov,
+        .nb_iov = req->nb_iov,
+        .blk = req->blk,
+    };
+    j->step_ret = blk_proto_run(j->blk, &here);
 }
 
 static void proto_zeros_run(struct loop_work *w)
