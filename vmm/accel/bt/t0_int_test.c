@@ -1,13 +1,9 @@
 #include "vmm/accel/bt/t0.h"
 
-#include <asm/prctl.h>
 #include <glib.h>
-#include <signal.h>
-#include <stddef.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <ucontext.h>
-#include <unistd.h>
+
+#include "vmm/accel/bt/t0_native.h"
 
 /*
  * The integer handlers against the processor this runs on.
@@ -24,12 +20,8 @@
  *     arena:  page 0, 1 writable | page 2 read-only | page 3 absent
  */
 
-#define ARENA      UINT64_C(0x10000000)
-#define PAGE       UINT64_C(4096)
-#define NB_MAPPED  3
-#define CODE       UINT64_C(0x53370000)
-#define GS_BASE    (ARENA - 0x12340)
-#define FLAGS_MASK (X86_FL_ARITH | X86_FL_DF)
+#define PAGE UINT64_C(4096)
+#define CODE UINT64_C(0x53370000)
 
 /* --- The core's part ------------------------------------------------------- */
 
@@ -50,8 +42,8 @@ static struct {
 
 static bool page_ok(uint64_t la, bool write)
 {
-    uint64_t end = ARENA + (write ? NB_MAPPED - 1 : NB_MAPPED) * PAGE;
-    return la >= ARENA && la < end;
+    uint64_t end = NATIVE_ARENA + (write ? NATIVE_PAGES - 1 : NATIVE_PAGES) * PAGE;
+    return la >= NATIVE_ARENA && la < end;
 }
 
 static uint64_t raise_memory(struct t0_cpu *c, uint64_t la, bool write, unsigned seg)
@@ -307,16 +299,6 @@ static bool lower(const struct x86_insn *i, bool flags_dead, struct t0_op *op)
     return false;
 }
 
-/* What both ways of executing start from and end with. */
-struct result {
-    uint64_t gpr[16];
-    uint64_t rflags, rip;
-    bool faulted;
-    uint8_t vector;
-    uint32_t error;
-    uint64_t cr2;
-};
-
 static void set_flags(struct t0_cpu *c, uint64_t f)
 {
     c->flags = (uint16_t)((f & 0xd7) << 8 | 0x0200 | (f >> 11 & 1));
@@ -329,7 +311,7 @@ static uint64_t get_flags(const struct t0_cpu *c)
 }
 
 /* Execute @op at @rip, from and to @r. */
-static void run_handler(const struct t0_op *op, unsigned mode, struct result *r)
+static void run_handler(const struct t0_op *op, unsigned mode, struct native_result *r)
 {
     struct t0_cpu *c = &t.cpu;
     struct t0_op ops[2] = {*op, {.fn = leave}};
@@ -353,380 +335,56 @@ static void run_handler(const struct t0_op *op, unsigned mode, struct result *r)
     r->cr2 = c->exc.cr2;
 }
 
-/* --- One instruction by the processor -------------------------------------- */
-
-/* Offsets are known to the assembly below. */
-struct native {
-    uint64_t gpr[16];  /* 0 */
-    uint64_t rflags;   /* 128 */
-    uint64_t rip;      /* 136 */
-    uint64_t host_rsp; /* 144 */
-    uint32_t far_off;  /* 152 */
-    uint32_t far_sel;  /* 156 */
-    volatile bool running;
-    struct result *r;
-};
-
-struct native native;
-void native_enter64(void);
-void native_enter32(void);
-void native_exit(void);
-void native_out(void);
-
-__asm__(".pushsection .text\n"
-        "native_enter32:\n"
-        "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
-        "mov $0x2b, %eax; mov %eax, %ds; mov %eax, %es\n"
-        "lea 1f(%rip), %rax\n"
-        "jmp 3f\n"
-        "native_enter64:\n"
-        "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
-        "lea 2f(%rip), %rax\n"
-        "3: mov %rax, native_go(%rip)\n"
-        "mov %rsp, native+144(%rip)\n"
-        "pushq native+128(%rip); popfq\n"
-        "mov native(%rip), %rax; mov native+8(%rip), %rcx\n"
-        "mov native+16(%rip), %rdx; mov native+24(%rip), %rbx\n"
-        "mov native+32(%rip), %rsp; mov native+40(%rip), %rbp\n"
-        "mov native+48(%rip), %rsi; mov native+56(%rip), %rdi\n"
-        "mov native+64(%rip), %r8; mov native+72(%rip), %r9\n"
-        "mov native+80(%rip), %r10; mov native+88(%rip), %r11\n"
-        "mov native+96(%rip), %r12; mov native+104(%rip), %r13\n"
-        "mov native+112(%rip), %r14; mov native+120(%rip), %r15\n"
-        "jmp *native_go(%rip)\n"
-        "1: ljmp *native+152(%rip)\n"
-        "2: jmp *native+136(%rip)\n"
-        "native_exit:\n"
-        "mov %rax, native(%rip); mov %rcx, native+8(%rip)\n"
-        "mov %rdx, native+16(%rip); mov %rbx, native+24(%rip)\n"
-        "mov %rsp, native+32(%rip); mov %rbp, native+40(%rip)\n"
-        "mov %rsi, native+48(%rip); mov %rdi, native+56(%rip)\n"
-        "mov %r8, native+64(%rip); mov %r9, native+72(%rip)\n"
-        "mov %r10, native+80(%rip); mov %r11, native+88(%rip)\n"
-        "mov %r12, native+96(%rip); mov %r13, native+104(%rip)\n"
-        "mov %r14, native+112(%rip); mov %r15, native+120(%rip)\n"
-        "mov native+144(%rip), %rsp\n"
-        "pushfq; popq native+128(%rip)\n"
-        "native_out:\n"
-        "cld\n"
-        "xor %eax, %eax; mov %eax, %ds; mov %eax, %es\n"
-        "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
-        "ret\n"
-        ".popsection\n"
-        ".pushsection .bss\n"
-        ".balign 8\n"
-        "native_go: .skip 8\n"
-        ".popsection\n");
-
-static void on_signal(int sig, siginfo_t *info, void *opaque)
-{
-    static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
-                                  REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
-                                  REG_R12, REG_R13, REG_R14, REG_R15};
-    ucontext_t *uc = opaque;
-    greg_t *g = uc->uc_mcontext.gregs;
-    if (!native.running) {
-        signal(sig, SIG_DFL);
-        return;
-    }
-    for (unsigned i = 0; i < 16; i++) {
-        native.gpr[i] = (uint64_t)g[order[i]];
-    }
-    native.rflags = (uint64_t)g[REG_EFL];
-    native.r->faulted = true;
-    native.r->rip = (uint64_t)g[REG_RIP];
-    native.r->vector = (uint8_t)g[REG_TRAPNO];
-    native.r->error = (uint32_t)g[REG_ERR];
-    native.r->cr2 = g[REG_TRAPNO] == X86_EXC_PF ? (uint64_t)g[REG_CR2] : 0;
-    g[REG_RIP] = (greg_t)(uintptr_t)native_out;
-    g[REG_RSP] = (greg_t)native.host_rsp;
-    g[REG_CSGSFS] = (g[REG_CSGSFS] & ~(greg_t)0xffff) | 0x33;
-    g[REG_EFL] = 0x202;
-}
-
-/* Execute @bytes at CODE, from and to @r. */
-static void run_native(const uint8_t *bytes, unsigned len, unsigned mode,
-                       struct result *r)
-{
-    uint8_t *code = (uint8_t *)(uintptr_t)CODE;
-    uint64_t out = (uint64_t)(uintptr_t)native_exit;
-
-    memcpy(code, bytes, len);
-    if (mode == 64) { /* jmp [rip]; the address */
-        memcpy(code + len, "\xff\x25\0\0\0\0", 6);
-        memcpy(code + len + 6, &out, 8);
-    } else { /* jmp 33h:CODE + 64, and there the same */
-        uint32_t stub = (uint32_t)CODE + 64;
-        code[len] = 0xea;
-        memcpy(code + len + 1, &stub, 4);
-        memcpy(code + len + 5, "\x33\0", 2);
-        memcpy(code + 64, "\xff\x25\0\0\0\0", 6);
-        memcpy(code + 70, &out, 8);
-    }
-    memcpy(native.gpr, r->gpr, sizeof(r->gpr));
-    native.rflags = (r->rflags & FLAGS_MASK) | X86_FL_R1 | X86_FL_IF;
-    native.rip = CODE;
-    native.far_off = (uint32_t)CODE;
-    native.far_sel = 0x23;
-    native.r = r;
-    r->rip = CODE + len;
-    r->faulted = false;
-    r->vector = 0;
-    r->error = 0;
-    r->cr2 = 0;
-    native.running = true;
-    if (mode == 64) {
-        native_enter64();
-    } else {
-        native_enter32();
-    }
-    native.running = false;
-    memcpy(r->gpr, native.gpr, sizeof(r->gpr));
-    r->rflags = native.rflags & FLAGS_MASK;
-}
-
 static void setup(void)
 {
-    static uint8_t alt[65536];
-    stack_t ss = {.ss_sp = alt, .ss_size = sizeof(alt)};
-    struct sigaction sa = {.sa_sigaction = on_signal,
-                           .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
-    static const int sigs[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
-
-    sigaltstack(&ss, NULL);
-    for (unsigned i = 0; i < G_N_ELEMENTS(sigs); i++) {
-        sigaction(sigs[i], &sa, NULL);
-    }
-    void *p = mmap((void *)(uintptr_t)ARENA, NB_MAPPED * PAGE, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    void *q = mmap((void *)(uintptr_t)CODE, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    g_assert_true(p == (void *)(uintptr_t)ARENA && q == (void *)(uintptr_t)CODE);
-    syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE);
+    native_setup(CODE);
     t.cpu.vcpu = &t.vcpu;
     t.cpu.tlb = t.cpu.banks[0];
-    t.cpu.seg_base[X86_GS] = GS_BASE;
+    t.cpu.seg_base[X86_GS] = NATIVE_GS_BASE;
     flush_tlb();
 }
 
-/* --- Random instructions --------------------------------------------------- */
-
-static uint64_t rng_state;
-
-static uint64_t rnd(void)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return rng_state * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-/* The same cases in every run, others with -m thorough. */
-static void seed_rng(void)
-{
-    rng_state = UINT64_C(88172645463325252);
-    if (g_test_thorough()) {
-        rng_state ^= (uint64_t)(unsigned)g_test_rand_int() << 1;
-    }
-}
-
-static uint64_t below(uint64_t n)
-{
-    return (rnd() >> 32) % n;
-}
-
-/* Values at which arithmetic has its edges, and any others. */
-static uint64_t rnd_value(void)
-{
-    uint64_t one = UINT64_C(1) << below(64);
-    switch (below(6)) {
-    case 0: return below(4) - 2;
-    case 1: return one - below(3) + 1;
-    case 2: return -one + below(3) - 1;
-    case 3: return below(256);
-    default: return rnd();
-    }
-}
+/* --- Random cases ---------------------------------------------------------- */
 
 /* Where memory operands are: mostly inside pages, often over their borders. */
 static uint64_t rnd_target(void)
 {
-    uint64_t kind = below(20);
+    uint64_t kind = native_below(20);
     if (kind < 14) {
-        return ARENA + 64 + below(2 * PAGE - 1024);
+        return NATIVE_ARENA + 64 + native_below(2 * PAGE - 1024);
     }
     unsigned border = kind < 17 ? 1 : kind < 19 ? 2 : 3;
-    return ARENA + border * PAGE - 20 + below(28);
-}
-
-struct test_case {
-    const struct x86_desc *row;
-    struct x86_insn insn;
-    uint8_t bytes[16 + 8];
-    unsigned mode;
-};
-
-/* The prefix state a row wants: 0, 66, F3 or F2. */
-static uint8_t mandatory_prefix(uint32_t allow)
-{
-    bool np = allow & X86_A_NP, p66 = allow & X86_A_66;
-    if (np) {
-        return p66 && below(3) == 0 ? 0x66 : 0;
-    }
-    return p66 ? 0x66 : allow & X86_A_F3 ? 0xf3 : 0xf2;
-}
-
-static unsigned put_vex(uint8_t *p, const struct x86_desc *row, unsigned mode)
-{
-    uint8_t prefix = mandatory_prefix(row->allow);
-    unsigned pp = prefix == 0x66 ? 1 : prefix == 0xf3 ? 2 : prefix == 0xf2 ? 3 : 0;
-    unsigned n = 0;
-    p[n++] = 0xc4;
-    p[n++] =
-        (uint8_t)((mode == 64 ? rnd() & 0xe0 : 0xe0) | (row->map - X86_MAP_VEX1 + 1));
-    p[n++] = (uint8_t)((rnd() & 0x80) |
-                       (mode == 64 ? rnd() & 0x78 : 0x40 | (rnd() & 0x38)) | pp);
-    return n;
-}
-
-static unsigned put_legacy(uint8_t *p, const struct x86_desc *row, unsigned mode)
-{
-    uint8_t prefix = mandatory_prefix(row->allow);
-    unsigned n = 0;
-    if ((row->props & X86_D_LOCK) && below(3) == 0) {
-        p[n++] = 0xf0;
-    }
-    if (row->cls == X86_CLASS_STRING && below(3)) {
-        p[n++] = below(2) ? 0xf3 : 0xf2;
-    }
-    if (mode == 64 && below(8) == 0) {
-        p[n++] = 0x65;
-    }
-    if (prefix) {
-        p[n++] = prefix;
-    }
-    if (mode == 64 && below(2)) {
-        p[n++] = 0x40 | (rnd() & 15);
-    }
-    if (row->map != X86_MAP_ONE) {
-        p[n++] = 0x0f;
-    }
-    if (row->map == X86_MAP_0F38 || row->map == X86_MAP_0F3A) {
-        p[n++] = row->map == X86_MAP_0F38 ? 0x38 : 0x3a;
-    }
-    return n;
-}
-
-static uint8_t rnd_modrm(const struct x86_desc *row)
-{
-    uint8_t m = (uint8_t)rnd();
-    bool mem = row->allow & X86_A_MEM, reg = row->allow & X86_A_REG;
-    if (reg && (!mem || below(2))) {
-        m |= 0xc0;
-    } else if (m >= 0xc0) {
-        m &= 0x7f;
-    }
-    return (uint8_t)((m & ~row->modrm_mask) | (row->modrm & row->modrm_mask));
-}
-
-/* Some encoding of row @i in @mode. */
-static bool make_case(unsigned i, unsigned mode, struct test_case *k)
-{
-    k->row = x86_desc_get(i);
-    k->mode = mode;
-    if (!(k->row->allow & (mode == 64 ? X86_A_64 : X86_A_32))) {
-        return false;
-    }
-    for (unsigned tries = 0; tries < 400; tries++) {
-        unsigned n = 0;
-        if (below(10) == 0) {
-            k->bytes[n++] = 0x67;
-        }
-        n += k->row->map >= X86_MAP_VEX1 ? put_vex(k->bytes + n, k->row, mode)
-                                         : put_legacy(k->bytes + n, k->row, mode);
-        k->bytes[n++] = (uint8_t)(k->row->opcode + below(k->row->nb_opcode));
-        if (k->row->has_modrm) {
-            k->bytes[n++] = rnd_modrm(k->row);
-        }
-        for (; n < sizeof(k->bytes); n++) {
-            k->bytes[n] = (uint8_t)rnd();
-        }
-        if (x86_decode(&k->insn, k->bytes, 15, mode) > 0 && k->insn.desc == i) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void patch(struct test_case *k, unsigned at, int64_t v, unsigned size)
-{
-    memcpy(k->bytes + at, &v, size);
-    g_assert_cmpint(x86_decode(&k->insn, k->bytes, 15, k->mode), >, 0);
-}
-
-/* Make the memory operand reach @target: by its base register, else by its
- * displacement. False: it cannot. */
-static bool aim(struct test_case *k, uint64_t target, uint64_t gpr[16])
-{
-    struct x86_insn *i = &k->insn;
-    unsigned disp_at = i->len - i->imm_size - i->disp_size;
-    uint64_t off = target - (i->seg == X86_GS ? GS_BASE : 0);
-
-    if (i->addrsize == 2 || i->base == i->index) {
-        return i->addrsize != 2 && i->base == X86_REG_NONE && i->disp_size >= 4
-                   ? (patch(k, disp_at, (int64_t)off, i->disp_size), true)
-                   : false;
-    }
-    if (i->disp_size == 4 && i->base < 16) {
-        patch(k, disp_at, (int16_t)rnd(), 4);
-    }
-    if (i->index != X86_REG_NONE) {
-        gpr[i->index] = below(200) - 100;
-        off -= gpr[i->index] * i->scale;
-        if (i->addrsize == 4) {
-            gpr[i->index] =
-                k->mode == 64 ? gpr[i->index] ^ rnd() << 32 : (uint32_t)gpr[i->index];
-        }
-    }
-    if (i->base < 16) {
-        gpr[i->base] = off - (uint64_t)i->disp;
-        if (i->addrsize == 4) {
-            gpr[i->base] =
-                k->mode == 64 ? gpr[i->base] ^ rnd() << 32 : (uint32_t)gpr[i->base];
-        }
-    } else if (i->base == X86_REG_RIP) {
-        patch(k, disp_at, (int64_t)(off - CODE - i->len), 4);
-    } else {
-        patch(k, disp_at, (int64_t)off, i->disp_size);
-    }
-    return true;
+    return NATIVE_ARENA + border * PAGE - 20 + native_below(28);
 }
 
 /* Registers that make the instruction do something rather than fault. */
-static void set_registers(struct test_case *k, struct result *r, uint64_t target)
+static void set_registers(struct native_case *k, struct native_result *r,
+                          uint64_t target)
 {
     uint64_t mask = k->mode == 64 ? UINT64_MAX : UINT32_MAX;
     const struct x86_insn *i = &k->insn;
-    uint64_t seg = i->seg == X86_GS ? GS_BASE : 0;
+    uint64_t seg = i->seg == X86_GS ? NATIVE_GS_BASE : 0;
 
     if (k->row->props & X86_D_STACK) {
-        r->gpr[X86_RSP] = rnd_target() & (below(2) ? ~7ull : ~0ull);
+        r->gpr[X86_RSP] = rnd_target() & (native_below(2) ? ~7ull : ~0ull);
         r->gpr[X86_RBP] = rnd_target();
     }
     switch (i->op) {
     case X86_OP_DIV:
     case X86_OP_IDIV:
-        if (below(3)) {
-            bool neg = i->op == X86_OP_IDIV && below(2);
-            r->gpr[X86_RDX] = neg ? UINT64_MAX : below(2) ? 0 : below(1000);
+        if (native_below(3)) {
+            bool neg = i->op == X86_OP_IDIV && native_below(2);
+            r->gpr[X86_RDX] = neg               ? UINT64_MAX
+                              : native_below(2) ? 0
+                                                : native_below(1000);
         }
         break;
     case X86_OP_BT:
     case X86_OP_BTS:
     case X86_OP_BTR:
     case X86_OP_BTC:
-        if (i->opnd[1].kind == X86_OPND_REG && below(10)) {
-            r->gpr[i->opnd[1].reg & 15] = below(4096) - 2048;
+        if (i->opnd[1].kind == X86_OPND_REG && native_below(10)) {
+            r->gpr[i->opnd[1].reg & 15] = native_below(4096) - 2048;
         }
         break;
     case X86_OP_XLAT: r->gpr[X86_RBX] = target - seg; break;
@@ -734,7 +392,7 @@ static void set_registers(struct test_case *k, struct result *r, uint64_t target
     case X86_OP_CMPXCHG8B:
     case X86_OP_CMPXCHG16B:
     case X86_OP_CMPXCHG:
-        if (below(2)) { /* so that it is equal at times */
+        if (native_below(2)) { /* so that it is equal at times */
             unsigned size = i->op == X86_OP_CMPXCHG16B  ? 8
                             : i->op == X86_OP_CMPXCHG8B ? 4
                                                         : 8;
@@ -747,10 +405,11 @@ static void set_registers(struct test_case *k, struct result *r, uint64_t target
     default: break;
     }
     if (k->row->cls == X86_CLASS_STRING) {
-        uint64_t high = i->addrsize == 4 && k->mode == 64 ? rnd() << 32 : 0;
+        uint64_t high = i->addrsize == 4 && k->mode == 64 ? native_rnd() << 32 : 0;
         r->gpr[X86_RSI] = (target - seg) ^ high;
-        r->gpr[X86_RDI] = (below(2) ? rnd_target() : target + below(40) - 20) ^ high;
-        r->gpr[X86_RCX] = below(3) == 0 ? below(2000) : below(20);
+        r->gpr[X86_RDI] =
+            (native_below(2) ? rnd_target() : target + native_below(40) - 20) ^ high;
+        r->gpr[X86_RCX] = native_below(3) == 0 ? native_below(2000) : native_below(20);
         r->gpr[X86_RCX] ^= high;
     }
     for (unsigned n = 0; n < 16; n++) {
@@ -760,34 +419,24 @@ static void set_registers(struct test_case *k, struct result *r, uint64_t target
 
 /* --- Comparison ------------------------------------------------------------ */
 
-static uint8_t template[4 * PAGE], after_native[NB_MAPPED * PAGE];
+static uint8_t template[4 * PAGE], after_native[NATIVE_PAGES * PAGE];
 
 static void fill_template(void)
 {
     for (unsigned i = 0; i < sizeof(template); i += 8) {
-        uint64_t v = rnd_value();
+        uint64_t v = native_rnd_value();
         memcpy(template + i, &v, 8);
     }
-}
-
-static uint8_t *arena(void)
-{
-    return (uint8_t *)(uintptr_t)ARENA;
 }
 
 /* The read-only page always holds the same. */
 static void reset_arena(uint64_t off)
 {
-    memcpy(arena(), template + off, 2 * PAGE);
+    memcpy(native_arena(), template + off, 2 * PAGE);
 }
 
-static bool is_locked(const struct x86_insn *i)
-{
-    return (i->prefixes & X86_P_LOCK) || i->op == X86_OP_XCHG;
-}
-
-static void explain(const struct test_case *k, const struct result *from,
-                    const struct result *want, const struct result *got,
+static void explain(const struct native_case *k, const struct native_result *from,
+                    const struct native_result *want, const struct native_result *got,
                     const char *what)
 {
     char text[128];
@@ -810,8 +459,9 @@ static void explain(const struct test_case *k, const struct result *from,
     g_string_free(s, true);
 }
 
-static const char *difference(const struct test_case *k, const struct result *want,
-                              const struct result *got, bool flags)
+static const char *difference(const struct native_case *k,
+                              const struct native_result *want,
+                              const struct native_result *got, bool flags)
 {
     if (want->faulted != got->faulted ||
         (want->faulted && (want->vector != got->vector || want->cr2 != got->cr2))) {
@@ -829,34 +479,36 @@ static const char *difference(const struct test_case *k, const struct result *wa
     if (flags && (want->rflags != got->rflags)) {
         return "flags";
     }
-    return memcmp(after_native, arena(), 2 * PAGE) == 0 ? NULL : "memory";
+    return memcmp(after_native, native_arena(), 2 * PAGE) == 0 ? NULL : "memory";
 }
 
 enum outcome { EQUAL, DIFFERENT, SKIPPED };
 
-static enum outcome run_case(struct test_case *k)
+static enum outcome run_case(struct native_case *k)
 {
-    struct result from = {.rip = CODE}, want, got;
+    struct native_result from = {.rip = CODE}, want, got;
     struct t0_op op;
-    uint64_t target = rnd_target(), off = below(2 * PAGE) & ~7ull;
+    uint64_t target = rnd_target(), off = native_below(2 * PAGE) & ~7ull;
 
-    if (is_locked(&k->insn) || k->insn.op == X86_OP_CMPXCHG16B) {
-        target &= k->insn.op == X86_OP_CMPXCHG16B && below(8) ? ~15ull : ~7ull;
+    if (native_is_locked(&k->insn) || k->insn.op == X86_OP_CMPXCHG16B) {
+        target &= k->insn.op == X86_OP_CMPXCHG16B && native_below(8) ? ~15ull : ~7ull;
     }
     for (unsigned i = 0; i < 16; i++) {
-        from.gpr[i] = rnd_value();
+        from.gpr[i] = native_rnd_value();
     }
-    from.rflags = rnd() & X86_FL_ARITH;
-    if (k->row->cls == X86_CLASS_STRING && below(3) == 0) {
+    from.rflags = native_rnd() & X86_FL_ARITH;
+    if (k->row->cls == X86_CLASS_STRING && native_below(3) == 0) {
         from.rflags |= X86_FL_DF;
     }
     reset_arena(off);
     if (k->insn.op == X86_OP_ENTER) {
-        patch(k, k->insn.len - 3u, (int64_t)below(300) | (int64_t)below(34) << 16, 3);
+        native_case_patch(k, k->insn.len - 3u,
+                          (int64_t)native_below(300) | (int64_t)native_below(34) << 16,
+                          3);
     }
     set_registers(k, &from, target);
     if (x86_insn_mem(&k->insn) && k->insn.op != X86_OP_LEA &&
-        !aim(k, target, from.gpr)) {
+        !native_case_aim(k, target, CODE, from.gpr)) {
         return SKIPPED;
     }
     if (!lower(&k->insn, false, &op)) {
@@ -864,14 +516,14 @@ static enum outcome run_case(struct test_case *k)
     }
 
     want = from;
-    run_native(k->bytes, k->insn.len, k->mode, &want);
+    native_run(k->bytes, k->insn.len, k->mode, &want);
     if (want.faulted && want.vector == X86_EXC_UD) {
         return SKIPPED; /* this processor has no such instruction */
     }
-    memcpy(after_native, arena(), 2 * PAGE);
+    memcpy(after_native, native_arena(), 2 * PAGE);
     for (unsigned dead = 0; dead < 2; dead++) {
         reset_arena(off);
-        if (below(2)) {
+        if (native_below(2)) {
             flush_tlb();
         }
         lower(&k->insn, dead, &op);
@@ -884,30 +536,6 @@ static enum outcome run_case(struct test_case *k)
         }
     }
     return EQUAL;
-}
-
-/* What the core's files lower. */
-static bool is_others(const struct x86_insn *i)
-{
-    static const uint16_t ops[] = {
-        X86_OP_PUSHF,  X86_OP_POPF,  X86_OP_CPUID,     X86_OP_RDTSC,
-        X86_OP_LAR,    X86_OP_LSL,   X86_OP_SERIALIZE, X86_OP_RDPID,
-        X86_OP_RDPRU,  X86_OP_ARPL,  X86_OP_LDS,       X86_OP_LES,
-        X86_OP_LFS,    X86_OP_LGS,   X86_OP_LSS,       X86_OP_RDRAND,
-        X86_OP_RDSEED, X86_OP_PAUSE, X86_OP_CLFLUSH,   X86_OP_CLFLUSHOPT,
-        X86_OP_CLWB,
-    };
-    for (unsigned n = 0; n < G_N_ELEMENTS(ops); n++) {
-        if (i->op == ops[n]) {
-            return true;
-        }
-    }
-    return i->opnd[0].kind == X86_OPND_SEG || i->opnd[1].kind == X86_OPND_SEG;
-}
-
-static bool is_ours(const struct x86_desc *row)
-{
-    return row->cls == X86_CLASS_INT || row->cls == X86_CLASS_STRING;
 }
 
 /* Ports are not for processes. */
@@ -923,20 +551,20 @@ static void test_native(const void *opaque)
     unsigned mode = GPOINTER_TO_UINT(opaque), rows = 0, bad_rows = 0;
     uint64_t equal = 0, skipped = 0;
 
-    seed_rng();
+    native_seed();
     fill_template();
-    memcpy(arena() + 2 * PAGE, template, PAGE);
-    mprotect(arena() + 2 * PAGE, PAGE, PROT_READ);
+    memcpy(native_arena() + 2 * PAGE, template, PAGE);
+    mprotect(native_arena() + 2 * PAGE, PAGE, PROT_READ);
     for (unsigned i = 0; i < x86_desc_count(); i++) {
         const struct x86_desc *row = x86_desc_get(i);
-        struct test_case k = {0};
-        if (!is_ours(row) || is_incomparable(row->op) || !make_case(i, mode, &k) ||
-            is_others(&k.insn)) {
+        struct native_case k = {0};
+        if (!native_is_integer(row) || is_incomparable(row->op) ||
+            !native_case_make(i, mode, &k) || native_is_system(&k.insn)) {
             continue;
         }
         unsigned row_equal = 0, bad = 0;
         for (unsigned n = 0; n < CASES_PER_ROW && bad < 3; n++) {
-            if (!make_case(i, mode, &k)) {
+            if (!native_case_make(i, mode, &k)) {
                 continue;
             }
             enum outcome o = run_case(&k);
@@ -951,7 +579,7 @@ static void test_native(const void *opaque)
             g_test_message("not compared: %s %02x", x86_op_name(row->op), row->opcode);
         }
     }
-    mprotect(arena() + 2 * PAGE, PAGE, PROT_READ | PROT_WRITE);
+    mprotect(native_arena() + 2 * PAGE, PAGE, PROT_READ | PROT_WRITE);
     g_test_message("%u rows, %lu equal cases, %lu skipped", rows, equal, skipped);
     g_assert_cmpuint(bad_rows, ==, 0);
     g_assert_cmpuint(rows, >, mode == 64 ? 200 : 180);
@@ -963,15 +591,15 @@ static void test_every_form(const void *opaque)
     static const unsigned modes[] = {16, 32, 64};
     unsigned missing = 0;
 
-    seed_rng();
+    native_seed();
     for (unsigned i = 0; i < x86_desc_count(); i++) {
         const struct x86_desc *row = x86_desc_get(i);
-        for (unsigned m = 0; m < G_N_ELEMENTS(modes) && is_ours(row); m++) {
-            struct test_case k = {0};
+        for (unsigned m = 0; m < G_N_ELEMENTS(modes) && native_is_integer(row); m++) {
+            struct native_case k = {0};
             unsigned found = 0;
             for (unsigned n = 0; n < 100 && !found; n++) {
                 struct t0_op op;
-                if (make_case(i, modes[m], &k) && !is_others(&k.insn) &&
+                if (native_case_make(i, modes[m], &k) && !native_is_system(&k.insn) &&
                     !(lower(&k.insn, n & 1, &op) && lower(&k.insn, !(n & 1), &op))) {
                     char text[128];
                     x86_format(&k.insn, 0, text, sizeof(text));
@@ -987,9 +615,9 @@ static void test_every_form(const void *opaque)
 
 /* --- What random cases do not reach ---------------------------------------- */
 
-static struct test_case case_of(const char *hex, unsigned mode)
+static struct native_case case_of(const char *hex, unsigned mode)
 {
-    struct test_case k = {.mode = mode};
+    struct native_case k = {.mode = mode};
     unsigned n = 0;
     for (const char *p = hex; *p; p += p[2] ? 3 : 2) {
         k.bytes[n++] =
@@ -1000,7 +628,7 @@ static struct test_case case_of(const char *hex, unsigned mode)
     return k;
 }
 
-static void handle(const struct test_case *k, struct result *r)
+static void handle(const struct native_case *k, struct native_result *r)
 {
     struct t0_op op;
     g_assert_true(lower(&k->insn, false, &op));
@@ -1036,16 +664,16 @@ static void test_div_edges(const void *opaque)
     unsigned traps = 0, nb = 0;
 
     reset_arena(0);
-    memcpy(after_native, arena(), 2 * PAGE);
+    memcpy(after_native, native_arena(), 2 * PAGE);
     for (unsigned i = 0; i < G_N_ELEMENTS(insns); i++) {
-        struct test_case k = case_of(insns[i], 64);
+        struct native_case k = case_of(insns[i], 64);
         for (unsigned v = 0; v < 20 * 20 * 20; v++) {
-            struct result from = {.rip = CODE}, want, got;
+            struct native_result from = {.rip = CODE}, want, got;
             from.gpr[X86_RAX] = values[v % 20];
             from.gpr[X86_RDX] = values[v / 20 % 20];
             from.gpr[X86_RBX] = values[v / 400];
             want = got = from;
-            run_native(k.bytes, k.insn.len, 64, &want);
+            native_run(k.bytes, k.insn.len, 64, &want);
             handle(&k, &got);
             const char *what = difference(&k, &want, &got, true);
             if (what) {
@@ -1078,10 +706,10 @@ static void test_locked_crossing(const void *opaque)
         {"48 87 1f", 0x11, 5},             /* xchg [rdi], rbx */
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-        struct test_case k = case_of(cases[i].hex, 64);
+        struct native_case k = case_of(cases[i].hex, 64);
         for (unsigned border = 1; border <= 3; border++) {
-            uint64_t five = 5, at = ARENA + border * PAGE - 3, now;
-            struct result r = {0};
+            uint64_t five = 5, at = NATIVE_ARENA + border * PAGE - 3, now;
+            struct native_result r = {0};
             memcpy((void *)(uintptr_t)at, &five, border == 3 ? 3 : 8);
             r.gpr[X86_RDI] = at;
             r.gpr[X86_RBX] = 0x11;
@@ -1090,7 +718,7 @@ static void test_locked_crossing(const void *opaque)
             /* Page 2 cannot be written and page 3 is absent: nothing changes. */
             g_assert_cmpint(r.faulted, ==, border > 1);
             if (border > 1) {
-                g_assert_cmpuint(r.cr2, ==, border == 2 ? ARENA + 2 * PAGE : at);
+                g_assert_cmpuint(r.cr2, ==, border == 2 ? NATIVE_ARENA + 2 * PAGE : at);
                 g_assert_cmpint(memcmp((void *)(uintptr_t)at, "\5\0", 3), ==, 0);
             } else {
                 memcpy(&now, (void *)(uintptr_t)at, 8);
@@ -1104,17 +732,17 @@ static void test_locked_crossing(const void *opaque)
 /* rep movsb over three pages, interrupted whenever it looks: as one native run. */
 static void test_rep_interrupted(const void *opaque)
 {
-    struct test_case k = case_of("f3 a4", 64);
-    struct result r = {.rip = CODE}, want;
+    struct native_case k = case_of("f3 a4", 64);
+    struct native_result r = {.rip = CODE}, want;
     unsigned runs = 0;
 
     reset_arena(0);
-    r.gpr[X86_RSI] = ARENA + 5;
-    r.gpr[X86_RDI] = ARENA + PAGE / 2 + 3; /* overlaps: the pattern repeats */
+    r.gpr[X86_RSI] = NATIVE_ARENA + 5;
+    r.gpr[X86_RDI] = NATIVE_ARENA + PAGE / 2 + 3; /* overlaps: the pattern repeats */
     r.gpr[X86_RCX] = PAGE;
     want = r;
-    run_native(k.bytes, k.insn.len, 64, &want);
-    memcpy(after_native, arena(), 2 * PAGE);
+    native_run(k.bytes, k.insn.len, 64, &want);
+    memcpy(after_native, native_arena(), 2 * PAGE);
     reset_arena(0);
     atomic_store(&t.vcpu.attention, 1);
     do {
@@ -1135,11 +763,11 @@ static void test_rep_interrupted(const void *opaque)
 /* With TF set every element is an instruction of its own. */
 static void test_rep_single_step(const void *opaque)
 {
-    struct test_case k = case_of("f3 48 ab", 64); /* rep stosq */
-    struct result r = {0};
+    struct native_case k = case_of("f3 48 ab", 64); /* rep stosq */
+    struct native_result r = {0};
     struct t0_op op;
 
-    r.gpr[X86_RDI] = ARENA + 8;
+    r.gpr[X86_RDI] = NATIVE_ARENA + 8;
     r.gpr[X86_RCX] = 3;
     for (unsigned left = 3; left-- > 0;) {
         g_assert_true(lower(&k.insn, false, &op));
@@ -1160,36 +788,38 @@ static void test_rep_single_step(const void *opaque)
 /* A fault leaves a REP that goes on when its page has come. */
 static void test_rep_fault(const void *opaque)
 {
-    struct test_case k = case_of("f3 66 a5", 64); /* rep movsw */
-    struct result r = {0};
+    struct native_case k = case_of("f3 66 a5", 64); /* rep movsw */
+    struct native_result r = {0};
 
     reset_arena(0);
-    r.gpr[X86_RSI] = ARENA;
-    r.gpr[X86_RDI] = ARENA + 2 * PAGE - 101;
+    r.gpr[X86_RSI] = NATIVE_ARENA;
+    r.gpr[X86_RDI] = NATIVE_ARENA + 2 * PAGE - 101;
     r.gpr[X86_RCX] = 200;
     handle(&k, &r);
     g_assert_true(r.faulted);
     g_assert_cmpuint(r.vector, ==, X86_EXC_PF);
-    g_assert_cmpuint(r.cr2, ==, ARENA + 2 * PAGE);
+    g_assert_cmpuint(r.cr2, ==, NATIVE_ARENA + 2 * PAGE);
     g_assert_cmpuint(r.gpr[X86_RCX], ==, 150);
-    g_assert_cmpuint(r.gpr[X86_RSI], ==, ARENA + 100);
-    g_assert_cmpuint(r.gpr[X86_RDI], ==, ARENA + 2 * PAGE - 1);
-    g_assert_cmpint(memcmp(arena(), arena() + 2 * PAGE - 101, 100), ==, 0);
-    r.gpr[X86_RDI] = ARENA + PAGE; /* as if the page were there now */
+    g_assert_cmpuint(r.gpr[X86_RSI], ==, NATIVE_ARENA + 100);
+    g_assert_cmpuint(r.gpr[X86_RDI], ==, NATIVE_ARENA + 2 * PAGE - 1);
+    g_assert_cmpint(memcmp(native_arena(), native_arena() + 2 * PAGE - 101, 100), ==,
+                    0);
+    r.gpr[X86_RDI] = NATIVE_ARENA + PAGE; /* as if the page were there now */
     handle(&k, &r);
     g_assert_false(r.faulted);
     g_assert_cmpuint(r.gpr[X86_RCX], ==, 0);
-    g_assert_cmpint(memcmp(arena() + 100, arena() + PAGE, 300), ==, 0);
+    g_assert_cmpint(memcmp(native_arena() + 100, native_arena() + PAGE, 300), ==, 0);
 }
 
 /* 16-bit addresses wrap at 64 KiB inside the segment, and limits hold. */
 static void test_string_16(const void *opaque)
 {
-    struct test_case k = case_of("f3 aa", 16); /* rep stosb */
-    struct result r = {0};
+    struct native_case k = case_of("f3 aa", 16); /* rep stosb */
+    struct native_result r = {0};
 
-    t.cpu.seg_base[X86_ES] = ARENA - 0xf800; /* offset F800 is the arena's start */
-    memset(arena(), 0, 2 * PAGE);
+    t.cpu.seg_base[X86_ES] =
+        NATIVE_ARENA - 0xf800; /* offset F800 is the arena's start */
+    memset(native_arena(), 0, 2 * PAGE);
     r.gpr[X86_RAX] = 0x77;
     r.gpr[X86_RCX] = 0x12340010;
     r.gpr[X86_RDI] = 0xabcdfff8;
@@ -1198,14 +828,14 @@ static void test_string_16(const void *opaque)
     g_assert_true(r.faulted);
     g_assert_cmpuint(r.gpr[X86_RCX], ==, 0x12340008);
     g_assert_cmpuint(r.gpr[X86_RDI], ==, 0xabcd0000);
-    g_assert_cmpuint(r.cr2, ==, ARENA - 0xf800);
-    g_assert_cmpint(arena()[0x7f7], ==, 0);
-    g_assert_cmpint(arena()[0x7f8], ==, 0x77);
-    g_assert_cmpint(arena()[0x7ff], ==, 0x77);
-    g_assert_cmpint(arena()[0x800], ==, 0);
+    g_assert_cmpuint(r.cr2, ==, NATIVE_ARENA - 0xf800);
+    g_assert_cmpint(native_arena()[0x7f7], ==, 0);
+    g_assert_cmpint(native_arena()[0x7f8], ==, 0x77);
+    g_assert_cmpint(native_arena()[0x7ff], ==, 0x77);
+    g_assert_cmpint(native_arena()[0x800], ==, 0);
 
     t.cpu.s.seg[X86_ES].limit = 0xf8ff;
-    r = (struct result){0};
+    r = (struct native_result){0};
     r.gpr[X86_RCX] = 0x20;
     r.gpr[X86_RDI] = 0xf8f0;
     handle(&k, &r);
@@ -1218,32 +848,32 @@ static void test_string_16(const void *opaque)
 
 static void test_ports(const void *opaque)
 {
-    struct test_case ins = case_of("f3 66 6d", 64); /* rep insw */
-    struct test_case outs = case_of("6e", 64);      /* outsb */
-    struct result r = {0};
+    struct native_case ins = case_of("f3 66 6d", 64); /* rep insw */
+    struct native_case outs = case_of("6e", 64);      /* outsb */
+    struct native_result r = {0};
     uint16_t words[4];
 
     t.port_value = 0;
     t.nb_ports = 0;
     r.gpr[X86_RDX] = 0x1f0;
     r.gpr[X86_RCX] = 300;
-    r.gpr[X86_RDI] = ARENA + 2 * PAGE - 8; /* four words, then no more */
+    r.gpr[X86_RDI] = NATIVE_ARENA + 2 * PAGE - 8; /* four words, then no more */
     handle(&ins, &r);
     g_assert_true(r.faulted);
     g_assert_cmpuint(t.nb_ports, ==, 4); /* the fifth was not read from the port */
     g_assert_cmpuint(r.gpr[X86_RCX], ==, 296);
-    memcpy(words, arena() + 2 * PAGE - 8, 8);
+    memcpy(words, native_arena() + 2 * PAGE - 8, 8);
     g_assert_cmpuint(words[0], ==, 0x1f0);
     g_assert_cmpuint(words[3], ==, 0x1f3);
 
-    r = (struct result){0};
+    r = (struct native_result){0};
     r.gpr[X86_RDX] = 0x80;
-    r.gpr[X86_RSI] = ARENA + 2 * PAGE - 8;
+    r.gpr[X86_RSI] = NATIVE_ARENA + 2 * PAGE - 8;
     t.port_value = 0;
     handle(&outs, &r);
     g_assert_cmpuint(t.port_value, ==, 0xf0 + 0x80);
-    g_assert_cmpuint(r.gpr[X86_RSI], ==, ARENA + 2 * PAGE - 7);
-    r.gpr[X86_RSI] = ARENA + 3 * PAGE;
+    g_assert_cmpuint(r.gpr[X86_RSI], ==, NATIVE_ARENA + 2 * PAGE - 7);
+    r.gpr[X86_RSI] = NATIVE_ARENA + 3 * PAGE;
     handle(&outs, &r);
     g_assert_true(r.faulted);
     g_assert_cmpuint(t.nb_ports, ==, 5);
