@@ -385,14 +385,13 @@ static gboolean on_signal(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
+/* Where the guest was. An accelerator without a dump has no guest. */
 static void dump_vcpus(struct vmm *v)
 {
     fflush(stdout);
-    for (unsigned i = 0; i < v->vm->nb_vcpus; i++) {
-        if (v->vm->end_vcpu && v->vm->end_vcpu != v->vm->vcpus[i])
-            continue;
-        fprintf(stderr, "vCPU %u:\n", i);
-        vcpu_dump(v->vm->vcpus[i], stderr);
+    for (unsigned i = 0; i < v->vm->nb_vcpus && v->accel->ops->dump; i++) {
+        if (!v->vm->end_vcpu || v->vm->end_vcpu == v->vm->vcpus[i])
+            vcpu_dump(v->vm->vcpus[i], stderr);
     }
 }
 
