@@ -5,7 +5,7 @@
 /* What can execute guest code, the default first. */
 static const struct vmm_accel accels[] = {
     {&bt_accel_ops, .alias = "tcg", .features = bt_features},
-    {&script_accel},
+    {&script_accel, .no_guest = true},
     {NULL},
 };
 

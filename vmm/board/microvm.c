@@ -17,21 +17,22 @@
 #include "vmm/dev/pc/isa_serial.h"
 #include "vmm/dev/pc/mc146818.h"
 #include "vmm/dev/pc/pc_irqs.h"
-#include "vmm/dev/pc/pc_reset.h"
 #include "vmm/dev/virtio/virtio_mmio.h"
 #include "vmm/vm/aspace.h"
 #include "vmm/vm/device.h"
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/vm.h"
 
-#define LOW_RAM_MAX (3 * GIB)
-#define HIGH_RAM    (4 * GIB)
-#define EBDA        0x9fc00
-#define ACPI_TABLES 0xe0000
-#define GED_BASE    0xfea00000
-#define GED_GSI     9
-#define VIRTIO_BASE 0xfeb00000
-#define SLOTS_MAX   16
+#define LOW_RAM_MAX  (3 * GIB)
+#define HIGH_RAM     (4 * GIB)
+#define EBDA         0x9fc00
+#define ACPI_TABLES  0xe0000
+#define GED_BASE     0xfea00000
+#define GED_GSI      9
+#define VIRTIO_BASE  0xfeb00000
+#define SLOTS_MAX    16
+#define RESET_VECTOR 0xffff0    /* ffff:0000 of real mode */
+#define ROM_BASE     0xfffff000 /* its last 16 bytes are where a processor starts */
 
 /* Inputs of the slots, in the order in which they are filled. */
 static const uint8_t acpi_gsis[] = {16, 17, 18, 19, 20, 21, 22, 23,
@@ -179,8 +180,7 @@ static bool add_legacy(struct microvm *m, GError **error)
         return false;
     if (is_on(m->rtc) && !make(m, &mc146818rtc_type, json_object(), error))
         return false;
-    if (!make(m, &i8042_type, json_object(), error) ||
-        !make(m, &pc_reset_type, json_object(), error))
+    if (!make(m, &i8042_type, json_object(), error))
         return false;
     for (unsigned i = 0; m->isa_serial && i < BOARD_SERIALS; i++) {
         if (!add_serial(m, i, error))
@@ -207,7 +207,8 @@ static bool microvm_build(struct board *b, GError **error)
     struct microvm *m = container_of(b, struct microvm, board);
     uint64_t low = MIN(b->config.memory, LOW_RAM_MAX);
 
-    if (!gmem_add(b->vm->gmem, "ram", GMEM_RAM, 0, low, error))
+    if (!gmem_add(b->vm->gmem, "ram", GMEM_RAM, 0, low, error) ||
+        !gmem_add(b->vm->gmem, "reset", GMEM_ROM, ROM_BASE, GMEM_PAGE_SIZE, error))
         return false;
     if (b->config.memory > low && !gmem_add(b->vm->gmem, "ram-high", GMEM_RAM, HIGH_RAM,
                                             b->config.memory - low, error))
@@ -317,14 +318,35 @@ static bool enter_kernel(struct microvm *m, GError **error)
     return m->board.vm->accel->set_state(first, &s, error);
 }
 
+/*
+ * Where firmware would be entered there is code that resets the machine through the
+ * keyboard controller: with hardware-reduced ACPI Linux reboots by asking EFI and,
+ * where there is none, by jumping to the BIOS in real mode.
+ */
+static void put_reset_code(struct microvm *m)
+{
+    static const uint8_t code[16] = {
+        0xb0, 0xfe, /* mov $0xfe, %al */
+        0xe6, 0x64, /* out %al, $0x64 */
+        0xf4,       /* 1: hlt */
+        0xeb, 0xfd, /* jmp 1b */
+    };
+
+    gmem_load(m->board.vm->gmem, RESET_VECTOR, code, sizeof(code));
+    gmem_load(m->board.vm->gmem, ROM_BASE + 0xff0, code, sizeof(code));
+}
+
 static void microvm_reset(struct board *b)
 {
     struct microvm *m = container_of(b, struct microvm, board);
     GError *error = NULL;
 
     leave_as_firmware(m);
-    if (m->tables && b->config.memory >= MIB)
-        gmem_load(b->vm->gmem, ACPI_TABLES, m->tables->data, m->tables->len);
+    if (b->config.memory >= MIB) {
+        put_reset_code(m);
+        if (m->tables)
+            gmem_load(b->vm->gmem, ACPI_TABLES, m->tables->data, m->tables->len);
+    }
     if (m->boot && !enter_kernel(m, &error))
         vm_request_error(b->vm, error);
 }

@@ -11,9 +11,12 @@
  *   0xfea00000  ACPI: events, sleep, reset
  *   0xfeb00000  virtio-mmio slots, 0x200 bytes each
  *   0xfec00000  IOAPIC, 24 inputs      0xfee00000  local APICs
+ *   0xfffff000  ROM: code that resets the machine, for who jumps to the reset vector
  *   0x1_00000000  the rest of RAM
  *
- * Ports: 8259 pair, 8254, RTC, keyboard controller (reset), serial ports, 0xcf9.
+ * Ports: 8259 pair, 8254, RTC, keyboard controller (reset), serial ports. There is no
+ * 0xcf9: that port belongs to PCI chipsets, and a guest that probes for PCI writes
+ * across it.
  *
  * With ACPI there are 16 virtio slots, on inputs 16..23 and then on ISA inputs that
  * nothing else uses. Without, 8 on ISA inputs as a legacy guest can reach them; the

@@ -130,6 +130,9 @@ static bool check_sizes(struct vmm *v, const struct board_type *board, GError **
                          " MiB are more than a processor with %u address "
                          "bits can use",
                          c->memory / MIB, v->cpu->phys_bits);
+    if (!c->kernel && !v->accel->no_guest)
+        return error_msg(error, "machine '%s' has no firmware: it needs -kernel",
+                         board->name);
     if (c->nb_cpus > board->max_cpus)
         return error_msg(error, "-smp %u: machine '%s' has at most %u processors",
                          c->nb_cpus, board->name, board->max_cpus);

@@ -22,6 +22,7 @@ struct vmm_accel {
     const char *alias;           /* another name that is accepted, or NULL */
     /* The bound of CPU models; NULL: what the host has. */
     void (*features)(struct x86_featset *ret);
+    bool no_guest; /* executes no guest code, so that it needs no kernel */
 };
 
 /*
