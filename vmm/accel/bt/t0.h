@@ -117,9 +117,17 @@ struct t0_tlb_entry {
 
 /*
  * Banks: which permissions the cached translations are for. Supervisor code with
- * SMAP in force and EFLAGS.AC clear must not reach user pages, so it has its own.
+ * SMAP in force and EFLAGS.AC clear must not reach user pages, so it has its own. In
+ * the bank of user code with alignment checks nothing is fast: every access is looked
+ * at.
  */
-enum t0_bank { T0_BANK_USER, T0_BANK_KERNEL, T0_BANK_KERNEL_SMAP, T0_NB_BANKS };
+enum t0_bank {
+    T0_BANK_USER,
+    T0_BANK_USER_AC,
+    T0_BANK_KERNEL,
+    T0_BANK_KERNEL_SMAP,
+    T0_NB_BANKS,
+};
 
 /* Translations of code pages; tag = page's linear address | 1 in user mode. */
 struct t0_itlb_entry {

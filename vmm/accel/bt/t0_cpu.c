@@ -47,6 +47,10 @@ void t0_update_bank(struct t0_cpu *c)
     if (bank == T0_BANK_KERNEL_SMAP && (c->s.rflags & X86_FL_AC)) {
         bank = T0_BANK_KERNEL;
     }
+    if (unlikely(bank == T0_BANK_USER && (c->s.cr0 & X86_CR0_AM) &&
+                 (c->s.rflags & X86_FL_AC))) {
+        bank = T0_BANK_USER_AC;
+    }
     c->tlb = c->banks[bank];
 }
 
