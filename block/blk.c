@@ -240,6 +240,12 @@ static int check_change(struct blk *b, struct blk_req *req)
             req->flags |= c->detect == BLK_DETECT_UNMAP ? BLK_MAY_UNMAP : 0;
         }
     }
+    if (req->op != BLK_WRITE) {
+        req->flags &= ~(unsigned)BLK_COMPRESS;
+    }
+    if ((req->flags & BLK_COMPRESS) && !(b->format && b->format->writable->codec)) {
+        return -ENOTSUP;
+    }
     if (!c->discard) {
         req->flags &= ~(unsigned)BLK_MAY_UNMAP;
     }

@@ -161,6 +161,9 @@ enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_ZERO, BLK_OP_COUN
 
 #define BLK_FUA       (1u << 0) /* WRITE, ZERO: on stable storage when completed    */
 #define BLK_MAY_UNMAP (1u << 1) /* ZERO: the space may be given back                */
+/* WRITE: store it compressed where that is shorter. Whole chunks of the format only,
+ * else -EINVAL; -ENOTSUP when the format stores nothing compressed. */
+#define BLK_COMPRESS (1u << 2)
 
 enum { BLK_REQ_DRIVER_BYTES = 192 };
 

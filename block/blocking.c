@@ -327,6 +327,21 @@ static int reserve(struct blk *b, struct blk_reservation *r)
     return err;
 }
 
+/* The data was written, or not with @err: publish or cancel. */
+static int finish_reservation(struct blk *b, const struct blk_write_ops *w,
+                              const struct blk_reservation *r, int err)
+{
+    blk_meta_lock(b);
+    if (err == 0) {
+        err = w->publish(b, r);
+    } else if (w->cancel) {
+        w->cancel(b, r);
+    }
+    blk_meta_unlock(b);
+    forget_chunk(b);
+    return err;
+}
+
 /* Reserve room, fill it, publish it; how far in *ret_len. */
 static int write_reserving(struct blk *b, uint64_t offset, uint64_t len,
                            const struct blk_data *d, uint64_t *ret_len)
@@ -349,16 +364,8 @@ static int write_reserving(struct blk *b, uint64_t offset, uint64_t len,
                       : write_reserved_plain(&r, &edges, d);
     }
     g_free(edges.head);
-    blk_meta_lock(b);
-    if (err == 0) {
-        err = w->publish(b, &r);
-    } else if (w->cancel) {
-        w->cancel(b, &r);
-    }
-    blk_meta_unlock(b);
-    forget_chunk(b);
     *ret_len = r.len;
-    return err;
+    return finish_reservation(b, w, &r, err);
 }
 
 static int format_write(struct blk *b, uint64_t offset, uint64_t len,
@@ -387,6 +394,59 @@ static int format_write(struct blk *b, uint64_t offset, uint64_t len,
         offset += done;
         len -= done;
         d = blk_data_at(&d, done);
+    }
+    return 0;
+}
+
+/* One chunk: encoded, stored, published; -ENOSPC when that is no shorter. */
+static int write_chunk(struct blk *b, const struct blk_codec *codec, uint64_t chunk,
+                       struct blk_reservation *r, const struct blk_data *d)
+{
+    const struct blk_write_ops *w = b->format->writable;
+    g_autofree uint8_t *plain = g_try_malloc(chunk);
+    g_autofree uint8_t *stored = g_try_malloc(chunk);
+    if (!plain || !stored) {
+        return -ENOMEM;
+    }
+    blk_data_copy_out(d, plain, r->len);
+    memset(plain + r->len, 0, chunk - r->len); /* the last one of the disk */
+    int64_t n = codec->encode(plain, chunk, stored, chunk - 1);
+    if (n <= 0) {
+        return n < 0 ? (int)n : -EIO;
+    }
+    r->stored_len = (uint64_t)n;
+    int err = reserve(b, r);
+    if (err) {
+        return err;
+    }
+    err = r->crypt ? -ENOTSUP
+                   : blk_pwrite(r->child, r->child_offset, stored, (uint64_t)n);
+    return finish_reservation(b, w, r, err);
+}
+
+static int format_write_compressed(struct blk *b, uint64_t offset, uint64_t len,
+                                   const struct blk_data *data, unsigned flags)
+{
+    uint64_t chunk;
+    const struct blk_codec *codec = b->format->writable->codec(b, &chunk);
+    struct blk_data d = *data;
+    if (chunk == 0 || chunk > CHUNK_MAX || offset % chunk ||
+        (len % chunk && offset + len != blk_length(b))) {
+        return -EINVAL;
+    }
+    while (len > 0) {
+        struct blk_reservation r = {.offset = offset, .len = MIN(len, chunk)};
+        uint64_t part = r.len;
+        int err = write_chunk(b, codec, chunk, &r, &d);
+        if (err == -ENOSPC && r.stored_len == 0) {
+            err = format_write(b, offset, part, &d, flags);
+        }
+        if (err) {
+            return err;
+        }
+        offset += part;
+        len -= part;
+        d = blk_data_at(&d, part);
     }
     return 0;
 }
@@ -527,7 +587,12 @@ int blk_format_run_held(struct blk *b, enum blk_op op, uint64_t offset, uint64_t
         return r;
     }
     switch (op) {
-    case BLK_WRITE: r = format_write(b, offset, len, data, flags); break;
+    case BLK_WRITE:
+        r = flags & BLK_COMPRESS
+                ? format_write_compressed(b, offset, len, data,
+                                          flags & ~(unsigned)BLK_COMPRESS)
+                : format_write(b, offset, len, data, flags);
+        break;
     case BLK_ZERO: r = format_zero(b, offset, len, flags); break;
     default: r = format_discard(b, offset, len); break;
     }

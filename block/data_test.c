@@ -77,7 +77,25 @@ static int toy_decode(const uint8_t *src, size_t src_len, uint8_t *dst, size_t d
     return 0;
 }
 
-static const struct blk_codec toy_codec = {.name = "repeat", .decode = toy_decode};
+static int64_t toy_encode(const uint8_t *src, size_t src_len, uint8_t *dst,
+                          size_t dst_max)
+{
+    for (size_t i = 64; i < src_len; i++) {
+        if (src[i] != src[i - 64]) {
+            return -ENOSPC;
+        }
+    }
+    memcpy(dst, src, 64);
+    return 64;
+}
+
+static const struct blk_codec toy_codec = {"repeat", toy_decode, toy_encode};
+
+static const struct blk_codec *toy_get_codec(const struct blk *b, uint64_t *ret_chunk)
+{
+    *ret_chunk = CHUNK;
+    return &toy_codec;
+}
 
 static uint8_t *toy_entry(struct toy *t, uint64_t cluster)
 {
@@ -146,6 +164,7 @@ static int toy_set(struct blk *b, uint64_t cluster, uint8_t kind, bool crypt,
 {
     struct toy *t = b->priv;
     uint8_t entry[ENTRY] = {kind, crypt};
+    le32_put(entry + 4, kind == T_COMPRESSED ? 64 : 0);
     le64_put(entry + 8, at);
     int r = blk_pwrite(b->file, TABLE + cluster * ENTRY, entry, ENTRY);
     if (r == 0) {
@@ -167,14 +186,20 @@ static int toy_finish(struct blk *b)
 static int toy_reserve(struct blk *b, struct blk_reservation *r)
 {
     struct toy *t = b->priv;
+    r->tag[0] = t->end;
+    r->child = b->file;
+    r->child_offset = t->end;
+    if (r->stored_len) {
+        r->guest_start = r->offset;
+        r->guest_len = CHUNK;
+        t->end += CLUSTER;
+        return 0;
+    }
     r->guest_start = r->offset - r->offset % CLUSTER;
     r->guest_len = CLUSTER; /* one at a time, so that long writes come again */
     r->len = MIN(r->len, r->guest_start + CLUSTER - r->offset);
-    r->child = b->file;
-    r->child_offset = t->end;
     r->crypt = t->crypt ? &toy_crypt : NULL;
     r->iv_offset = r->guest_start;
-    r->tag[0] = t->end;
     t->end += CLUSTER;
     /* Behind the end of the file all is zero already. */
     r->fill = toy_entry(t, r->guest_start / CLUSTER)[0] == T_ZERO && !t->crypt
@@ -186,7 +211,12 @@ static int toy_reserve(struct blk *b, struct blk_reservation *r)
 static int toy_publish(struct blk *b, const struct blk_reservation *r)
 {
     struct toy *t = b->priv;
-    return toy_set(b, r->guest_start / CLUSTER, T_DATA, t->crypt, r->tag[0]);
+    uint64_t first = r->guest_start / CLUSTER;
+    int err = 0;
+    for (unsigned i = 0; r->stored_len && err == 0 && i < CHUNK / CLUSTER; i++) {
+        err = toy_set(b, first + i, T_COMPRESSED, false, r->tag[0]);
+    }
+    return r->stored_len ? err : toy_set(b, first, T_DATA, t->crypt, r->tag[0]);
 }
 
 static void toy_cancel(struct blk *b, const struct blk_reservation *r)
@@ -244,6 +274,7 @@ static const struct blk_option toy_options[] = {
 
 static const struct blk_write_ops toy_write_ops = {
     .begin = toy_begin,
+    .codec = toy_get_codec,
     .reserve = toy_reserve,
     .publish = toy_publish,
     .cancel = toy_cancel,
@@ -751,6 +782,55 @@ static void failed_allocations_change_nothing(void)
     rig_down(&r);
 }
 
+/* ---- compressed writes ---- */
+
+static int write_with(struct rig *r, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct op o = {.rig = r, .iov = {{r->shadow + off, len}}, .req.done = op_done};
+    r->done = 0;
+    blk_pwritev(r->blk, &o.req, off, o.iov, 1, flags);
+    while (!r->done) {
+        loop_poll(r->loop, true);
+    }
+    return o.ret;
+}
+
+static void compressed_writes_come_back(void)
+{
+    static const struct setup toy = {"", "toy", "auto", false, false, false};
+    static const struct setup raw = {"", "raw", "auto", false, false, false};
+    struct rig r;
+    struct blk_status st;
+    g_assert_true(rig_up(&r, &toy, 1));
+    /* Two chunks that repeat, then one that does not, in one request; and the last one.
+     */
+    for (unsigned i = 0; i < 2 * CHUNK; i++) {
+        r.shadow[CHUNK + i] = (uint8_t)(i % 64 + i / CHUNK);
+    }
+    pattern(r.shadow + 3 * CHUNK, CHUNK, 77);
+    g_assert_cmpint(write_with(&r, CHUNK, 3 * CHUNK, BLK_COMPRESS), ==, 0);
+    g_assert_cmpint(blk_map_at(r.blk, CHUNK, 1, &st), ==, 0);
+    g_assert_cmpuint(st.flags & BLK_STATUS_COMPRESSED, !=, 0);
+    g_assert_cmpint(blk_map_at(r.blk, 3 * CHUNK, 1, &st), ==, 0);
+    g_assert_cmpuint(st.flags & BLK_STATUS_COMPRESSED, ==, 0);
+    uint64_t last = GUEST - GUEST % CHUNK;
+    memset(r.shadow + last, 0, GUEST - last);
+    g_assert_cmpint(write_with(&r, last, GUEST - last, BLK_COMPRESS), ==, 0);
+    check_all(&r);
+    /* A plain write into a chunk leaves the rest of it. */
+    r.shadow[2 * CHUNK + 5000] ^= 0xff;
+    g_assert_cmpint(write_with(&r, 2 * CHUNK + 5000, 1, 0), ==, 0);
+    check_all(&r);
+    g_assert_cmpint(write_with(&r, 512, CHUNK, BLK_COMPRESS), ==, -EINVAL);
+    g_assert_cmpint(write_with(&r, 0, 512, BLK_COMPRESS), ==, -EINVAL);
+    check_all(&r);
+    rig_down(&r);
+
+    g_assert_true(rig_up(&r, &raw, 1));
+    g_assert_cmpint(write_with(&r, 0, CHUNK, BLK_COMPRESS), ==, -ENOTSUP);
+    rig_down(&r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -767,5 +847,6 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/data/failed_allocations_change_nothing",
                     failed_allocations_change_nothing);
+    g_test_add_func("/data/compressed_writes_come_back", compressed_writes_come_back);
     return g_test_run();
 }

@@ -445,7 +445,7 @@ static bool format_acts(const struct blk *b, const struct blk_req *req)
     const struct blk_write_ops *w = b->format->writable;
     return (w->begin && !atomic_load(&b->core->begun)) ||
            (req->op == BLK_ZERO && w->zero) || (req->op == BLK_DISCARD && w->unmap) ||
-           ((req->flags & BLK_FUA) && w->flush);
+           (req->flags & BLK_COMPRESS) || ((req->flags & BLK_FUA) && w->flush);
 }
 
 static void format_submit(struct blk *b, struct blk_req *req)

@@ -115,23 +115,22 @@ enum blk_fill {
 };
 
 struct blk_reservation {
-    uint64_t offset; /* the write, within the node                                   */
-    uint64_t len;    /* reserve may shorten it: the data path comes again             */
-    uint64_t
-        stored_len; /* 0: plain data; else the compressed length to find room for    */
+    uint64_t offset;     /* the write, within the node */
+    uint64_t len;        /* reserve may shorten it: the data path comes again */
+    uint64_t stored_len; /* 0: plain data; else the bytes a chunk was encoded to */
     /* -------- */
     uint64_t guest_start; /* at most offset */
-    uint64_t guest_len;   /* reaches at least to offset + len; all within one alloc_unit
-                             multiple of the range the write was rounded out to   */
+    uint64_t guest_len;   /* up to offset + len at least, inside the alloc_units that
+                             the write touches; for a chunk: all it decodes to */
     struct blk *child;
-    uint64_t child_offset; /* where guest_start goes */
-    enum blk_fill fill;
+    uint64_t child_offset; /* where guest_start, or the stored bytes, go */
+    enum blk_fill fill;    /* of plain data */
     const struct blk_crypt *crypt;
     uint64_t iv_offset; /* of guest_start */
-    uint64_t tag[4];    /* the format's own, for publish and cancel    */
+    uint64_t tag[4];    /* the format's own, for publish and cancel */
 };
 
-/* All return 0 or -errno; all but the cached ones may block. */
+/* All return 0 or -errno and may block. */
 struct blk_write_ops {
     /* Before the first change since open or finish: set dirty flags, replay or start
      * logs. NULL: nothing to do. */
@@ -142,7 +141,6 @@ struct blk_write_ops {
      * see may change yet. NULL when every extent is DATA and IN_PLACE (raw).
      */
     int (*reserve)(struct blk *b, struct blk_reservation *r);
-    int (*reserve_cached)(struct blk *b, struct blk_reservation *r); /* or NULL */
 
     /*
      * The data is written (not flushed): make the metadata point to it, as one
@@ -150,7 +148,13 @@ struct blk_write_ops {
      * format may keep metadata in memory until flush.
      */
     int (*publish)(struct blk *b, const struct blk_reservation *r);
-    int (*publish_cached)(struct blk *b, const struct blk_reservation *r); /* or NULL */
+
+    /*
+     * How BLK_COMPRESS writes are encoded, and the length of a chunk (a multiple of
+     * alloc_unit, at most 64 MiB), at whose multiples they begin. reserve then gets one
+     * chunk with its stored_len. NULL: the format stores nothing compressed.
+     */
+    const struct blk_codec *(*codec)(const struct blk *b, uint64_t *ret_chunk);
 
     /* The data could not be written: give the room back. */
     void (*cancel)(struct blk *b, const struct blk_reservation *r);
