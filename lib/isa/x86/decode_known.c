@@ -102,6 +102,14 @@ static bool is_lock_mov_cr(const struct known_case *c)
 
 /* ---- operands ---- */
 
+/* VEX.W set, outside 64-bit mode. */
+static bool is_vpextrd_w1(const struct known_case *c)
+{
+    static const char *const names[] = {"vpextrd", "vpinsrd", NULL};
+
+    return is_one_of(c, names);
+}
+
 static bool near_indirect_66(const struct known_case *c)
 {
     return c->mode == 64 && c->insn->opsize == 2 &&
@@ -267,6 +275,8 @@ const struct known_difference known_differences[] = {
      "went with 3DNow!; Zen raises #UD"},
     {"F2 CLZERO", UD, is_clzero,
      "F2 and F3 make it #UD (seen on Zen 5), Zydis knows that of F3"},
+    {"VPEXTRD, VPINSRD with W1 outside 64-bit mode", UD, is_vpextrd_w1,
+     "#UD (seen on Zen 5), Zydis ignores VEX.W"},
     {"PREFETCH with a register", UD, is_prefetch_reg,
      "AMD raises #UD (seen on Zen 5), Intel takes it as NOP"},
     {"VEX.vvvv bit 3 outside 64-bit mode", VAL | OPS, vvvv_bit3,

@@ -249,8 +249,8 @@ def vex_twins(row, words, cls, effects):
         wide = t.copy()
         wide.l, wide.feat = ["L1"], vfeat[0] if vfeat else "AVX2"
         out.append(wide)
-    if t.w == ["W0"] and any(o[:2] == ["E", "d"] for o in t.operands):
-        also = t.copy()     # VEX.W has no effect on general registers out of 64-bit mode
+    if t.op == "VMOVD":
+        also = t.copy()     # VEX.W has no effect on it out of 64-bit mode
         also.w, also.modes = ["W1"], ["16", "32"]
         out.append(also)
     if t.w == ["W1"] and any(o[:2] == ["E", "q"] for o in t.operands):
