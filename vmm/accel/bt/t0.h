@@ -230,8 +230,8 @@ struct t0_cpu {
 
 /* The barrier makes of it "add $40, %rsi; jmp *(%rsi)", two instructions fewer than
  * what the compiler thinks of. */
-static inline __attribute__((always_inline)) const struct t0_op *
-t0_go_next(struct t0_cpu *c, const struct t0_op *op)
+static inline __attribute__((always_inline)) const struct t0_op *t0_go_next(
+    struct t0_cpu *c, const struct t0_op *op)
 {
     op++;
     __asm__("" : "+r"(op));
@@ -579,6 +579,16 @@ bool t0_lower_xsave(const struct x86_insn *, const struct t0_lower *, struct t0_
  * run loop leaves or someone asks. XMM/YMM always live in s.fpu.ymm.
  */
 void t0_fpu_put(struct t0_cpu *c); /* host registers -> s.fpu; idempotent */
+
+/* Before calling C code that is not the CPU's (devices): it finds the host's own
+ * MXCSR and x87 state. */
+static inline void t0_fpu_lend(struct t0_cpu *c)
+{
+    if (unlikely(c->fpu_loaded)) {
+        t0_fpu_put(c);
+    }
+}
+
 bool t0_fpu_init(struct t0_cpu *c, GError **error); /* thunk memory */
 void t0_fpu_done(struct t0_cpu *c);
 

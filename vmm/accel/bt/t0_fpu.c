@@ -1,13 +1,11 @@
 /*
  * x87: the registers stay in the host's own, so that an x87 instruction is its thunk
- * alone. What stays ours: the control word (the host's has every exception masked),
- * pending unmasked exceptions (#MF), the pointers to the last instruction and
- * operand, and everything that moves whole environments, which goes through the
- * canonical state. Spec: AMD64 APM vol. 1 chapter 6, vol. 5; SDM vol. 1 chapter 8.
+ * alone. What stays ours: pending unmasked exceptions (#MF), the pointers to the last
+ * instruction and operand, and everything that moves whole environments, which goes
+ * through the canonical state. t0_fpu.h says how exceptions are done.
+ * Spec: AMD64 APM vol. 1 chapter 6, vol. 5; SDM vol. 1 chapter 8.
  *
- * An instruction whose exception the guest has unmasked gives the masked response
- * and #MF at the next waiting instruction; the manuals leave the destination as it
- * was before it.
+ * CR0.NE clear should raise FERR# (IRQ 13) in place of #MF: it raises #MF too.
  */
 #include "vmm/accel/bt/t0_fpu.h"
 
@@ -48,8 +46,7 @@ static bool x87_all_masked(const struct t0_cpu *c)
     return (c->s.fpu.fcw & T0_FPU_EXCEPTIONS) == T0_FPU_EXCEPTIONS;
 }
 
-/* FSW with the summary bits as the guest's control word makes them. */
-static uint16_t with_summary(const struct t0_cpu *c, uint16_t fsw)
+uint16_t t0_fpu_summary(const struct t0_cpu *c, uint16_t fsw)
 {
     fsw &= (uint16_t) ~(FSW_ES | FSW_B);
     if (fsw & ~c->s.fpu.fcw & T0_FPU_EXCEPTIONS) {
@@ -66,15 +63,15 @@ void t0_x87_load(struct t0_cpu *c)
 {
     struct t0_fpu *f = c->fpu;
     const struct x86_fpu *s = &c->s.fpu;
-    if (!f->x87_in_host) {
+    if (!(c->fpu_loaded & T0_FPU_HOST)) {
         memset(f->image, 0, 512);
-        le16_put(f->image + FX_FCW, s->fcw | T0_FPU_EXCEPTIONS);
-        le16_put(f->image + FX_FSW, s->fsw & (uint16_t) ~(FSW_ES | FSW_B));
+        le16_put(f->image + FX_FCW, s->fcw);
+        le16_put(f->image + FX_FSW, s->fsw);
         f->image[FX_FTW] = s->ftw;
         le32_put(f->image + FX_MXCSR, _mm_getcsr());
         memcpy(f->image + FX_ST, s->st, sizeof(s->st));
         __asm__ volatile("fxrstor64 (%0)" : : "r"(f->image) : "memory", CLOBBER_XMM);
-        f->x87_in_host = true;
+        c->fpu_loaded |= T0_FPU_HOST;
     }
     if (x87_all_masked(c)) {
         c->fpu_loaded |= T0_FPU_X87;
@@ -85,13 +82,12 @@ static void x87_put(struct t0_cpu *c)
 {
     struct t0_fpu *f = c->fpu;
     struct x86_fpu *s = &c->s.fpu;
-    c->fpu_loaded &= (uint8_t)~T0_FPU_X87;
-    if (!f->x87_in_host) {
+    if (!(c->fpu_loaded & T0_FPU_HOST)) {
         return;
     }
-    f->x87_in_host = false;
+    c->fpu_loaded &= (uint8_t) ~(T0_FPU_X87 | T0_FPU_HOST);
     __asm__ volatile("fxsave64 (%0)\n\tfninit" : : "r"(f->image) : "memory");
-    s->fsw = with_summary(c, le16_get(f->image + FX_FSW));
+    s->fsw = t0_fpu_summary(c, le16_get(f->image + FX_FSW));
     s->ftw = f->image[FX_FTW];
     for (unsigned i = 0; i < 8; i++) {
         memcpy(s->st[i], f->image + FX_ST + 16 * i, 10);
@@ -158,50 +154,53 @@ bool t0_lower_unavailable(const struct t0_lower *ctx, unsigned cls, struct t0_op
 
 /* --- x87 ------------------------------------------------------------------- */
 
+/* Linear address of op's operand; fault also when it is not aligned. */
+static struct t0_val operand(struct t0_cpu *c, const struct t0_op *op, unsigned size,
+                             unsigned align, bool write)
+{
+    struct t0_val la = t0_ea(c, op, size, write);
+    if (!la.fault && (la.v & (align - 1))) {
+        t0_set_exc_error(c, X86_EXC_GP, 0);
+        la.fault = 1;
+    }
+    return la;
+}
+
 uint64_t t0_fpu_read(struct t0_cpu *c, const struct t0_op *op, void *buf, unsigned size,
                      unsigned align)
 {
-    struct t0_val la = t0_ea(c, op, size, false);
-    if (la.fault) {
-        return la.fault;
-    }
-    if (la.v & (align - 1)) {
-        t0_raise_error(c, op, X86_EXC_GP, 0);
-        return 1;
-    }
-    return t0_read_bytes(c, la.v, buf, size, op->seg);
+    struct t0_val la = operand(c, op, size, align, false);
+    return la.fault ? la.fault : t0_read_bytes(c, la.v, buf, size, op->seg);
+}
+
+uint64_t t0_fpu_read_rmw(struct t0_cpu *c, const struct t0_op *op, void *buf,
+                         unsigned size, unsigned align)
+{
+    struct t0_val la = operand(c, op, size, align, true);
+    return la.fault ? la.fault
+           : t0_probe_write(c, la.v, size, op->seg)
+               ? 1
+               : t0_read_bytes(c, la.v, buf, size, op->seg);
 }
 
 uint64_t t0_fpu_write(struct t0_cpu *c, const struct t0_op *op, const void *buf,
                       unsigned size, unsigned align)
 {
-    struct t0_val la = t0_ea(c, op, size, true);
-    if (la.fault) {
-        return la.fault;
-    }
-    if (la.v & (align - 1)) {
-        t0_raise_error(c, op, X86_EXC_GP, 0);
-        return 1;
-    }
-    return t0_write_bytes(c, la.v, buf, size, op->seg);
+    struct t0_val la = operand(c, op, size, align, true);
+    return la.fault ? la.fault : t0_write_bytes(c, la.v, buf, size, op->seg);
 }
 
 static uint16_t x87_status(struct t0_cpu *c)
 {
-    if (!c->fpu->x87_in_host) {
-        return with_summary(c, c->s.fpu.fsw);
+    if (!(c->fpu_loaded & T0_FPU_HOST)) {
+        return t0_fpu_summary(c, c->s.fpu.fsw);
     }
     uint16_t fsw;
     __asm__ volatile("fnstsw %0" : "=a"(fsw));
-    return with_summary(c, fsw);
+    return fsw;
 }
 
-/*
- * What a waiting x87 instruction does first: an exception that is pending and
- * unmasked is taken now. Otherwise the registers are in the host afterwards.
- * True: c->exc is set.
- */
-static bool x87_wait(struct t0_cpu *c, const struct t0_op *op)
+bool t0_x87_wait(struct t0_cpu *c, const struct t0_op *op)
 {
     if (unlikely(!x87_all_masked(c)) && (x87_status(c) & FSW_ES)) {
         t0_raise(c, op, X86_EXC_MF);
@@ -211,24 +210,58 @@ static bool x87_wait(struct t0_cpu *c, const struct t0_op *op)
     return false;
 }
 
-#define X87_READY(c, op)                                                    \
-    do {                                                                    \
-        if (unlikely(!((c)->fpu_loaded & T0_FPU_X87)) && x87_wait(c, op)) { \
-            return NULL;                                                    \
-        }                                                                   \
+#define X87_READY(c, op)                                                       \
+    do {                                                                       \
+        if (unlikely(!((c)->fpu_loaded & T0_FPU_X87)) && t0_x87_wait(c, op)) { \
+            return NULL;                                                       \
+        }                                                                      \
     } while (0)
 
-static void x87_record(struct t0_cpu *c, const struct t0_op *op)
+/* After an instruction with an exception unmasked: returns those that are now pending,
+ * and then the host has let go of the registers. */
+static __attribute__((noinline)) unsigned x87_look(struct t0_cpu *c,
+                                                   const struct t0_op *op)
+{
+    uint16_t fsw = x87_status(c);
+    if (!(fsw & FSW_ES)) {
+        return 0;
+    }
+    x87_put(c);
+    c->s.fpu.fop = op->aux2;
+    return fsw & ~(unsigned)c->s.fpu.fcw & T0_FPU_EXCEPTIONS;
+}
+
+static inline unsigned x87_run(struct t0_cpu *c, const struct t0_op *op, void *mem)
+{
+    t0_run_thunk(c, op, mem);
+    return unlikely(!(c->fpu_loaded & T0_FPU_X87)) ? x87_look(c, op) : 0;
+}
+
+/*
+ * The last instruction and operand, for FNSTENV and exception handlers. As on AMD's
+ * processors the opcode is only kept of an instruction that raised an exception, and
+ * FXSAVE and XSAVE store all three only while one is pending.
+ */
+static inline void x87_record(struct t0_cpu *c, const struct t0_op *op)
 {
     c->s.fpu.fip = t0_op_rip(c, op);
-    c->s.fpu.fop = op->aux2;
+}
+
+static inline void x87_record_mem(struct t0_cpu *c, const struct t0_op *op)
+{
+    uint64_t off = t0_offset(c, op);
+    x87_record(c, op);
+    if (unlikely(op->ea != T0_EA_FLAT64 && op->ea != T0_EA_SEG64)) {
+        off = op->ea == T0_EA_GENERAL ? (uint16_t)off : (uint32_t)off;
+    }
+    c->s.fpu.fdp = off;
 }
 
 static const struct t0_op *x87_reg(struct t0_cpu *c, const struct t0_op *op)
 {
     X87_READY(c, op);
     x87_record(c, op);
-    t0_run_thunk(c, op, NULL);
+    x87_run(c, op, NULL);
     return T0_NEXT(c, op);
 }
 
@@ -245,12 +278,15 @@ static const struct t0_op *x87_mem_read(struct t0_cpu *c, const struct t0_op *op
         if (t0_read_bytes(c, la.v, p, op->size, op->seg)) {
             return T0_FAULT(c, op);
         }
+        t0_x87_load(c); /* a device may have had the registers taken out */
     }
-    x87_record(c, op);
-    c->s.fpu.fdp = t0_offset(c, op);
-    t0_run_thunk(c, op, p);
+    x87_record_mem(c, op);
+    x87_run(c, op, p);
     return T0_NEXT(c, op);
 }
+
+/* An unmasked exception leaves memory alone, except that of an inexact result. */
+#define X87_STORES_DESPITE 0x20u
 
 static const struct t0_op *x87_mem_write(struct t0_cpu *c, const struct t0_op *op)
 {
@@ -267,10 +303,10 @@ static const struct t0_op *x87_mem_write(struct t0_cpu *c, const struct t0_op *o
             return T0_FAULT(c, op);
         }
     }
-    x87_record(c, op);
-    c->s.fpu.fdp = t0_offset(c, op);
-    t0_run_thunk(c, op, p);
-    if (unlikely(bounce) && t0_write_bytes(c, la.v, p, op->size, op->seg)) {
+    x87_record_mem(c, op);
+    unsigned raised = x87_run(c, op, p);
+    if (unlikely(bounce) && !(raised & ~X87_STORES_DESPITE) &&
+        t0_write_bytes(c, la.v, p, op->size, op->seg)) {
         return T0_FAULT(c, op);
     }
     return T0_NEXT(c, op);
@@ -278,10 +314,29 @@ static const struct t0_op *x87_mem_write(struct t0_cpu *c, const struct t0_op *o
 
 /* --- x87 control ----------------------------------------------------------- */
 
+/* Change the status word. st[] is in stack order: it turns when TOP changes. */
+static void set_fsw(struct x86_fpu *s, uint16_t fsw)
+{
+    unsigned from = s->fsw >> FSW_TOP & 7, to = fsw >> FSW_TOP & 7;
+    uint8_t st[8][16];
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(st[(from + i - to) & 7], s->st[i], 16);
+    }
+    memcpy(s->st, st, sizeof(st));
+    s->fsw = fsw;
+}
+
+void t0_mmx_enter(struct t0_cpu *c)
+{
+    struct x86_fpu *s = &c->s.fpu;
+    set_fsw(s, s->fsw & (uint16_t) ~(7u << FSW_TOP));
+    s->ftw = 0xff;
+}
+
 static void set_fcw(struct t0_cpu *c, uint16_t fcw)
 {
     c->s.fpu.fcw = (uint16_t)((fcw & 0x1f3f) | 0x40);
-    c->s.fpu.fsw = with_summary(c, c->s.fpu.fsw);
+    c->s.fpu.fsw = t0_fpu_summary(c, c->s.fpu.fsw);
 }
 
 static const struct t0_op *op_fldcw(struct t0_cpu *c, const struct t0_op *op)
@@ -291,8 +346,15 @@ static const struct t0_op *op_fldcw(struct t0_cpu *c, const struct t0_op *op)
     if (t0_fpu_read(c, op, buf, 2, 1)) {
         return T0_FAULT(c, op);
     }
-    x87_put(c); /* loaded anew with the new rounding and precision */
-    set_fcw(c, le16_get(buf));
+    uint16_t fcw = le16_get(buf);
+    if ((fcw & T0_FPU_EXCEPTIONS) == T0_FPU_EXCEPTIONS &&
+        (c->fpu_loaded & T0_FPU_X87)) {
+        set_fcw(c, fcw);
+        __asm__ volatile("fldcw %0" : : "m"(c->s.fpu.fcw));
+        return T0_NEXT(c, op);
+    }
+    x87_put(c); /* something may become pending */
+    set_fcw(c, fcw);
     return T0_NEXT(c, op);
 }
 
@@ -331,15 +393,8 @@ static const struct t0_op *op_fninit(struct t0_cpu *c, const struct t0_op *op)
 {
     x87_put(c);
     struct x86_fpu *s = &c->s.fpu;
-    /* The registers keep their contents; in stack order they turn with TOP. */
-    uint8_t st[8][16];
-    unsigned top = s->fsw >> FSW_TOP & 7;
-    for (unsigned i = 0; i < 8; i++) {
-        memcpy(st[(top + i) & 7], s->st[i], 16);
-    }
-    memcpy(s->st, st, sizeof(st));
+    set_fsw(s, 0); /* the registers keep their contents */
     s->fcw = 0x37f;
-    s->fsw = 0;
     s->ftw = 0;
     s->fop = 0;
     s->fip = s->fdp = 0;
@@ -407,13 +462,10 @@ static unsigned env_build(const struct t0_cpu *c, bool wide, uint8_t *p)
 {
     const struct x86_fpu *s = &c->s.fpu;
     unsigned step = wide ? 4 : 2;
-    uint64_t words[7] = {s->fcw,
-                         s->fsw,
-                         full_tags(s),
-                         s->fip,
-                         c->s.seg[X86_CS].sel,
-                         s->fdp,
-                         c->s.seg[X86_DS].sel};
+    /* The selectors are today's: those of then are not kept. */
+    uint64_t cs = s->fip ? c->s.seg[X86_CS].sel : 0;
+    uint64_t ds = s->fdp ? c->s.seg[X86_DS].sel : 0;
+    uint64_t words[7] = {s->fcw, s->fsw, full_tags(s), s->fip, cs, s->fdp, ds};
     if (wide) {
         words[0] |= 0xffff0000;
         words[1] |= 0xffff0000;
@@ -440,7 +492,7 @@ static unsigned env_parse(struct t0_cpu *c, bool wide, const uint8_t *p)
 {
     struct x86_fpu *s = &c->s.fpu;
     unsigned step = wide ? 4 : 2;
-    s->fsw = le16_get(p + step);
+    set_fsw(s, le16_get(p + step));
     s->ftw = abridged_tags(le16_get(p + 2 * step));
     s->fip = le_get(p + 3 * step, step);
     s->fdp = le_get(p + 5 * step, step);
@@ -454,17 +506,6 @@ static bool is_wide(const struct t0_op *op)
     return op->aux2 != 2;
 }
 
-/* st[] is in stack order, and TOP may have changed: turn it by @delta. */
-static void turn_stack(struct x86_fpu *s, unsigned old_top)
-{
-    unsigned top = s->fsw >> FSW_TOP & 7;
-    uint8_t st[8][16];
-    for (unsigned i = 0; i < 8; i++) {
-        memcpy(st[(old_top + i - top) & 7], s->st[i], 16);
-    }
-    memcpy(s->st, st, sizeof(st));
-}
-
 static const struct t0_op *op_fnstenv(struct t0_cpu *c, const struct t0_op *op)
 {
     x87_put(c);
@@ -473,7 +514,7 @@ static const struct t0_op *op_fnstenv(struct t0_cpu *c, const struct t0_op *op)
         return T0_FAULT(c, op);
     }
     c->s.fpu.fcw |= T0_FPU_EXCEPTIONS; /* FNSTENV masks all (APM 5) */
-    c->s.fpu.fsw = with_summary(c, c->s.fpu.fsw);
+    c->s.fpu.fsw = t0_fpu_summary(c, c->s.fpu.fsw);
     return T0_NEXT(c, op);
 }
 
@@ -484,9 +525,7 @@ static const struct t0_op *op_fldenv(struct t0_cpu *c, const struct t0_op *op)
     if (t0_fpu_read(c, op, c->fpu->image, is_wide(op) ? 28 : 14, 1)) {
         return T0_FAULT(c, op);
     }
-    unsigned top = c->s.fpu.fsw >> FSW_TOP & 7;
     env_parse(c, is_wide(op), c->fpu->image);
-    turn_stack(&c->s.fpu, top);
     return T0_NEXT(c, op);
 }
 

@@ -12,19 +12,32 @@
  * and t0_xsave.c.
  *
  *   XMM, YMM   always in c->s.fpu.ymm; thunks load and store what they touch
- *   x87, MMX   in the host's registers from the first use until t0_fpu_put()
- *   MXCSR      the host's holds the guest's from the first use (T0_FPU_SSE in
+ *   x87, MMX   in the host's registers from the first use (T0_FPU_HOST in
  *              c->fpu_loaded) until t0_fpu_put()
- *   FCW        always in c->s.fpu; the host's has all exceptions masked, so that the
- *              host never traps
+ *   MXCSR      the host's holds the guest's from the first use (T0_FPU_SSE) until
+ *              t0_fpu_put()
+ *   FCW        in c->s.fpu, and in the host's while the registers are there
  *
- * Exceptions that the guest has unmasked are found in software. As long as there is
- * one, the bit in c->fpu_loaded stays clear, and each instruction takes the slow path
- * that looks at the status flags.
+ * As long as the guest has an exception unmasked, T0_FPU_X87 or T0_FPU_SSE stays
+ * clear, and each instruction takes the slow path.
+ *
+ *   x87   The host executes with the guest's control word. An unmasked exception does
+ *         what it does there: the response of the manuals, and ES set in the status
+ *         word. It traps at the next waiting instruction, which is never reached:
+ *         the slow path looks at ES after each, takes the registers away from the
+ *         host, and raises #MF at the guest's next waiting instruction.
+ *   SSE   The host executes with all masked, and what the guest must not see of it is
+ *         undone before #XM is raised.
+ *
+ * C code outside this part (devices above all) runs with the host's own MXCSR and an
+ * empty x87 stack: who calls it from inside the guest calls t0_fpu_lend() before.
+ * So a handler that has made its registers ready and then reads memory by a slow path
+ * makes them ready again.
  */
 enum {
-    T0_FPU_X87 = 1 << 0, /* x87 in the host's registers, no unmasked exception */
-    T0_FPU_SSE = 1 << 1, /* MXCSR likewise */
+    T0_FPU_X87 = 1 << 0,  /* x87 in the host's registers, no unmasked exception */
+    T0_FPU_SSE = 1 << 1,  /* MXCSR likewise */
+    T0_FPU_HOST = 1 << 2, /* x87 in the host's registers */
 };
 
 #define T0_FPU_EXCEPTIONS 0x3fu   /* FSW and FCW, MXCSR flags: IE DE ZE OE UE PE */
@@ -34,14 +47,27 @@ enum {
 
 struct t0_fpu {
     struct thunk_arena *arena;
-    bool x87_in_host;
     bool arena_full; /* blocks are being dropped; then the arena is reset */
     _Alignas(64) uint8_t bounce[64];  /* memory operands that are not plain RAM */
     _Alignas(64) uint8_t image[1024]; /* FXSAVE and XSAVE areas */
 };
 
-/* Bring the x87 registers into the host's. */
+/* @fsw with ES and B as the guest's control word makes them. */
+uint16_t t0_fpu_summary(const struct t0_cpu *c, uint16_t fsw);
+
+/* Bring the x87 registers into the host's. Nothing unmasked is pending. */
 void t0_x87_load(struct t0_cpu *c);
+
+/*
+ * What a waiting x87 or MMX instruction does first: an exception that is pending and
+ * unmasked is taken now (true: c->exc is set, and the block is left). Otherwise the
+ * registers are in the host afterwards.
+ */
+bool t0_x87_wait(struct t0_cpu *c, const struct t0_op *op);
+
+/* What the first MMX instruction does to the x87 state in c->s.fpu: TOP becomes 0 and
+ * every register valid (APM 1 5.4). */
+void t0_mmx_enter(struct t0_cpu *c);
 
 /* Bring MXCSR back into c->s.fpu and the host's own into the host. Idempotent. */
 void t0_mxcsr_put(struct t0_cpu *c);
@@ -81,6 +107,9 @@ static inline void t0_run_thunk(struct t0_cpu *c, const struct t0_op *op, void *
  */
 uint64_t t0_fpu_read(struct t0_cpu *c, const struct t0_op *op, void *buf, unsigned size,
                      unsigned align);
+/* To be written back after: the faults are those of the write. */
+uint64_t t0_fpu_read_rmw(struct t0_cpu *c, const struct t0_op *op, void *buf,
+                         unsigned size, unsigned align);
 uint64_t t0_fpu_write(struct t0_cpu *c, const struct t0_op *op, const void *buf,
                       unsigned size, unsigned align);
 

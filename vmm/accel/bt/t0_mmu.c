@@ -606,6 +606,7 @@ static void read_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
         return;
     }
     uint64_t gpa = p->gpa | (la & PAGE_OFF);
+    t0_fpu_lend(c);
     while (n) {
         unsigned k = mmio_piece(gpa, n);
         uint64_t v = vcpu_mmio_read(c->vcpu, gpa, k);
@@ -632,6 +633,7 @@ static void write_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
         return;
     }
     uint64_t gpa = p->gpa | (la & PAGE_OFF);
+    t0_fpu_lend(c);
     while (n) {
         unsigned k = mmio_piece(gpa, n);
         uint64_t v = 0;
@@ -679,6 +681,7 @@ struct t0_val t0_load_slow(struct t0_cpu *c, uint64_t la, unsigned size, unsigne
         default: r.v = *(const volatile uint64_t *)h; break;
         }
     } else {
+        t0_fpu_lend(c);
         r.v = vcpu_mmio_read(c->vcpu, p[0].gpa | (la & PAGE_OFF), size);
     }
     return r;
@@ -696,6 +699,7 @@ uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
         write_page(c, &p[0], la, &v, n);
         write_page(c, &p[1], la + n, (uint8_t *)&v + n, size - n);
     } else if (!p[0].region) {
+        t0_fpu_lend(c);
         vcpu_mmio_write(c->vcpu, p[0].gpa | (la & PAGE_OFF), v, size);
     } else if (p[0].region->kind == GMEM_RAM) {
         void *h = host_of(&p[0], la);

@@ -10,6 +10,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "lib/base/bytes.h"
 #include "lib/isa/x86/state.h"
 
 #define PAGE UINT64_C(4096)
@@ -24,10 +25,14 @@ struct native {
     uint64_t host_rsp; /* 144 */
     uint32_t far_off;  /* 152 */
     uint32_t far_sel;  /* 156 */
+    uint32_t mxcsr;    /* 160: the host's */
     volatile bool running;
     uint64_t code;
     struct native_result *r;
+    _Alignas(64) uint8_t xsave[1024]; /* 192 */
 };
+
+_Static_assert(offsetof(struct native, xsave) == 192, "written below");
 
 struct native native; /* external for the assembly */
 void native_enter64(void);
@@ -46,6 +51,9 @@ __asm__(".pushsection .text\n"
         "lea 2f(%rip), %rax\n"
         "3: mov %rax, native_go(%rip)\n"
         "mov %rsp, native+144(%rip)\n"
+        "stmxcsr native+160(%rip)\n"
+        "mov $7, %eax; mov $0, %edx\n"
+        "xrstor64 native+192(%rip)\n"
         "pushq native+128(%rip); popfq\n"
         "mov native(%rip), %rax; mov native+8(%rip), %rcx\n"
         "mov native+16(%rip), %rdx; mov native+24(%rip), %rbx\n"
@@ -69,8 +77,11 @@ __asm__(".pushsection .text\n"
         "mov %r14, native+112(%rip); mov %r15, native+120(%rip)\n"
         "mov native+144(%rip), %rsp\n"
         "pushfq; popq native+128(%rip)\n"
+        "mov $7, %eax; mov $0, %edx\n"
+        "xsave64 native+192(%rip)\n"
         "native_out:\n"
         "cld\n"
+        "fninit; ldmxcsr native+160(%rip); vzeroupper\n"
         "xor %eax, %eax; mov %eax, %ds; mov %eax, %es\n"
         "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
         "ret\n"
@@ -95,6 +106,7 @@ static void on_signal(int sig, siginfo_t *info, void *opaque)
         native.gpr[i] = (uint64_t)g[order[i]];
     }
     native.rflags = (uint64_t)g[REG_EFL];
+    memcpy(native.xsave, uc->uc_mcontext.fpregs, NATIVE_XSAVE_SIZE);
     native.r->faulted = true;
     native.r->rip = (uint64_t)g[REG_RIP];
     native.r->vector = (uint8_t)g[REG_TRAPNO];
@@ -106,10 +118,35 @@ static void on_signal(int sig, siginfo_t *info, void *opaque)
     g[REG_EFL] = 0x202;
 }
 
+/* Components that XSTATE_BV says are in their initial state need not be written. */
+static void complete_xsave(uint8_t *p)
+{
+    uint64_t bv = le64_get(p + 512);
+    if (!(bv & X86_XCR0_X87)) {
+        memset(p, 0, 24);
+        memset(p + 32, 0, 128);
+        le16_put(p, 0x37f);
+    }
+    if (!(bv & X86_XCR0_SSE)) {
+        memset(p + 160, 0, 256);
+    }
+    if (!(bv & X86_XCR0_AVX)) {
+        memset(p + 576, 0, 256);
+    }
+}
+
 #define STUB 2048
 
 void native_run(const uint8_t *bytes, unsigned len, unsigned mode,
                 struct native_result *r)
+{
+    uint8_t xsave[NATIVE_XSAVE_SIZE] = {0};
+    le32_put(xsave + 24, 0x1f80);
+    native_run_fpu(bytes, len, mode, r, xsave);
+}
+
+void native_run_fpu(const uint8_t *bytes, unsigned len, unsigned mode,
+                    struct native_result *r, uint8_t *xsave)
 {
     uint8_t *code = (uint8_t *)(uintptr_t)native.code;
     uint64_t out = (uint64_t)(uintptr_t)native_exit;
@@ -132,6 +169,8 @@ void native_run(const uint8_t *bytes, unsigned len, unsigned mode,
     native.far_off = (uint32_t)native.code;
     native.far_sel = 0x23;
     native.r = r;
+    memset(native.xsave, 0, sizeof(native.xsave));
+    memcpy(native.xsave, xsave, NATIVE_XSAVE_SIZE);
     r->rip = native.code + len;
     r->faulted = false;
     r->vector = 0;
@@ -146,6 +185,8 @@ void native_run(const uint8_t *bytes, unsigned len, unsigned mode,
     native.running = false;
     memcpy(r->gpr, native.gpr, sizeof(r->gpr));
     r->rflags = native.rflags & NATIVE_FLAGS;
+    memcpy(xsave, native.xsave, NATIVE_XSAVE_SIZE);
+    complete_xsave(xsave);
 }
 
 void native_setup(uint64_t code_at)
@@ -225,10 +266,16 @@ static unsigned put_vex(uint8_t *p, const struct x86_desc *row, unsigned mode)
     p[n++] = 0xc4;
     p[n++] = (uint8_t)((mode == 64 ? native_rnd() & 0xe0 : 0xe0) |
                        (row->map - X86_MAP_VEX1 + 1));
-    p[n++] =
-        (uint8_t)((native_rnd() & 0x80) |
-                  (mode == 64 ? native_rnd() & 0x78 : 0x40 | (native_rnd() & 0x38)) |
-                  pp);
+    uint8_t vvvv = (uint8_t)(native_below(2) ? 0x78
+                             : mode == 64    ? native_rnd() & 0x78
+                                             : 0x40 | (native_rnd() & 0x38));
+    p[n++] = (uint8_t)((native_rnd() & 0x84) | vvvv | pp);
+    if (row->map == X86_MAP_VEX1 && (p[1] & 0x60) == 0x60 && !(p[2] & 0x80) &&
+        native_below(2)) {
+        p[0] = 0xc5; /* the same in two bytes */
+        p[1] = (uint8_t)((p[1] & 0x80) | p[2]);
+        n = 2;
+    }
     return n;
 }
 
@@ -313,7 +360,9 @@ bool native_case_aim(struct native_case *k, uint64_t target, uint64_t rip,
     unsigned disp_at = i->len - i->imm_size - i->disp_size;
     uint64_t off = target - (i->seg == X86_GS ? NATIVE_GS_BASE : 0);
 
-    if (i->addrsize == 2 || i->base == i->index) {
+    bool vsib = k->row->props & X86_D_VSIB;
+
+    if (i->addrsize == 2 || (i->base == i->index && !vsib)) {
         return i->addrsize != 2 && i->base == X86_REG_NONE && i->disp_size >= 4
                    ? (native_case_patch(k, disp_at, (int64_t)off, i->disp_size), true)
                    : false;
@@ -321,7 +370,7 @@ bool native_case_aim(struct native_case *k, uint64_t target, uint64_t rip,
     if (i->disp_size == 4 && i->base < 16) {
         native_case_patch(k, disp_at, (int16_t)native_rnd(), 4);
     }
-    if (i->index != X86_REG_NONE) {
+    if (i->index != X86_REG_NONE && !vsib) {
         gpr[i->index] = native_below(200) - 100;
         off -= gpr[i->index] * i->scale;
         if (i->addrsize == 4) {

@@ -7,7 +7,7 @@
 #include "lib/isa/x86/insn.h"
 
 /*
- * The processor that a test runs on as an oracle for integer instructions: execute
+ * The processor that a test runs on as an oracle for user-mode instructions: execute
  * bytes natively from given registers, and make random instructions to execute.
  *
  * Code runs at an address below 4 GiB that native_setup() was given: 32-bit code
@@ -42,6 +42,14 @@ void native_setup(uint64_t code);
 void native_run(const uint8_t *bytes, unsigned len, unsigned mode,
                 struct native_result *r);
 
+/* XSAVE area with x87, SSE and AVX in the standard format. */
+#define NATIVE_XSAVE_SIZE 832
+
+/* The same with the x87, SSE and AVX state, from and to @xsave. native_run() starts
+ * from the initial one. */
+void native_run_fpu(const uint8_t *bytes, unsigned len, unsigned mode,
+                    struct native_result *r, uint8_t *xsave);
+
 static inline uint8_t *native_arena(void)
 {
     return (uint8_t *)(uintptr_t)NATIVE_ARENA;
@@ -70,8 +78,8 @@ void native_case_patch(struct native_case *k, unsigned at, int64_t v, unsigned s
 
 /*
  * Make the memory operand reach @target: by its base register in @gpr, else by its
- * displacement, for which @rip is the address that it will be executed at. False: it
- * cannot.
+ * displacement, for which @rip is the address that it will be executed at. The index
+ * of a gather is left alone. False: it cannot.
  */
 bool native_case_aim(struct native_case *k, uint64_t target, uint64_t rip,
                      uint64_t gpr[16]);

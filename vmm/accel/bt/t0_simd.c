@@ -17,15 +17,21 @@ uint32_t t0_mxcsr_mask(const struct t0_cpu *c)
     return 0xffff | (x86_cpu_has(m, X86_FEAT_MISALIGNSSE) ? T0_MXCSR_MM : 0);
 }
 
+/* prepare(): c->exc is set, the block is left. */
+#define NOT_READY (1u << 31)
+
 /*
  * Make ready what @op needs. The bit of T0_FPU_SSE stays clear while the guest has an
  * exception unmasked: then T0_FPU_SSE is returned and the caller uses run_checked().
  */
-static unsigned prepare(struct t0_cpu *c, const struct t0_op *op)
+static __attribute__((noinline)) unsigned prepare(struct t0_cpu *c,
+                                                  const struct t0_op *op)
 {
     unsigned need = op->aux & ~(unsigned)c->fpu_loaded;
     if (need & T0_FPU_X87) {
-        t0_x87_load(c);
+        if (t0_x87_wait(c, op)) {
+            return NOT_READY;
+        }
         need &= ~(unsigned)T0_FPU_X87;
     }
     if ((need & T0_FPU_SSE) && (c->s.fpu.mxcsr & T0_MXCSR_MASKS) == T0_MXCSR_MASKS) {
@@ -36,31 +42,79 @@ static unsigned prepare(struct t0_cpu *c, const struct t0_op *op)
     return need;
 }
 
+#define MXCSR_EARLY 0x07u /* IE, DE, ZE: found before anything is computed */
+#define MXCSR_UE    0x10u
+#define MXCSR_UM    0x0800u
+#define MXCSR_FTZ   0x8000u
+
+/* Run the thunk with MXCSR as @csr and all masked; the flags it raises. */
+static uint32_t run_masked(struct t0_cpu *c, const struct t0_op *op, void *mem,
+                           uint32_t csr)
+{
+    _mm_setcsr((csr | T0_MXCSR_MASKS) & ~T0_FPU_EXCEPTIONS);
+    t0_run_thunk(c, op, mem);
+    uint32_t raised = _mm_getcsr() & T0_FPU_EXCEPTIONS;
+    _mm_setcsr(T0_MXCSR_DEFAULT);
+    return raised;
+}
+
+/* The registers that an instruction may have changed. */
+struct undo {
+    struct x86_fpu fpu;
+    uint64_t gpr[16];
+    uint16_t flags;
+};
+
+static void undo(struct t0_cpu *c, const struct t0_op *op, const struct undo *u)
+{
+    if (op->aux & T0_FPU_X87) {
+        t0_fpu_put(c);
+    }
+    c->s.fpu = u->fpu;
+    memcpy(c->gpr, u->gpr, sizeof(u->gpr));
+    c->flags = u->flags;
+}
+
 /*
  * Run the thunk with every exception masked, then look whether one was raised that
  * the guest has not masked. If so, undo and raise #XM (#UD without OSXMMEXCPT).
  * Non-zero: c->exc is set. @mem is never guest memory itself when it is written.
+ *
+ * Underflow is the one flag that depends on its mask: unmasked, it tells of every tiny
+ * result, masked only of the inexact ones (SDM 1 4.9.1.5). Flush-to-zero tells of
+ * every one too.
  */
-static uint64_t run_checked(struct t0_cpu *c, const struct t0_op *op, void *mem)
+static __attribute__((noinline)) uint64_t run_checked(struct t0_cpu *c,
+                                                      const struct t0_op *op, void *mem)
 {
-    uint32_t guest = c->s.fpu.mxcsr & 0xffff;
-    uint8_t ymm[16][32];
-    uint64_t gpr[16];
-    uint16_t flags = c->flags;
-    memcpy(ymm, c->s.fpu.ymm, sizeof(ymm));
-    memcpy(gpr, c->gpr, sizeof(gpr));
+    struct undo u;
+    t0_mxcsr_put(c);
+    if (op->aux & T0_FPU_X87) {
+        t0_fpu_put(c);
+    }
+    u.fpu = c->s.fpu;
+    u.flags = c->flags;
+    memcpy(u.gpr, c->gpr, sizeof(u.gpr));
 
-    _mm_setcsr((guest | T0_MXCSR_MASKS) & ~T0_FPU_EXCEPTIONS);
-    t0_run_thunk(c, op, mem);
-    uint32_t raised = _mm_getcsr() & T0_FPU_EXCEPTIONS;
-    _mm_setcsr(T0_MXCSR_DEFAULT);
-    c->s.fpu.mxcsr |= raised;
-    if (!(raised & ~(guest >> 7) & T0_FPU_EXCEPTIONS)) {
+    uint32_t guest = c->s.fpu.mxcsr & 0xffff, tiny = 0;
+    if (!(guest & MXCSR_UM)) {
+        if (op->aux & T0_FPU_X87) {
+            t0_x87_load(c);
+        }
+        tiny = run_masked(c, op, mem, guest | MXCSR_FTZ) & MXCSR_UE;
+        undo(c, op, &u);
+    }
+    if (op->aux & T0_FPU_X87) {
+        t0_x87_load(c);
+    }
+    uint32_t raised = run_masked(c, op, mem, guest) | tiny;
+    uint32_t fatal = raised & ~(guest >> 7) & T0_FPU_EXCEPTIONS;
+    if (!fatal) {
+        c->s.fpu.mxcsr |= raised;
         return 0;
     }
-    memcpy(c->s.fpu.ymm, ymm, sizeof(ymm));
-    memcpy(c->gpr, gpr, sizeof(gpr));
-    c->flags = flags;
+    undo(c, op, &u);
+    c->s.fpu.mxcsr |= fatal & MXCSR_EARLY ? raised & MXCSR_EARLY : raised;
     t0_raise(c, op, c->s.cr4 & X86_CR4_OSXMMEXCPT ? X86_EXC_XM : X86_EXC_UD);
     return 1;
 }
@@ -80,6 +134,9 @@ static const struct t0_op *simd_reg(struct t0_cpu *c, const struct t0_op *op)
     unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
     if (unlikely(checked)) {
         checked = prepare(c, op);
+        if (checked & NOT_READY) {
+            return NULL;
+        }
     }
     if (run(c, op, NULL, checked)) {
         return NULL;
@@ -113,6 +170,9 @@ static const struct t0_op *simd_load(struct t0_cpu *c, const struct t0_op *op)
     unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
     if (unlikely(checked)) {
         checked = prepare(c, op);
+        if (checked & NOT_READY) {
+            return NULL;
+        }
     }
     struct t0_val la = t0_ea(c, op, op->size, false);
     if (unlikely(la.fault)) {
@@ -128,6 +188,9 @@ static const struct t0_op *simd_load(struct t0_cpu *c, const struct t0_op *op)
         if (t0_read_bytes(c, la.v, p, op->size, op->seg)) {
             return T0_FAULT(c, op);
         }
+        if (op->aux) {
+            prepare(c, op); /* a device may have had them taken out */
+        }
     }
     if (run(c, op, p, checked)) {
         return NULL;
@@ -140,6 +203,9 @@ static const struct t0_op *simd_store(struct t0_cpu *c, const struct t0_op *op)
     unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
     if (unlikely(checked)) {
         checked = prepare(c, op);
+        if (checked & NOT_READY) {
+            return NULL;
+        }
     }
     struct t0_val la = t0_ea(c, op, op->size, true);
     if (unlikely(la.fault)) {
@@ -243,12 +309,17 @@ static const struct t0_op *op_maskmovdqu(struct t0_cpu *c, const struct t0_op *o
 
 static const struct t0_op *op_maskmovq(struct t0_cpu *c, const struct t0_op *op)
 {
+    if (t0_x87_wait(c, op)) {
+        return NULL;
+    }
     t0_fpu_put(c);
     struct t0_val la = t0_ea(c, op, 8, true);
-    if (la.fault || store_masked(c, la.v, c->s.fpu.st[op->dst], c->s.fpu.st[op->src], 8,
-                                 1, op->seg)) {
+    unsigned top = c->s.fpu.fsw >> 11 & 7; /* st[] is in stack order */
+    if (la.fault || store_masked(c, la.v, c->s.fpu.st[(op->dst - top) & 7],
+                                 c->s.fpu.st[(op->src - top) & 7], 8, 1, op->seg)) {
         return T0_FAULT(c, op);
     }
+    t0_mmx_enter(c);
     return T0_NEXT(c, op);
 }
 

@@ -369,6 +369,7 @@ struct t0_val t0_pio_in(struct t0_cpu *c, uint16_t port, unsigned size)
     if (t0_pio_check(c, port, size)) {
         return (struct t0_val){0, 1};
     }
+    t0_fpu_lend(c);
     return (struct t0_val){vcpu_pio_read(c->vcpu, port, size), 0};
 }
 
@@ -377,6 +378,7 @@ uint64_t t0_pio_out(struct t0_cpu *c, uint16_t port, uint32_t v, unsigned size)
     if (t0_pio_check(c, port, size)) {
         return 1;
     }
+    t0_fpu_lend(c);
     vcpu_pio_write(c->vcpu, port, v, size);
     return 0;
 }

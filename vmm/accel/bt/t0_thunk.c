@@ -169,7 +169,10 @@ struct encoding {
     bool has_reg_vector; /* ModRM.reg names a vector register: keep REX.R */
     bool rm_is_vector;
     bool rm_is_gpr, reg_is_gpr;
+    bool has_rm_gpr; /* or memory in place of one */
     bool rm_is_mem;
+    bool is4; /* the last byte names is4_reg */
+    uint8_t is4_reg;
     uint8_t vvvv;       /* vector register of VEX.vvvv, or 0 for none */
     unsigned modrm_off; /* in the guest's bytes */
 };
@@ -213,14 +216,18 @@ static bool sort_operands(const struct x86_insn *insn, struct encoding *enc)
         case X86_ENC_G: enc->reg_is_gpr = true; break;
         case X86_ENC_E:
         case X86_ENC_R:
+            enc->has_rm_gpr = true;
             enc->rm_is_mem = o->kind == X86_OPND_MEM;
             enc->rm_is_gpr = !enc->rm_is_mem;
             break;
         case X86_ENC_M: enc->rm_is_mem = true; break;
         case X86_ENC_Q: enc->rm_is_mem = o->kind == X86_OPND_MEM; break;
+        case X86_ENC_L:
+            enc->is4 = true;
+            enc->is4_reg = o->reg;
+            break;
         case X86_ENC_P:
         case X86_ENC_N:
-        case X86_ENC_L:
         case X86_ENC_XMM0:
         case X86_ENC_ST0:
         case X86_ENC_STI:
@@ -240,8 +247,10 @@ static void put_insn(struct emit *e, const struct x86_insn *insn, const uint8_t 
 {
     unsigned r = (insn->prefixes & X86_P_R) && enc->has_reg_vector;
     unsigned b = (insn->prefixes & X86_P_B) && enc->rm_is_vector;
-    unsigned w = (insn->prefixes & X86_P_W) != 0;
     const struct x86_desc *d = x86_insn_desc(insn);
+    /* Outside 64-bit mode VEX.W makes no general register wider. */
+    bool has_gpr = enc->reg_is_gpr || enc->has_rm_gpr || d->gpr_read;
+    unsigned w = (insn->prefixes & X86_P_W) && !(insn->mode != 64 && has_gpr);
 
     if (insn->prefixes & X86_P_VEX) {
         unsigned last = bytes[enc->modrm_off - 2]; /* pp, and L */
@@ -278,12 +287,24 @@ static void put_insn(struct emit *e, const struct x86_insn *insn, const uint8_t 
     for (unsigned i = enc->modrm_off + 1 + sib + insn->disp_size; i < insn->len; i++) {
         put(e, bytes[i]); /* immediate or is4 */
     }
+    if (enc->is4) { /* bit 7 counts only in 64-bit mode, where this is */
+        e->code[e->len - 1] =
+            (uint8_t)(enc->is4_reg << 4 | (bytes[insn->len - 1] & 15));
+    }
 }
 
-/* A write that leaves part of the register as it was needs the old value. */
+/* A write that leaves part of the register as it was needs the old value. One to a
+ * general register is of 32 or 64 bits here. */
 static bool needs_load(const struct x86_opnd *o)
 {
-    return (o->access & X86_ACC_R) || o->size < 16;
+    return (o->access & X86_ACC_R) || (o->kind != X86_OPND_REG && o->size < 16);
+}
+
+/* Those whose result is XMM0 without naming it. */
+static bool writes_xmm0(const struct x86_insn *insn)
+{
+    return insn->op == X86_OP_PCMPESTRM || insn->op == X86_OP_PCMPISTRM ||
+           insn->op == X86_OP_VPCMPESTRM || insn->op == X86_OP_VPCMPISTRM;
 }
 
 static void put_operands(struct emit *e, const struct x86_insn *insn, int dir)
@@ -301,6 +322,9 @@ static void put_operands(struct emit *e, const struct x86_insn *insn, int dir)
         } else if (o->kind == X86_OPND_REG) {
             put_gpr(e, dir, d->opnd[i].enc == X86_ENC_G ? X86_RAX : X86_RCX, o->reg);
         }
+    }
+    if (dir == STORE && writes_xmm0(insn)) {
+        put_vector(e, STORE, vex, 0);
     }
     uint16_t implicit = dir == LOAD ? d->gpr_read : d->gpr_written;
     for (unsigned r = X86_RAX; r <= X86_RDX; r++) {

@@ -26,7 +26,8 @@ static unsigned nb_vectors(const struct t0_cpu *c)
     return (c->mode & T0_MODE_SIZE) == T0_MODE_64 ? 16 : 8;
 }
 
-/* REX.W forms hold 64-bit pointers; the others offsets and selectors. */
+/* REX.W forms hold 64-bit pointers; the others offsets and selectors, which are stored
+ * as 0, as processors do that no longer keep them. */
 static bool is_long_format(const struct t0_op *op)
 {
     return op->aux2;
@@ -39,14 +40,11 @@ static void build_x87(const struct t0_cpu *c, bool long_format, uint8_t *p)
     le16_put(p + 2, s->fsw);
     p[4] = s->ftw;
     p[5] = 0;
-    le16_put(p + 6, s->fop);
-    if (long_format) {
-        le64_put(p + 8, s->fip);
-        le64_put(p + 16, s->fdp);
-    } else {
-        le64_put(p + 8, (uint32_t)s->fip | (uint64_t)c->s.seg[X86_CS].sel << 32);
-        le64_put(p + 16, (uint32_t)s->fdp | (uint64_t)c->s.seg[X86_DS].sel << 32);
-    }
+    bool pending = s->fsw & 0x80; /* the only time that processors store them */
+    uint64_t mask = !pending ? 0 : long_format ? UINT64_MAX : UINT32_MAX;
+    le16_put(p + 6, pending ? s->fop : 0);
+    le64_put(p + 8, s->fip & mask);
+    le64_put(p + 16, s->fdp & mask);
     for (unsigned i = 0; i < 8; i++) {
         memcpy(p + AREA_ST + 16 * i, s->st[i], 10);
         memset(p + AREA_ST + 16 * i + 10, 0, 6);
@@ -57,7 +55,7 @@ static void take_x87(struct t0_cpu *c, bool long_format, const uint8_t *p)
 {
     struct x86_fpu *s = &c->s.fpu;
     s->fcw = (le16_get(p) & 0x1f3f) | 0x40;
-    s->fsw = le16_get(p + 2);
+    s->fsw = t0_fpu_summary(c, le16_get(p + 2));
     s->ftw = p[4];
     s->fop = le16_get(p + 6) & 0x7ff;
     s->fip = long_format ? le64_get(p + 8) : le32_get(p + 8);
@@ -104,7 +102,7 @@ static const struct t0_op *op_fxsave(struct t0_cpu *c, const struct t0_op *op)
     t0_fpu_put(c);
     uint8_t *p = c->fpu->image;
     /* Bytes 464-511 are software's: they keep what memory holds. */
-    if (t0_fpu_read(c, op, p, LEGACY_SIZE, 16)) {
+    if (t0_fpu_read_rmw(c, op, p, LEGACY_SIZE, 16)) {
         return T0_FAULT(c, op);
     }
     build_x87(c, is_long_format(op), p);
@@ -151,10 +149,11 @@ static uint64_t in_use(const struct t0_cpu *c)
 {
     const struct x86_fpu *s = &c->s.fpu;
     uint64_t used = 0;
-    if (s->fcw != 0x37f || s->fsw || s->ftw || s->fop || s->fip || s->fdp) {
+    if (s->fcw != 0x37f || s->fsw || s->ftw || s->fop || s->fip || s->fdp ||
+        !all_zero(s->st[0], sizeof(s->st))) {
         used |= X86_XCR0_X87;
     }
-    for (unsigned i = 0; i < 16; i++) {
+    for (unsigned i = 0; i < nb_vectors(c); i++) {
         used |= all_zero(s->ymm[i], 16) ? 0 : X86_XCR0_SSE;
         used |= all_zero(s->ymm[i] + 16, 16) ? 0 : X86_XCR0_AVX;
     }
@@ -189,7 +188,7 @@ static const struct t0_op *xsave(struct t0_cpu *c, const struct t0_op *op)
     if (compact && c->s.fpu.mxcsr != T0_MXCSR_DEFAULT) {
         used |= X86_XCR0_SSE; /* SDM 1 13.8: XSAVEC counts MXCSR in */
     }
-    if (t0_fpu_read(c, op, p, len, 64)) {
+    if (t0_fpu_read_rmw(c, op, p, len, 64)) {
         return T0_FAULT(c, op);
     }
     uint64_t write = kind == XS_XSAVE ? rfbm : rfbm & used;
@@ -209,7 +208,6 @@ static const struct t0_op *xsave(struct t0_cpu *c, const struct t0_op *op)
     if (compact) {
         le64_put(p + AREA_XSTATE_BV, rfbm & used);
         le64_put(p + AREA_XCOMP_BV, rfbm | XCOMP_COMPACT);
-        memset(p + AREA_XCOMP_BV + 8, 0, HEADER_SIZE - 16);
     } else {
         uint64_t old = le64_get(p + AREA_XSTATE_BV);
         le64_put(p + AREA_XSTATE_BV, (old & ~rfbm) | (rfbm & used));
@@ -225,15 +223,14 @@ static bool header_ok(const struct t0_cpu *c, const uint8_t *p, bool supervisor)
 {
     uint64_t bv = le64_get(p + AREA_XSTATE_BV), comp = le64_get(p + AREA_XCOMP_BV);
     uint64_t enabled = c->s.xcr0 | (supervisor ? c->s.xss : 0);
-    if (!all_zero(p + AREA_XCOMP_BV + 8, HEADER_SIZE - 16)) {
-        return false;
-    }
+    const uint8_t *rest = p + AREA_XCOMP_BV + 8;
     if (comp & XCOMP_COMPACT) {
         const struct x86_cpu_model *m = c->vcpu->vm->cpu_model;
         uint64_t parts = comp & ~XCOMP_COMPACT;
-        return x86_cpu_has(m, X86_FEAT_XSAVEC) && !(parts & ~enabled) && !(bv & ~parts);
+        return x86_cpu_has(m, X86_FEAT_XSAVEC) && !(parts & ~enabled) &&
+               !(bv & ~parts) && all_zero(rest, HEADER_SIZE - 16);
     }
-    return !supervisor && comp == 0 && !(bv & ~c->s.xcr0);
+    return !supervisor && comp == 0 && !(bv & ~c->s.xcr0) && all_zero(rest, 8);
 }
 
 static const struct t0_op *xrstor(struct t0_cpu *c, const struct t0_op *op)
