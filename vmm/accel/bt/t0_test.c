@@ -117,14 +117,18 @@ struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu)
     bt_features(&feats);
     t->model = x86_cpu_model_new(cpu ? cpu : "max", &feats, &missing, &error);
     g_assert_no_error(error);
+    /* A small cache, so that tests also see it full. */
+    json_t *options = json_pack("{ss}", "cache-size", "128K");
     struct vm_config config = {
         .arch = &x86_arch,
         .accel = &bt_accel_ops,
+        .accel_options = options,
         .loop = t->loop,
         .nb_vcpus = 1,
         .cpu_model = t->model,
     };
     t->vm = vm_new(&config, &error);
+    json_decref(options);
     g_assert_no_error(error);
     g_assert_true(gmem_add(t->vm->gmem, "ram", GMEM_RAM, 0, ram_kib * KIB, &error));
     t->ram = gmem_find(t->vm->gmem, 0)->host;
@@ -161,6 +165,23 @@ void t0_test_gate(struct t0_test *t, unsigned vector, unsigned type, unsigned dp
     if (m64) {
         le64_put(g + 8, off >> 32);
     }
+}
+
+void t0_test_catch_all(struct t0_test *t)
+{
+    for (unsigned v = 0; v < 32; v++) {
+        uint8_t *h = t->ram + T0_TEST_HANDLERS + v * 16;
+        t0_test_gate(t, v, X86_SYS_INT, 3, 0, T0_TEST_HANDLERS + v * 16);
+        h[0] = 0xbb; /* mov ebx, v; hlt */
+        le32_put(h + 1, v);
+        h[5] = 0xf4;
+    }
+}
+
+uint64_t t0_test_top(const struct t0_test *t)
+{
+    const uint8_t *p = t->ram + (uint32_t)t->s.gpr[X86_RSP];
+    return t->bits == 64 ? le64_get(p) : le32_get(p);
 }
 
 void t0_test_user(struct t0_test *t)

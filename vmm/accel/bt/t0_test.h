@@ -33,7 +33,8 @@ struct loop;
 #define T0_TEST_IDT  0x800u
 #define T0_TEST_TSS  0x1800u
 #define T0_TEST_PML4 0x2000u
-#define T0_TEST_CODE 0x10000u /* where t0_test_code() puts code; 0x1000 in real mode \
+#define T0_TEST_CODE                                                                 \
+    0x10000u                  /* where t0_test_code() puts code; 0x1000 in real mode \
                                */
 #define T0_TEST_STACK 0x9000u /* initial stack pointer */
 
@@ -68,6 +69,27 @@ void t0_test_code(struct t0_test *t, const void *code, size_t len);
 /* Fill IDT entry @vector: a gate of @type and @dpl to @off in the kernel's CS. */
 void t0_test_gate(struct t0_test *t, unsigned vector, unsigned type, unsigned dpl,
                   unsigned ist, uint64_t off);
+
+/*
+ * Fill the IDT so that every exception ends the run with HLT: RBX holds the vector,
+ * and the stack pointer is at the error code or the return address. The handlers are
+ * at T0_TEST_HANDLERS, 16 bytes each.
+ */
+#define T0_TEST_HANDLERS 0xa000u
+void t0_test_catch_all(struct t0_test *t);
+
+/* The top of the stack: an error code after t0_test_catch_all(). */
+uint64_t t0_test_top(const struct t0_test *t);
+
+/*
+ * Assembler text as bytes: T0_TEST_ASM(name, 64, "mov $1, %eax\n hlt") declares
+ * name[] and name_end[]; t0_test_asm(t, name) loads it.
+ */
+#define T0_TEST_ASM(name, bits, text)                                            \
+    __asm__(".pushsection .rodata\n.code" #bits "\n" #name ":\n" text "\n" #name \
+            "_end:\n.code64\n.popsection");                                      \
+    extern const uint8_t name[], name##_end[]
+#define t0_test_asm(t, name) t0_test_code(t, name, (size_t)(name##_end - name))
 
 /* Put the CPU at user level (the flat user segments of the mode). */
 void t0_test_user(struct t0_test *t);
