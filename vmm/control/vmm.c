@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <glib-unix.h>
@@ -118,6 +119,23 @@ static bool choose_cpu(struct vmm *v, const struct board_type *board, GError **e
     return true;
 }
 
+/* Guest memory is reserved lazily: the host would agree to more than it can ever give,
+ * and kill somebody later. */
+static bool check_host_memory(uint64_t memory, GError **error)
+{
+    struct sysinfo si;
+    uint64_t host;
+
+    if (sysinfo(&si) < 0)
+        return true;
+    host = ((uint64_t)si.totalram + si.totalswap) * si.mem_unit;
+    return memory <= host ||
+           error_msg(error,
+                     "-m: %" PRIu64 " MiB are more than the host's memory and swap of "
+                     "%" PRIu64 " MiB",
+                     memory / MIB, host / MIB);
+}
+
 static bool check_sizes(struct vmm *v, const struct board_type *board, GError **error)
 {
     struct vmm_config *c = v->config;
@@ -136,7 +154,7 @@ static bool check_sizes(struct vmm *v, const struct board_type *board, GError **
     if (c->nb_cpus > board->max_cpus)
         return error_msg(error, "-smp %u: machine '%s' has at most %u processors",
                          c->nb_cpus, board->name, board->max_cpus);
-    return true;
+    return check_host_memory(c->memory, error);
 }
 
 /* ---- devices ---- */
