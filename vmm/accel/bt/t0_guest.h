@@ -11,8 +11,9 @@
 
 /*
  * One instruction by the software CPU, as a user program that sees what
- * native_run_fpu() gives one at GUEST_CODE: the same address, arena, base of GS and selectors.
- * Of its own are only the contents of the arena, at @arena. Page 2 of it is read-only.
+ * native_run_fpu() gives one at GUEST_CODE: the same address, arena, base of GS and
+ * selectors. Of its own are only the contents of the arena, at @arena. Page 2 of it is
+ * read-only.
  */
 struct guest {
     struct t0_test *t;
