@@ -427,6 +427,9 @@ struct x86_cpu_model *x86_cpu_model_new(const char *spec,
         return NULL;
     }
     choose_max_leaves(m);
+    if (x86_cpu_has(m, X86_FEAT_LA57)) {
+        m->virt_bits = 57; /* Linux finds its own addresses wrong otherwise */
+    }
     if (ret_missing) {
         *ret_missing = g_steal_pointer(&missing);
     }

@@ -129,6 +129,16 @@ static void cpuid_above_the_largest_leaf_is_the_vendors(void)
     g_assert_cmpmem(&r, sizeof(r), &last, sizeof(last));
 }
 
+static void five_level_paging_widens_addresses(void)
+{
+    g_autofree struct x86_cpu_model *without = model("max,-la57");
+    g_autofree struct x86_cpu_model *with = model("max,+la57");
+    g_assert_cmphex(x86_cpuid(without, &one_cpu, 0x80000008, 0).reg[0] >> 8 & 0xff, ==,
+                    48);
+    g_assert_cmphex(x86_cpuid(with, &one_cpu, 0x80000008, 0).reg[0] >> 8 & 0xff, ==,
+                    57);
+}
+
 static void masks_follow_features(void)
 {
     g_autofree struct x86_cpu_model *m = model("qemu64"),
@@ -172,6 +182,7 @@ int main(int argc, char **argv)
     g_test_add_func("/cpuid/xsave", cpuid_xsave_sizes_follow_xcr0);
     g_test_add_func("/cpuid/topology", cpuid_topology_numbers_every_cpu);
     g_test_add_func("/cpuid/out-of-range", cpuid_above_the_largest_leaf_is_the_vendors);
+    g_test_add_func("/cpuid/la57", five_level_paging_widens_addresses);
     g_test_add_func("/cpuid/masks", masks_follow_features);
     g_test_add_func("/state/reset", reset_state_is_the_manuals);
     return g_test_run();
