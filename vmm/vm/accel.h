@@ -16,6 +16,42 @@ struct vcpu;
 struct gmem_region;
 
 /*
+ * Who wrote which page of RAM. Without this group (NULL) the accelerator marks the
+ * regions' dirty bytes itself as it executes.
+ *
+ * start: from now on notice stores of the guest; sync: add what was stored since the
+ * last sync to the dirty bytes of the regions; stop: notice no more. Thread: main;
+ * vCPUs may run.
+ */
+struct accel_dirty_ops {
+    bool (*start)(struct vm *vm, GError **error);
+    bool (*sync)(struct vm *vm, GError **error);
+    void (*stop)(struct vm *vm);
+};
+
+/* A store of the guest that signals an eventfd and is otherwise dropped. */
+struct accel_doorbell {
+    bool is_port;
+    unsigned len; /* 1, 2, 4, 8; 0: any */
+    bool match;   /* only a store of @value; needs a len */
+    uint64_t addr, value;
+    int fd;
+};
+
+/*
+ * Eventfds in place of exits and interrupt lines; NULL: the accelerator has none.
+ * false with @error also where the options that were chosen rule it out. Thread: main.
+ */
+struct accel_event_ops {
+    bool (*doorbell)(struct vm *vm, const struct accel_doorbell *bell, bool on,
+                     GError **error);
+    /* A signal on @fd is an edge on global interrupt @gsi. With @resample_fd >= 0 it
+     * is a level, dropped at the guest's EOI, which signals that fd. */
+    bool (*irqfd)(struct vm *vm, unsigned gsi, int fd, int resample_fd, bool on,
+                  GError **error);
+};
+
+/*
  * The border between the virtual machine and what executes guest code.
  *
  * Three providers: vmm/accel/kvm (hardware), vmm/accel/bt (the software CPU) and
@@ -67,8 +103,9 @@ struct accel_ops {
     bool (*set_state)(struct vcpu *vcpu, const void *state, GError **error);
 
     /*
-     * Guest memory changed: @region was added or removed. vCPUs are stopped.
-     * NULL when the accelerator walks struct gmem itself.
+     * Guest memory changed: @region was added (which may be refused), or removed and
+     * its memory is about to go. Thread: that of gmem_add() and gmem_remove(). Both
+     * or none; NULL when the accelerator walks struct gmem itself.
      */
     bool (*map)(struct vm *vm, const struct gmem_region *region, GError **error);
     void (*unmap)(struct vm *vm, const struct gmem_region *region);
@@ -79,6 +116,13 @@ struct accel_ops {
      * Any thread. NULL when the hardware keeps its caches coherent.
      */
     void (*invalidate)(struct vm *vm, uint64_t gpa, uint64_t len);
+
+    /* Whether @vcpu's own mask lets interrupts in: what arch asks of a halted one.
+     * NULL: it looks at the whole state. Thread: the vCPU's. */
+    bool (*irqs_open)(struct vcpu *vcpu);
+
+    const struct accel_dirty_ops *dirty;
+    const struct accel_event_ops *events;
 
     /* Counters and last instructions, for -d and a dump on error. NULL: nothing. */
     void (*dump)(struct vcpu *vcpu, FILE *out);

@@ -31,6 +31,7 @@ struct gmem {
     _Atomic(struct snapshot *) snapshot;
     gmem_invalidate_fn invalidate;
     void *invalidate_opaque;
+    struct gmem_listener listener;
 };
 
 #define GUARD GMEM_PAGE_SIZE
@@ -118,6 +119,11 @@ void gmem_set_invalidate(struct gmem *m, gmem_invalidate_fn fn, void *opaque)
     m->invalidate_opaque = opaque;
 }
 
+void gmem_set_listener(struct gmem *m, const struct gmem_listener *listener)
+{
+    m->listener = *listener;
+}
+
 /* Index of the first region that ends after @gpa; s->n when there is none. */
 static size_t first_after(const struct snapshot *s, gpa_t gpa)
 {
@@ -157,6 +163,18 @@ const struct gmem_region *gmem_regions(const struct gmem *m, size_t *ret_n)
 static void publish(struct gmem *m, struct snapshot *s)
 {
     g_free(atomic_exchange_explicit(&m->snapshot, s, memory_order_acq_rel));
+}
+
+/* Publish a snapshot without the region of index @at, which the caller owns then. */
+static struct gmem_region take_out(struct gmem *m, size_t at)
+{
+    const struct snapshot *old = snapshot_get(m);
+    struct gmem_region gone = old->regions[at];
+    struct snapshot *s = snapshot_new(old->n - 1);
+    memcpy(s->regions, old->regions, at * sizeof(gone));
+    memcpy(&s->regions[at], &old->regions[at + 1], (s->n - at) * sizeof(gone));
+    publish(m, s);
+    return gone;
 }
 
 bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
@@ -205,6 +223,13 @@ bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
     s->regions[at] = r;
     memcpy(&s->regions[at + 1], &old->regions[at], (old->n - at) * sizeof(r));
     publish(m, s);
+    if (m->listener.added &&
+        !m->listener.added(m->listener.opaque, &s->regions[at], error)) {
+        g_prefix_error(error, "memory '%s': ", name);
+        r = take_out(m, at);
+        region_done(&r);
+        return false;
+    }
     return true;
 }
 
@@ -213,12 +238,10 @@ void gmem_remove(struct gmem *m, gpa_t gpa)
     const struct snapshot *old = snapshot_get(m);
     size_t at = first_after(old, gpa);
     assert(at < old->n && old->regions[at].gpa == gpa);
-    struct gmem_region gone = old->regions[at];
-
-    struct snapshot *s = snapshot_new(old->n - 1);
-    memcpy(s->regions, old->regions, at * sizeof(gone));
-    memcpy(&s->regions[at], &old->regions[at + 1], (s->n - at) * sizeof(gone));
-    publish(m, s);
+    struct gmem_region gone = take_out(m, at);
+    if (m->listener.removed) {
+        m->listener.removed(m->listener.opaque, &gone);
+    }
     region_done(&gone);
 }
 

@@ -56,6 +56,19 @@ void gmem_free(struct gmem *m);
 void gmem_set_invalidate(struct gmem *m, gmem_invalidate_fn fn, void *opaque);
 
 /*
+ * Who must know of regions: the accelerator. added() runs when the region can be
+ * found already and may refuse it (gmem_add() then fails with its error); removed()
+ * when it cannot be found any more and its memory is still there. Thread: that of
+ * gmem_add() and gmem_remove(). At most one; not called by gmem_free().
+ */
+struct gmem_listener {
+    bool (*added)(void *opaque, const struct gmem_region *region, GError **error);
+    void (*removed)(void *opaque, const struct gmem_region *region);
+    void *opaque;
+};
+void gmem_set_listener(struct gmem *m, const struct gmem_listener *listener);
+
+/*
  * Add @len bytes of zeroed memory at @gpa, both page aligned. RAM is anonymous
  * private memory (mergeable and hugepage-able), reserved but not touched, and
  * named "guest-ram" to the kernel where it supports names.

@@ -168,6 +168,48 @@ static void ram_is_reserved_not_touched(void)
     gmem_free(m);
 }
 
+struct heard {
+    unsigned added, removed;
+    gpa_t gpa;
+    bool refuse;
+};
+
+static bool hear_added(void *opaque, const struct gmem_region *r, GError **error)
+{
+    struct heard *h = opaque;
+    h->added++;
+    h->gpa = r->gpa;
+    return !h->refuse || error_msg(error, "no slot is left");
+}
+
+static void hear_removed(void *opaque, const struct gmem_region *r)
+{
+    struct heard *h = opaque;
+    h->removed++;
+    h->gpa = r->gpa;
+    r->host[0] = 1; /* still there */
+}
+
+static void listener_hears_of_regions_and_may_refuse(void)
+{
+    struct heard h = {0};
+    struct gmem *m = gmem_new();
+    GError *error = NULL;
+    gmem_set_listener(m, &(struct gmem_listener){hear_added, hear_removed, &h});
+    g_assert_true(gmem_add(m, "ram", GMEM_RAM, 0, 0x1000, &error));
+    g_assert_cmpuint(h.added, ==, 1);
+    h.refuse = true;
+    g_assert_false(gmem_add(m, "rom", GMEM_ROM, 0x2000, 0x1000, &error));
+    g_assert_cmpstr(error->message, ==, "memory 'rom': no slot is left");
+    g_clear_error(&error);
+    g_assert_cmphex(h.gpa, ==, 0x2000);
+    g_assert_null(gmem_find(m, 0x2000));
+    gmem_remove(m, 0);
+    g_assert_cmpuint(h.removed, ==, 1);
+    g_assert_cmphex(h.gpa, ==, 0);
+    gmem_free(m);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -178,5 +220,6 @@ int main(int argc, char **argv)
     g_test_add_func("/gmem/iov", iov_lends_segments_up_to_the_limit);
     g_test_add_func("/gmem/written", writes_mark_dirty_and_tell_only_where_code_is);
     g_test_add_func("/gmem/lazy", ram_is_reserved_not_touched);
+    g_test_add_func("/gmem/listener", listener_hears_of_regions_and_may_refuse);
     return g_test_run();
 }

@@ -37,6 +37,18 @@ static void invalidate(void *opaque, gpa_t gpa, uint64_t len)
     vm->accel->invalidate(vm, gpa, len);
 }
 
+static bool region_added(void *opaque, const struct gmem_region *region, GError **error)
+{
+    struct vm *vm = opaque;
+    return vm->accel->map(vm, region, error);
+}
+
+static void region_removed(void *opaque, const struct gmem_region *region)
+{
+    struct vm *vm = opaque;
+    vm->accel->unmap(vm, region);
+}
+
 static bool vcpus_new(struct vm *vm, unsigned n, GError **error)
 {
     if (n == 0 || n > vm->arch->max_vcpus) {
@@ -76,6 +88,11 @@ struct vm *vm_new(const struct vm_config *config, GError **error)
     vm->accel = config->accel;
     if (vm->accel->invalidate) {
         gmem_set_invalidate(vm->gmem, invalidate, vm);
+    }
+    if (vm->accel->map) {
+        gmem_set_listener(vm->gmem, &(struct gmem_listener){.added = region_added,
+                                                            .removed = region_removed,
+                                                            .opaque = vm});
     }
     if (!vcpus_new(vm, config->nb_vcpus, error)) {
         goto fail;

@@ -47,6 +47,9 @@ struct vm {
     const struct arch_ops *arch;
     const struct accel_ops *accel;
     void *accel_state;
+    /* What the accelerator does of the architecture's own parts, in a struct of the
+     * architecture (struct x86_accel_ops); set by accel->init(). NULL: nothing. */
+    const void *accel_arch;
     struct loop *loop; /* the main thread's; borrowed */
     struct gmem *gmem;
     struct aspace *mmio;
