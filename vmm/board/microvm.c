@@ -304,6 +304,7 @@ static void leave_as_firmware(struct microvm *m)
         aspace_write(vm->pio, NULL, 0xa1, 0xff, 1);
     }
     lapic_set_virtual_wire(vm->vcpus[0]);
+    pc_irqs_ready(&m->irqs);
 }
 
 static bool enter_kernel(struct microvm *m, GError **error)

@@ -80,6 +80,8 @@ static bool arch_vcpu_has_work(struct vcpu *vcpu)
         return true;
     if (!lapic_has_work(vcpu, true))
         return false;
+    if (vcpu->vm->accel->irqs_open)
+        return vcpu->vm->accel->irqs_open(vcpu);
     vcpu->vm->accel->get_state(vcpu, &s);
     return s.rflags & X86_FL_IF;
 }

@@ -27,6 +27,7 @@
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 #include "vmm/arch/x86/lapic.h"
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/clock.h"
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/state.h"
@@ -78,12 +79,27 @@ void kvm_pv_free(struct kvm_pv *pv)
     }
 }
 
+/* Hand the registers to an accelerator that serves them itself. False: there is none.
+ */
+static bool kvm_pv_hand_over(struct kvm_pv *pv)
+{
+    const struct x86_pv_ops *ops = x86_accel_pv(pv->vcpu->vm);
+    if (ops) {
+        ops->set(pv->vcpu, &(struct x86_pv_regs){.wall_clock = pv->wall_clock,
+                                                 .system_time = pv->system_time,
+                                                 .pv_eoi = pv->pv_eoi});
+    }
+    return ops;
+}
+
 void kvm_pv_reset(struct vcpu *vcpu)
 {
     struct kvm_pv *pv = kvm_pv_of(vcpu);
     if (pv) {
         pv->wall_clock = pv->system_time = pv->pv_eoi = 0;
-        lapic_set_pv_eoi(vcpu, 0);
+        if (!kvm_pv_hand_over(pv)) {
+            lapic_set_pv_eoi(vcpu, 0);
+        }
     }
 }
 
@@ -205,7 +221,7 @@ static void kvm_pv_write_wall(struct kvm_pv *pv)
 void kvm_pv_refresh(struct vcpu *vcpu)
 {
     struct kvm_pv *pv = kvm_pv_of(vcpu);
-    if (pv) {
+    if (pv && !x86_accel_pv(vcpu->vm)) {
         kvm_pv_write_time(pv);
     }
 }
@@ -258,8 +274,23 @@ static bool kvm_pv_post_load(void *object, unsigned version, GError **error)
     if (pv->pv_eoi & 2) {
         return error_msg(error, "kvm-pv: pv_eoi: reserved bit 1 is set");
     }
-    kvm_pv_write_time(pv);
+    if (!kvm_pv_hand_over(pv)) {
+        kvm_pv_write_time(pv);
+    }
     return true;
+}
+
+static void kvm_pv_pre_save(void *object)
+{
+    struct kvm_pv *pv = object;
+    const struct x86_pv_ops *ops = x86_accel_pv(pv->vcpu->vm);
+    struct x86_pv_regs regs;
+    if (ops) {
+        ops->get(pv->vcpu, &regs);
+        pv->wall_clock = regs.wall_clock;
+        pv->system_time = regs.system_time;
+        pv->pv_eoi = regs.pv_eoi;
+    }
 }
 
 static const struct state_field kvm_pv_fields[] = {
@@ -273,5 +304,6 @@ const struct state_table kvm_pv_state = {
     .name = "kvm-pv",
     .version = 1,
     .fields = kvm_pv_fields,
+    .pre_save = kvm_pv_pre_save,
     .post_load = kvm_pv_post_load,
 };

@@ -17,12 +17,10 @@
 #include <string.h>
 
 #include "lib/base/base.h"
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/state.h"
 #include "vmm/vm/vm.h"
-
-/* Version 0x14, six LVT entries, EOI broadcasts may be suppressed. */
-#define LAPIC_VERSION (UINT32_C(0x14) | (NB_LVT - 1) << 16 | 1u << 24)
 
 /* Bits of each LVT entry that software may set. */
 static const uint32_t lvt_writable[NB_LVT] = {
@@ -574,16 +572,19 @@ void lapic_reset(struct vcpu *vcpu)
     atomic_store(&l->events, 0);
     l->pv_eoi_gpa = 0;
     lapic_init_reset(vcpu);
+    lapic_push(l);
 }
 
 void lapic_set_virtual_wire(struct vcpu *vcpu)
 {
     struct lapic *l = lapic_of(vcpu);
+    lapic_pull(l);
     lapic_write_svr(l, 0xff | SVR_ENABLE);
     if (vcpu->index == 0) {
         lapic_write_lvt(l, LVT_LINT0, LAPIC_MODE_EXTINT << LVT_MODE_SHIFT);
         lapic_write_lvt(l, LVT_LINT1, LAPIC_MODE_NMI << LVT_MODE_SHIFT);
     }
+    lapic_push(l);
 }
 
 /* ---- save and load ---- */
@@ -597,11 +598,20 @@ static bool lapic_post_load(void *object, unsigned version, GError **error)
     }
     l->timer.divide &= 0xb;
     lapic_update_ppr(l);
+    if (x86_accel_apic(l->vcpu->vm)) {
+        lapic_push(l);
+        return true;
+    }
     lapic_timer_loaded(l);
     if (atomic_load(&l->events) || lapic_highest_irr(l) >= 0) {
         vcpu_kick(l->vcpu, VCPU_ATTN_IRQ | VCPU_ATTN_RESET);
     }
     return true;
+}
+
+static void lapic_pre_save(void *object)
+{
+    lapic_pull(object);
 }
 
 static const struct state_field lapic_fields[] = {
@@ -635,5 +645,6 @@ const struct state_table lapic_state = {
     .name = "lapic",
     .version = 1,
     .fields = lapic_fields,
+    .pre_save = lapic_pre_save,
     .post_load = lapic_post_load,
 };

@@ -202,6 +202,17 @@ unsigned lapic_deliver(struct vm *vm, const struct lapic_msg *msg);
 /* An MSI write of @data to @addr in [LAPIC_BASE, LAPIC_BASE + LAPIC_WINDOW). */
 unsigned lapic_msi(struct vm *vm, uint64_t addr, uint32_t data);
 
+/* ---- With local APICs that the accelerator has (vmm/arch/x86/x86_accel.h) ---- */
+
+/* What pin @pin of the board's IOAPIC sends now, NULL: nothing. Any thread. */
+void lapic_route(struct vm *vm, unsigned pin, const struct lapic_msg *msg);
+
+/* A level-triggered @vector was ended: tell the board. Thread: the vCPU's. */
+void lapic_broadcast_eoi(struct vcpu *vcpu, uint8_t vector);
+
+/* Whether the 8259's output is high; lapic_accept(LAPIC_EXTINT) is its INTA cycle. */
+bool lapic_intr_asserted(const struct vcpu *vcpu);
+
 /* ---- KVM's paravirtual EOI (vmm/arch/x86/kvm_pv.c). Thread: the vCPU's. ---- */
 
 /*

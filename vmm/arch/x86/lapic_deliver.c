@@ -8,6 +8,7 @@
  */
 #include "vmm/arch/x86/lapic_priv.h"
 
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/vm.h"
 
 #define SHORTHAND_NONE   0
@@ -142,6 +143,10 @@ static struct lapic *lapic_lowest(struct vm *vm, const struct lapic_msg *msg)
 
 unsigned lapic_deliver(struct vm *vm, const struct lapic_msg *msg)
 {
+    const struct x86_apic_ops *accel = x86_accel_apic(vm);
+    if (accel) {
+        return accel->deliver(vm, msg);
+    }
     if (msg->mode == LAPIC_MODE_LOWEST) {
         struct lapic *l = lapic_lowest(vm, msg);
         return l && lapic_receive(l, msg->mode, msg->vector, msg->level);
@@ -221,6 +226,16 @@ static void lapic_lint_fn(void *opaque, unsigned input, bool level)
 {
     struct lapic *l = opaque;
     bool rose = !atomic_exchange(&l->lint[input], level) && level;
+    const struct x86_apic_ops *accel = x86_accel_apic(l->vcpu->vm);
+    if (accel) {
+        /* It knows what its LVT entry says. */
+        if (input == 0 && rose) {
+            vcpu_kick(l->vcpu, VCPU_ATTN_IRQ);
+        } else if (rose) {
+            accel->nmi(l->vcpu);
+        }
+        return;
+    }
     uint32_t lvt = lapic_lvt(l, LVT_LINT0 + input);
     if (!lapic_hw_enabled(l)) {
         /* The pins are INTR and NMI of the processor itself then. */

@@ -45,6 +45,9 @@ enum {
 /* Entries of the local vector table, in the order of their registers. */
 enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, NB_LVT };
 
+/* Version 0x14, six LVT entries, EOI broadcasts may be suppressed. */
+#define LAPIC_VERSION (UINT32_C(0x14) | (NB_LVT - 1) << 16 | 1u << 24)
+
 #define LVT_VECTOR     0xffu
 #define LVT_MODE_SHIFT 8
 #define LVT_LEVEL      (1u << 15)
@@ -155,6 +158,10 @@ void lapic_error(struct lapic *l, uint32_t bits);
 /* A write to ICR, or its x2APIC form. */
 void lapic_send_ipi(struct lapic *l, uint32_t icr, uint32_t dest);
 
+/* lapic_accel.c: registers that an accelerator has. */
+void lapic_pull(struct lapic *l);
+void lapic_push(struct lapic *l);
+
 /* lapic_timer.c */
 void lapic_timer_init(struct lapic *l);
 void lapic_timer_done(struct lapic *l);
@@ -166,5 +173,8 @@ void lapic_timer_set_lvt(struct lapic *l, uint32_t lvt);
 uint64_t lapic_timer_get_tsc(struct lapic *l);
 void lapic_timer_set_tsc(struct lapic *l, uint64_t tsc);
 void lapic_timer_loaded(struct lapic *l);
+/* The registers of an accelerator's timer; nothing is armed here. */
+void lapic_timer_pulled(struct lapic *l, uint32_t initial, uint32_t current,
+                        uint32_t divide, uint64_t tsc);
 
 #endif

@@ -229,3 +229,23 @@ void lapic_timer_loaded(struct lapic *l)
     timer_arm_locked(l);
     g_mutex_unlock(&l->timer.lock);
 }
+
+void lapic_timer_pulled(struct lapic *l, uint32_t initial, uint32_t current,
+                        uint32_t divide, uint64_t tsc)
+{
+    struct lapic_timer *t = &l->timer;
+    struct vm_clock *clock = timer_clock(l);
+    g_mutex_lock(&t->lock);
+    uint64_t now = vm_clock_ns(clock);
+    t->initial = initial;
+    t->divide = divide & 0xb;
+    t->tsc = timer_mode(l) == TIMER_TSC ? tsc : 0;
+    uint64_t gone_ns = initial > current ? (initial - current) * timer_tick_ns(l) : 0;
+    t->start_ns = now > gone_ns ? now - gone_ns : 0;
+    t->deadline_ns = current ? now + current * timer_tick_ns(l) : 0;
+    if (t->tsc) {
+        uint64_t offset = x86_vcpu_of(l->vcpu)->tsc_offset;
+        t->deadline_ns = MAX(vm_clock_tsc_to_ns(clock, t->tsc - offset), 1);
+    }
+    g_mutex_unlock(&t->lock);
+}

@@ -15,6 +15,7 @@
 #include "vmm/dev/pc/i8259.h"
 
 #include "lib/base/base.h"
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/dev/pc/isa.h"
 #include "vmm/vm/device.h"
 #include "vmm/vm/state.h"
@@ -385,6 +386,33 @@ static bool i8259_post_load(void *object, unsigned version, GError **error)
     }
     i8259_update(d);
     return true;
+}
+
+void i8259_get_regs(struct device *dev, struct x86_pic_regs ret[2])
+{
+    struct i8259 *d = container_of(dev, struct i8259, dev);
+    g_mutex_lock(&d->lock);
+    for (unsigned i = 0; i < 2; i++) {
+        const struct pic *p = &d->chips[i];
+        ret[i] = (struct x86_pic_regs){
+            .irr = p->irr,
+            .imr = p->imr,
+            .isr = p->isr,
+            .last_irr = p->lines,
+            .priority_add = (p->lowest + 1) & 7,
+            .vector_base = p->vector_base,
+            .elcr = p->elcr,
+            .init_state = p->icw ? p->icw - 1 : 0,
+            .init4 = p->need_icw4,
+            .read_isr = p->read_isr,
+            .poll = p->poll,
+            .special_mask = p->special_mask,
+            .auto_eoi = p->auto_eoi,
+            .rotate_on_auto_eoi = p->rotate_auto,
+            .special_nested = p->fully_nested,
+        };
+    }
+    g_mutex_unlock(&d->lock);
 }
 
 static const struct state_field pic_fields[] = {

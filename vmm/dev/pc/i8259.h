@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/irq.h"
 
 struct device;
@@ -26,5 +27,9 @@ void i8259_set_input(void *opaque, unsigned input, bool level);
  * service, or the spurious one (input 7) when it is gone. Any thread.
  */
 int i8259_ack(void *opaque);
+
+/* The registers, for an accelerator that has these controllers itself. Thread: main;
+ * vCPUs are stopped. */
+void i8259_get_regs(struct device *dev, struct x86_pic_regs ret[2]);
 
 #endif

@@ -12,8 +12,11 @@
  */
 #include "vmm/dev/pc/ioapic.h"
 
+#include <string.h>
+
 #include "lib/base/base.h"
 #include "vmm/arch/x86/lapic.h"
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/aspace.h"
 #include "vmm/vm/device.h"
 #include "vmm/vm/state.h"
@@ -47,18 +50,30 @@ struct ioapic {
     struct io_region region;
 };
 
-/* Send the message of @pin; returns whether a local APIC took it. */
-static bool pin_send(struct ioapic *d, unsigned pin)
+static struct lapic_msg pin_msg(const struct ioapic *d, unsigned pin)
 {
     uint64_t e = d->table[pin];
-    struct lapic_msg msg = {
+    return (struct lapic_msg){
         .dest = e >> 56,
         .logical = e & ENTRY_LOGICAL,
         .level = e & ENTRY_LEVEL,
         .mode = e >> 8 & 7,
         .vector = e,
     };
+}
+
+/* Send the message of @pin; returns whether a local APIC took it. */
+static bool pin_send(struct ioapic *d, unsigned pin)
+{
+    struct lapic_msg msg = pin_msg(d, pin);
     return lapic_deliver(d->dev.vm, &msg) > 0;
+}
+
+/* Tell local APICs that are the accelerator's what @pin sends. */
+static void pin_route(struct ioapic *d, unsigned pin)
+{
+    struct lapic_msg msg = pin_msg(d, pin);
+    lapic_route(d->dev.vm, pin, d->table[pin] & ENTRY_MASKED ? NULL : &msg);
 }
 
 /* Level-triggered: send when the input asks and nothing is outstanding. */
@@ -142,6 +157,7 @@ static void window_write(struct ioapic *d, uint32_t value)
         e &= ~ENTRY_REMOTE_IRR; /* how software without an EOI register clears it */
     }
     d->table[pin] = e;
+    pin_route(d, pin);
     pin_look(d, pin);
 }
 
@@ -216,6 +232,7 @@ static void ioapic_reset(struct device *dev)
     d->select = d->id = 0;
     for (unsigned i = 0; i < IOAPIC_NB_PINS; i++) {
         d->table[i] = ENTRY_MASKED;
+        pin_route(d, i);
     }
     g_mutex_unlock(&d->lock);
 }
@@ -227,8 +244,19 @@ static bool ioapic_post_load(void *object, unsigned version, GError **error)
         if (d->table[i] & ~(ENTRY_WRITABLE | ENTRY_REMOTE_IRR)) {
             return error_msg(error, "ioapic: entry %u has reserved bits", i);
         }
+        pin_route(d, i);
     }
     return true;
+}
+
+void ioapic_get_regs(struct device *dev, struct x86_ioapic_regs *ret)
+{
+    struct ioapic *d = container_of(dev, struct ioapic, dev);
+    g_mutex_lock(&d->lock);
+    *ret = (struct x86_ioapic_regs){
+        .base = d->base, .select = d->select, .id = d->id, .irr = d->lines};
+    memcpy(ret->table, d->table, sizeof(ret->table));
+    g_mutex_unlock(&d->lock);
 }
 
 static const struct prop ioapic_props[] = {

@@ -6,6 +6,7 @@
 
 struct device;
 struct device_type;
+struct x86_ioapic_regs;
 
 /*
  * The I/O APIC: 24 pins, each with a redirection entry that says what message goes
@@ -24,5 +25,9 @@ void ioapic_set_input(void *opaque, unsigned input, bool level);
 
 /* For struct lapic_board: a level-triggered @vector was ended; @opaque the device. */
 void ioapic_eoi(void *opaque, uint8_t vector);
+
+/* The registers, for an accelerator that has this controller itself. Thread: main;
+ * vCPUs are stopped. */
+void ioapic_get_regs(struct device *dev, struct x86_ioapic_regs *ret);
 
 #endif

@@ -1,6 +1,7 @@
 #include "vmm/dev/pc/pc_irqs.h"
 
 #include "vmm/arch/x86/lapic.h"
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/dev/pc/i8259.h"
 #include "vmm/dev/pc/ioapic.h"
 #include "vmm/vm/vm.h"
@@ -14,6 +15,28 @@ static void pc_irqs_set(void *opaque, unsigned gsi, bool level)
     if (p->ioapic && gsi != 2) { /* pin 2 is the timer's, input 2 the cascade */
         ioapic_set_input(p->ioapic, gsi == 0 ? 2 : gsi, level);
     }
+}
+
+/* The controllers are the accelerator's. */
+static void pc_irqs_set_accel(void *opaque, unsigned gsi, bool level)
+{
+    struct pc_irqs *p = opaque;
+    x86_accel_pc_irqs(p->vm)->set_gsi(p->vm, gsi, level);
+}
+
+void pc_irqs_ready(struct pc_irqs *p)
+{
+    const struct x86_pc_irq_ops *accel = x86_accel_pc_irqs(p->vm);
+    struct x86_pic_regs pic[2] = {{.imr = 0xff}, {.imr = 0xff}};
+    struct x86_ioapic_regs ioapic;
+    if (!accel || !p->ioapic) {
+        return;
+    }
+    if (p->pic) {
+        i8259_get_regs(p->pic, pic);
+    }
+    ioapic_get_regs(p->ioapic, &ioapic);
+    accel->set(p->vm, pic, &ioapic);
 }
 
 static void pc_irqs_intr(void *opaque, unsigned input, bool level)
@@ -30,7 +53,7 @@ void pc_irqs_connect(struct pc_irqs *p, struct vm *vm, struct device *pic,
                      struct device *ioapic)
 {
     *p = (struct pc_irqs){.vm = vm, .pic = pic, .ioapic = ioapic};
-    vm->gsi_fn = pc_irqs_set;
+    vm->gsi_fn = x86_accel_pc_irqs(vm) ? pc_irqs_set_accel : pc_irqs_set;
     vm->gsi_opaque = p;
     vm->nb_gsi = ioapic ? IOAPIC_NB_PINS : 16;
     if (pic) {

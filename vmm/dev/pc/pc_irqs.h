@@ -28,4 +28,10 @@ struct pc_irqs {
 void pc_irqs_connect(struct pc_irqs *p, struct vm *vm, struct device *pic,
                      struct device *ioapic);
 
+/*
+ * The devices of @p are as the guest is to find them: hand their registers to an
+ * accelerator that has such controllers itself. Boards call it at the end of a reset.
+ */
+void pc_irqs_ready(struct pc_irqs *p);
+
 #endif
