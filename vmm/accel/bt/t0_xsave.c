@@ -51,6 +51,12 @@ static void build_x87(const struct t0_cpu *c, bool long_format, uint8_t *p)
     }
 }
 
+/* Pointers are kept as 57 bits, sign-extended. */
+static uint64_t pointer(const uint8_t *p, bool long_format)
+{
+    return long_format ? (uint64_t)((int64_t)(le64_get(p) << 7) >> 7) : le32_get(p);
+}
+
 static void take_x87(struct t0_cpu *c, bool long_format, const uint8_t *p)
 {
     struct x86_fpu *s = &c->s.fpu;
@@ -58,8 +64,8 @@ static void take_x87(struct t0_cpu *c, bool long_format, const uint8_t *p)
     s->fsw = t0_fpu_summary(c, le16_get(p + 2));
     s->ftw = p[4];
     s->fop = le16_get(p + 6) & 0x7ff;
-    s->fip = long_format ? le64_get(p + 8) : le32_get(p + 8);
-    s->fdp = long_format ? le64_get(p + 16) : le32_get(p + 16);
+    s->fip = pointer(p + 8, long_format);
+    s->fdp = pointer(p + 16, long_format);
     for (unsigned i = 0; i < 8; i++) {
         memcpy(s->st[i], p + AREA_ST + 16 * i, 10);
     }
