@@ -219,32 +219,30 @@ bool t0_x87_wait(struct t0_cpu *c, const struct t0_op *op)
 
 /* After an instruction with an exception unmasked: returns those that are now pending,
  * and then the host has let go of the registers. */
-static __attribute__((noinline)) unsigned x87_look(struct t0_cpu *c,
-                                                   const struct t0_op *op)
+static __attribute__((noinline)) unsigned x87_look(struct t0_cpu *c)
 {
     uint16_t fsw = x87_status(c);
     if (!(fsw & FSW_ES)) {
         return 0;
     }
     x87_put(c);
-    c->s.fpu.fop = op->aux2;
     return fsw & ~(unsigned)c->s.fpu.fcw & T0_FPU_EXCEPTIONS;
 }
 
 static inline unsigned x87_run(struct t0_cpu *c, const struct t0_op *op, void *mem)
 {
     t0_run_thunk(c, op, mem);
-    return unlikely(!(c->fpu_loaded & T0_FPU_X87)) ? x87_look(c, op) : 0;
+    return unlikely(!(c->fpu_loaded & T0_FPU_X87)) ? x87_look(c) : 0;
 }
 
 /*
  * The last instruction and operand, for FNSTENV and exception handlers. As on AMD's
- * processors the opcode is only kept of an instruction that raised an exception, and
- * FXSAVE and XSAVE store all three only while one is pending.
+ * processors FXSAVE and XSAVE store them only while an exception is pending.
  */
 static inline void x87_record(struct t0_cpu *c, const struct t0_op *op)
 {
     c->s.fpu.fip = t0_op_rip(c, op);
+    c->s.fpu.fop = op->aux2;
 }
 
 static inline void x87_record_mem(struct t0_cpu *c, const struct t0_op *op)

@@ -139,7 +139,8 @@ void guest_run(struct guest *g, const uint8_t *bytes, unsigned len,
                struct native_result *r, uint8_t *xsave)
 {
     struct t0_test *t = g->t;
-    uint8_t code[X86_INSN_MAX_LEN + 2];
+    uint8_t code[GUEST_MAX_LEN + 2];
+    g_assert_cmpuint(len, <=, GUEST_MAX_LEN);
     memcpy(code, bytes, len);
     code[len] = 0xcd;
     code[len + 1] = END_VECTOR;

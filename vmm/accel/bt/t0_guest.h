@@ -10,7 +10,7 @@
 #define GUEST_CODE UINT64_C(0x53370000)
 
 /*
- * One instruction by the software CPU, as a user program that sees what
+ * Instructions by the software CPU, as a user program that sees what
  * native_run_fpu() gives one at GUEST_CODE: the same address, arena, base of GS and
  * selectors. Of its own are only the contents of the arena, at @arena. Page 2 of it is
  * read-only.
@@ -26,7 +26,9 @@ struct guest {
 struct guest *guest_new(unsigned bits);
 void guest_free(struct guest *g);
 
-/* As native_run_fpu(). The instruction is followed by INT 80h. */
+#define GUEST_MAX_LEN 1000u
+
+/* As native_run_fpu(), for at most GUEST_MAX_LEN bytes: INT 80h follows them. */
 void guest_run(struct guest *g, const uint8_t *bytes, unsigned len,
                struct native_result *r, uint8_t *xsave);
 

@@ -443,9 +443,8 @@ static void forgive(const struct native_case *k, const struct outcome *want,
 }
 
 /* Append what differs to @s; false: nothing does. */
-static bool difference(const struct native_case *k, const struct outcome *from,
-                       const struct outcome *want, const struct outcome *got,
-                       GString *s)
+static bool difference(const struct outcome *from, const struct outcome *want,
+                       const struct outcome *got, GString *s)
 {
     gsize empty = s->len;
     const struct native_result *w = &want->r, *g = &got->r;
@@ -562,7 +561,7 @@ static enum verdict run_case(struct guest *g, struct native_case *k)
     }
     g_autoptr(GString) s = g_string_new(NULL);
     forgive(k, &want, &got);
-    if (difference(k, &from, &want, &got, s)) {
+    if (difference(&from, &want, &got, s)) {
         explain(k, &from, o.at, s->str);
         return DIFFERENT;
     }
@@ -617,6 +616,129 @@ static void test_native(const void *opaque)
     g_assert_cmpuint(rows, >, only ? 0 : 600);
 }
 
+/* --- Sequences ------------------------------------------------------------- */
+
+#define MAX_INSNS 8u
+
+struct sequence {
+    uint8_t bytes[MAX_INSNS * X86_INSN_MAX_LEN];
+    unsigned at[MAX_INSNS]; /* of each instruction */
+    unsigned len, nb, mode;
+};
+
+/* Not here: what has differences that forgive() knows. */
+static bool is_loner(const struct native_case *k)
+{
+    const struct x86_opnd *m = x86_insn_mem(&k->insn);
+    return is_area(k->row->op) || is_maskmov(k->row->op) ||
+           (k->row->props & X86_D_VSIB) || (m && (m->size == 0 || m->size > 32)) ||
+           k->insn.seg >= X86_FS || k->row->op == X86_OP_VCVTPS2PH;
+}
+
+/* A memory operand must need no register: those have been changed by then. */
+static bool add_insn(struct sequence *s)
+{
+    struct native_case k;
+    uint64_t unused[16] = {0};
+    uint64_t target = NATIVE_ARENA + 64 + native_below(WRITABLE - 256);
+    unsigned row = (unsigned)native_below(x86_desc_count());
+
+    if (!is_ours(x86_desc_get(row)) || !native_case_make(row, s->mode, &k) ||
+        is_loner(&k)) {
+        return false;
+    }
+    if (x86_insn_mem(&k.insn)) {
+        bool absolute = k.insn.index == X86_REG_NONE && k.insn.base >= X86_REG_RIP;
+        target &= native_below(10) ? ~31ull : ~0ull;
+        if (!absolute || !native_case_aim(&k, target, GUEST_CODE + s->len, unused)) {
+            return false;
+        }
+    }
+    s->at[s->nb++] = s->len;
+    memcpy(s->bytes + s->len, k.bytes, k.insn.len);
+    s->len += k.insn.len;
+    return true;
+}
+
+static void explain_sequence(const struct sequence *s, const struct outcome *from,
+                             const char *what)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    for (unsigned i = 0; i < s->nb; i++) {
+        struct x86_insn insn;
+        char line[128];
+        x86_decode(&insn, s->bytes + s->at[i], 15, s->mode);
+        x86_format(&insn, GUEST_CODE + s->at[i], line, sizeof(line));
+        g_string_append_printf(text, "\n  %lx %s", GUEST_CODE + s->at[i], line);
+    }
+    g_test_message("%u-bit: fcw %x fsw %x ftw %x mxcsr %x%s%s", s->mode,
+                   le16_get(from->state + FCW), le16_get(from->state + FSW),
+                   from->state[FTW], le32_get(from->state + MXCSR), text->str, what);
+}
+
+/* Whether both ways agree; *ret_faults counts the sequences that ended in a fault. */
+static bool run_sequence(struct guest *g, const struct sequence *s,
+                         unsigned *ret_faults)
+{
+    static struct outcome from, want, got;
+    struct native_case last = {0}; /* the one that faulted */
+    unsigned kind = (unsigned)native_below(NB_KINDS);
+
+    memset(&from.r, 0, sizeof(from.r));
+    for (unsigned i = 0; i < (s->mode == 64 ? 16 : 8); i++) {
+        from.r.gpr[i] = s->mode == 64 ? native_rnd_value() : (uint32_t)native_rnd();
+    }
+    from.r.rflags = native_rnd() & X86_FL_ARITH;
+    rnd_state(from.state, kind);
+    memcpy(from.memory, template + (native_below(WRITABLE) & ~63ull), WRITABLE);
+
+    want = from;
+    memcpy(native_arena(), from.memory, WRITABLE);
+    native_run_fpu(s->bytes, s->len, s->mode, &want.r, want.state);
+    memcpy(want.memory, native_arena(), WRITABLE);
+    *ret_faults += want.r.faulted;
+
+    got = from;
+    memcpy(g->arena, from.memory, WRITABLE);
+    guest_run(g, s->bytes, s->len, &got.r, got.state);
+    memcpy(got.memory, g->arena, WRITABLE);
+
+    g_autoptr(GString) text = g_string_new(NULL);
+    uint64_t off = want.r.faulted ? want.r.rip - GUEST_CODE : 0;
+    g_assert_cmpint(x86_decode(&last.insn, s->bytes + off, 15, s->mode), >, 0);
+    last.row = x86_insn_desc(&last.insn);
+    forgive(&last, &want, &got);
+    if (difference(&from, &want, &got, text)) {
+        explain_sequence(s, &from, text->str);
+        return false;
+    }
+    return true;
+}
+
+#define SEQUENCES (g_test_thorough() ? 400000u : 6000u)
+
+static void test_sequences(const void *opaque)
+{
+    unsigned mode = GPOINTER_TO_UINT(opaque), bad = 0, faults = 0;
+    struct guest *g = guest_new(mode);
+
+    native_seed();
+    fill_template();
+    for (unsigned n = 0; n < SEQUENCES && bad < 4; n++) {
+        struct sequence s = {.mode = mode};
+        unsigned nb = 2 + (unsigned)native_below(MAX_INSNS - 1);
+        while (s.nb < nb) {
+            add_insn(&s);
+        }
+        bad += !run_sequence(g, &s, &faults);
+    }
+    guest_free(g);
+    g_test_message("%u of %u sequences end in a fault", faults, SEQUENCES);
+    g_assert_cmpuint(bad, ==, 0);
+    g_assert_cmpuint(faults, >, SEQUENCES / 20);
+    g_assert_cmpuint(faults, <, SEQUENCES * 3 / 4);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -625,5 +747,7 @@ int main(int argc, char **argv)
                          test_native);
     g_test_add_data_func("/t0/simd/as_the_processor_32", GUINT_TO_POINTER(32),
                          test_native);
+    g_test_add_data_func("/t0/simd/sequences_64", GUINT_TO_POINTER(64), test_sequences);
+    g_test_add_data_func("/t0/simd/sequences_32", GUINT_TO_POINTER(32), test_sequences);
     return g_test_run();
 }
