@@ -532,9 +532,10 @@ enum {
     T0_MODE_STACK32 = 1 << 3, /* SS.B: the stack pointer is ESP (outside 64-bit) */
     T0_MODE_CPL3 = 1 << 4,
     T0_MODE_PE = 1 << 5,    /* protected mode, not VM86 */
-    T0_MODE_NOFPU = 1 << 6, /* CR0.EM or TS: x87, MMX and SSE ops raise at once */
+    T0_MODE_TS = 1 << 6,    /* CR0.TS: x87, MMX, SSE and AVX ops raise #NM */
     T0_MODE_NOSSE = 1 << 7, /* CR0.EM or !CR4.OSFXSR */
-    T0_MODE_NOAVX = 1 << 8, /* !CR4.OSXSAVE or XCR0 lacks SSE|AVX */
+    T0_MODE_NOAVX = 1 << 8, /* !CR4.OSXSAVE, XCR0 lacks SSE|AVX, real mode */
+    T0_MODE_EM = 1 << 9,    /* CR0.EM: x87 and MMX */
 };
 
 struct t0_lower {

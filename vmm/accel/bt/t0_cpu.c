@@ -88,10 +88,10 @@ void t0_update_mode(struct t0_cpu *c)
         mode |= T0_MODE_PE;
     }
     if (s->cr0 & X86_CR0_TS) {
-        mode |= T0_MODE_NOFPU;
+        mode |= T0_MODE_TS;
     }
     if (s->cr0 & X86_CR0_EM) {
-        mode |= T0_MODE_NOFPU | T0_MODE_NOSSE;
+        mode |= T0_MODE_EM | T0_MODE_NOSSE;
     }
     if (!(s->cr4 & X86_CR4_OSFXSR)) {
         mode |= T0_MODE_NOSSE;

@@ -28,7 +28,7 @@ enum { /* offsets in an FXSAVE image (APM 2 figure 11-6) */
 bool t0_fpu_init(struct t0_cpu *c, GError **error)
 {
     c->fpu = g_aligned_alloc0(1, sizeof(*c->fpu), 64);
-    c->fpu->arena = thunk_arena_new(error);
+    c->fpu->arena = thunk_arena_new(THUNK_ARENA, error);
     return c->fpu->arena != NULL;
 }
 
@@ -138,12 +138,10 @@ static const struct t0_op *unavailable(struct t0_cpu *c, const struct t0_op *op)
 
 bool t0_lower_unavailable(const struct t0_lower *ctx, unsigned cls, struct t0_op *op)
 {
-    unsigned forbids = T0_MODE_NOFPU;
-    if (cls == X86_CLASS_SSE) {
-        forbids |= T0_MODE_NOSSE;
-    } else if (cls == X86_CLASS_AVX) {
-        forbids |= T0_MODE_NOAVX;
-    }
+    unsigned forbids = T0_MODE_TS;
+    forbids |= cls == X86_CLASS_SSE   ? T0_MODE_NOSSE
+               : cls == X86_CLASS_AVX ? T0_MODE_NOAVX
+                                      : T0_MODE_EM;
     if (!(ctx->mode & forbids)) {
         return false;
     }
@@ -628,7 +626,9 @@ static const struct t0_op *arena_full(struct t0_cpu *c, const struct t0_op *op)
 {
     c->fpu->arena_full = true;
     request_flush(c);
-    return t0_leave(c, op, t0_op_rip(c, op));
+    t0_leave(c, op, t0_op_rip(c, op));
+    c->insns--; /* op was not executed */
+    return NULL;
 }
 
 bool t0_lower_thunk(const struct x86_insn *insn, const struct t0_lower *ctx,

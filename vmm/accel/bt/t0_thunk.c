@@ -27,22 +27,24 @@ struct index_entry {
 struct thunk_arena {
     uint8_t *write; /* the same memory: writable, */
     uint8_t *exec;  /* and executable */
+    size_t size;
     uint32_t used, nb;
     struct index_entry index[INDEX_SIZE];
 };
 
-struct thunk_arena *thunk_arena_new(GError **error)
+struct thunk_arena *thunk_arena_new(size_t size, GError **error)
 {
     struct thunk_arena *a = g_new0(struct thunk_arena, 1);
     a->write = a->exec = MAP_FAILED;
     a->used = 16;
+    a->size = size;
     int fd = memfd_create("t0-thunks", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, THUNK_ARENA) < 0) {
+    if (fd < 0 || ftruncate(fd, (off_t)size) < 0) {
         error_errno(error, errno, "cannot make memory for native thunks");
         goto fail;
     }
-    a->write = mmap(NULL, THUNK_ARENA, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    a->exec = mmap(NULL, THUNK_ARENA, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    a->write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    a->exec = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
     if (a->write == MAP_FAILED || a->exec == MAP_FAILED) {
         error_errno(error, errno, "cannot map memory for native thunks");
         goto fail;
@@ -63,10 +65,10 @@ void thunk_arena_free(struct thunk_arena *a)
         return;
     }
     if (a->write != MAP_FAILED) {
-        munmap(a->write, THUNK_ARENA);
+        munmap(a->write, a->size);
     }
     if (a->exec != MAP_FAILED) {
-        munmap(a->exec, THUNK_ARENA);
+        munmap(a->exec, a->size);
     }
     g_free(a);
 }
@@ -95,7 +97,7 @@ thunk_fn thunk_get(struct thunk_arena *a, const uint8_t *code, unsigned len)
             return function_at(a, e->off);
         }
     }
-    if (a->nb >= MAX_THUNKS || a->used + len > THUNK_ARENA) {
+    if (a->nb >= MAX_THUNKS || a->used + len > a->size) {
         return NULL;
     }
     a->index[i] = (struct index_entry){a->used, (uint16_t)len, (uint16_t)(h >> 16)};
@@ -103,6 +105,11 @@ thunk_fn thunk_get(struct thunk_arena *a, const uint8_t *code, unsigned len)
     memcpy(a->write + a->used, code, len);
     a->used = ALIGN_UP(a->used + len, 16u);
     return function_at(a, a->index[i].off);
+}
+
+unsigned thunk_arena_count(const struct thunk_arena *a)
+{
+    return a->nb;
 }
 
 void thunk_arena_reset(struct thunk_arena *a)

@@ -39,7 +39,8 @@ typedef void (*thunk_fn)(struct t0_cpu *c, void *mem);
 
 struct thunk_arena;
 
-struct thunk_arena *thunk_arena_new(GError **error);
+/* Memory for thunks, @size bytes: a multiple of 4096, enough for those of one block. */
+struct thunk_arena *thunk_arena_new(size_t size, GError **error);
 void thunk_arena_free(struct thunk_arena *a);
 
 /* Longest code of one thunk in bytes. */
@@ -54,6 +55,9 @@ unsigned thunk_emit(const struct x86_insn *insn, const uint8_t *bytes, uint8_t *
 
 /* The function for @code, made or found; NULL when the arena is full. */
 thunk_fn thunk_get(struct thunk_arena *a, const uint8_t *code, unsigned len);
+
+/* How many there are. */
+unsigned thunk_arena_count(const struct thunk_arena *a);
 
 /* Forget all thunks. Nobody may hold one: the blocks that do are flushed first. */
 void thunk_arena_reset(struct thunk_arena *a);

@@ -289,12 +289,15 @@ static const struct t0_op *xrstor(struct t0_cpu *c, const struct t0_op *op)
 
 /* --- Lowering -------------------------------------------------------------- */
 
-/* CR4.OSXSAVE clear: #UD; CR0.TS: #NM. Looked at here, as the block's mode does not
- * tell OSXSAVE apart from AVX. */
+/* CR4.OSXSAVE clear: #UD; XSAVES and XRSTORS (src2) above level 0: #GP; CR0.TS: #NM.
+ * Looked at here, as the block's mode does not tell OSXSAVE apart from AVX. */
 static const struct t0_op *xsave_checked(struct t0_cpu *c, const struct t0_op *op)
 {
     if (!(c->s.cr4 & X86_CR4_OSXSAVE)) {
         return t0_raise(c, op, X86_EXC_UD);
+    }
+    if (op->src2 && c->s.cpl) {
+        return t0_raise_error(c, op, X86_EXC_GP, 0);
     }
     if (c->s.cr0 & X86_CR0_TS) {
         return t0_raise(c, op, X86_EXC_NM);
@@ -315,6 +318,7 @@ bool t0_lower_xsave(const struct x86_insn *insn, const struct t0_lower *ctx,
 {
     op->fn = xsave_checked;
     op->src = 0;
+    op->src2 = x86_insn_desc(insn)->priv == X86_PRIV_CPL0;
     switch (insn->op) {
     case X86_OP_FXSAVE: op->fn = fx_checked; break;
     case X86_OP_FXRSTOR:
