@@ -13,6 +13,7 @@
  */
 #include "vmm/arch/x86/lapic_priv.h"
 
+#include "lib/base/base.h"
 #include "vmm/vm/clock.h"
 #include "vmm/vm/vm.h"
 

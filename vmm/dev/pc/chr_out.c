@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "lib/base/base.h"
 #include "vmm/chardev/chardev.h"
 #include "vmm/vm/clock.h"
 
