@@ -425,7 +425,10 @@ static bool opt_uuid(struct vmm_config *c, const char *arg, GError **error)
 
 static bool opt_pidfile(struct vmm_config *c, const char *arg, GError **error)
 {
-    return set_string(&c->pidfile, arg);
+    /* Absolute, since -daemonize leaves the folder before the file is removed. */
+    g_free(c->pidfile);
+    c->pidfile = g_canonicalize_filename(arg, NULL);
+    return true;
 }
 
 static bool opt_daemonize(struct vmm_config *c, const char *arg, GError **error)
