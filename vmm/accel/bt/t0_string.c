@@ -509,6 +509,19 @@ STRING_124(outs)
 STRING_REP(ins, none_many, false)
 STRING_REP(outs, none_many, false)
 
+/* The permission of the port is checked for no elements, too. */
+T0_HANDLER(ins_rep_checked)
+{
+    return t0_pio_check(c, T0_R16(c, X86_RDX * 8), op->size) ? T0_FAULT(c, op)
+                                                             : ins_rep(c, op);
+}
+
+T0_HANDLER(outs_rep_checked)
+{
+    return t0_pio_check(c, T0_R16(c, X86_RDX * 8), op->size) ? T0_FAULT(c, op)
+                                                             : outs_rep(c, op);
+}
+
 /* --- Lowering -------------------------------------------------------------- */
 
 static const struct {
@@ -520,8 +533,8 @@ static const struct {
     {X86_OP_LODS, T0_FN_1248(lods), lods_rep},
     {X86_OP_SCAS, T0_FN_1248(scas), scas_rep},
     {X86_OP_CMPS, T0_FN_1248(cmps), cmps_rep},
-    {X86_OP_INS, {ins_1, ins_2, ins_4}, ins_rep},
-    {X86_OP_OUTS, {outs_1, outs_2, outs_4}, outs_rep},
+    {X86_OP_INS, {ins_1, ins_2, ins_4}, ins_rep_checked},
+    {X86_OP_OUTS, {outs_1, outs_2, outs_4}, outs_rep_checked},
 };
 
 bool t0_lower_string(const struct x86_insn *insn, const struct t0_lower *ctx,
