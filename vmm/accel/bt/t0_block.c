@@ -582,11 +582,18 @@ static bool ends_block(const struct x86_insn *insn)
 static bool may_fault(const struct x86_insn *insn)
 {
     const struct x86_desc *d = x86_insn_desc(insn);
-    if (d->cls != X86_CLASS_INT || insn->op == X86_OP_DIV || insn->op == X86_OP_IDIV) {
+    if (d->cls != X86_CLASS_INT ||
+        (d->props & (X86_D_STACK | X86_D_IMPL_MEM | X86_D_END))) {
         return true;
     }
-    if (d->props & (X86_D_STACK | X86_D_IMPL_MEM | X86_D_END)) {
-        return true;
+    switch (insn->op) {
+    case X86_OP_DIV:
+    case X86_OP_IDIV:
+    case X86_OP_AAM:
+    case X86_OP_CLFLUSH: /* an address without data, but it must be mapped */
+    case X86_OP_CLFLUSHOPT:
+    case X86_OP_CLWB: return true;
+    default: break;
     }
     const struct x86_opnd *m = x86_insn_mem(insn);
     return m && m->access;
@@ -605,6 +612,13 @@ struct decoded {
     uint64_t gpa2; /* UINT64_MAX: does not straddle */
 };
 
+/* What an instruction stores may be the code after it: then the flags are read. */
+static bool stores(const struct x86_insn *insn)
+{
+    const struct x86_opnd *m = x86_insn_mem(insn);
+    return m && (m->access & X86_ACC_W);
+}
+
 static void find_dead_flags(struct decoded *d)
 {
     uint32_t live = X86_FL_ARITH;
@@ -612,7 +626,7 @@ static void find_dead_flags(struct decoded *d)
         const struct x86_insn *insn = &d->insn[i];
         const struct x86_desc *desc = x86_insn_desc(insn);
         uint32_t written = desc->flags_written | desc->flags_undef;
-        d->dead[i] = !(live & written & X86_FL_ARITH);
+        d->dead[i] = !(live & written & X86_FL_ARITH) && !stores(insn);
         if (!(desc->props & X86_D_FL_MAYBE)) {
             live &= ~desc->flags_written;
         }
