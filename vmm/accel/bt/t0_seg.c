@@ -264,11 +264,25 @@ HANDLER(pop_seg)
     return seg_loaded(c, op, op->dst);
 }
 
+static bool is_amd(const struct t0_cpu *c)
+{
+    const char *v = c->core->model->vendor;
+    return !strcmp(v, "AuthenticAMD") || !strcmp(v, "HygonGenuine");
+}
+
+/* Size of the offset of a far pointer in memory: AMD's has at most 32 bits (APM 3, the
+ * far forms of JMP). */
+static unsigned far_size(const struct t0_cpu *c, const struct t0_op *op)
+{
+    return op->size == 8 && is_amd(c) ? 4 : op->size;
+}
+
 /* LDS, LES, LSS, LFS, LGS; src: segment, dst: register */
 HANDLER(load_far)
 {
-    struct t0_val off = load_at(c, op, 0, op->size);
-    struct t0_val sel = off.fault ? off : load_at(c, op, op->size, 2);
+    unsigned size = far_size(c, op);
+    struct t0_val off = load_at(c, op, 0, size);
+    struct t0_val sel = off.fault ? off : load_at(c, op, size, 2);
     if (sel.fault || t0_load_seg(c, op->src, (uint16_t)sel.v)) {
         return T0_FAULT(c, op);
     }
@@ -782,8 +796,9 @@ HANDLER(far_imm)
 
 HANDLER(far_mem)
 {
-    struct t0_val off = load_at(c, op, 0, op->size);
-    struct t0_val sel = off.fault ? off : load_at(c, op, op->size, 2);
+    unsigned size = far_size(c, op);
+    struct t0_val off = load_at(c, op, 0, size);
+    struct t0_val sel = off.fault ? off : load_at(c, op, size, 2);
     if (sel.fault) {
         return T0_FAULT(c, op);
     }
@@ -837,12 +852,6 @@ struct x86_segment t0_flat_stack(uint16_t sel, unsigned dpl)
                            X86_SEG_G | X86_SEG_DB | dpl << X86_SEG_DPL_SHIFT),
         .limit = UINT32_MAX,
     };
-}
-
-static bool is_amd(const struct t0_cpu *c)
-{
-    const char *v = c->core->model->vendor;
-    return !strcmp(v, "AuthenticAMD") || !strcmp(v, "HygonGenuine");
 }
 
 static const struct t0_op *switched(struct t0_cpu *c, const struct t0_op *op,
@@ -929,8 +938,8 @@ HANDLER(op_sysenter)
 HANDLER(op_sysexit)
 {
     bool lm = t0_long_mode(c), to64 = op->size == 8;
-    if (lm && is_amd(c)) {
-        return t0_raise(c, op, X86_EXC_UD);
+    if (lm && is_amd(c)) { /* the privilege is checked first */
+        return c->s.cpl ? gp0(c, op) : t0_raise(c, op, X86_EXC_UD);
     }
     uint16_t sel = (uint16_t)(c->s.msr.sysenter_cs & 0xfffc);
     if (!sel || c->s.cpl) {
