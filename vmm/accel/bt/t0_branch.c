@@ -213,6 +213,10 @@ static const struct t0_op *call_to(struct t0_cpu *c, const struct t0_op *op,
                                    uint64_t rip)
 {
     if (unlikely(!reachable(c, rip))) {
+        uint64_t sp = c->gpr[X86_RSP] - op->size; /* its fault comes first */
+        if (t0_is64(c) && t0_probe_write(c, sp, op->size, X86_SS)) {
+            return T0_FAULT(c, op);
+        }
         return t0_raise_error(c, op, X86_EXC_GP, 0);
     }
     if (unlikely(t0_push(c, t0_next_rip(c, op), op->size))) {

@@ -654,6 +654,9 @@ static uint64_t get_pages(struct t0_cpu *c, uint64_t la, unsigned size, bool wri
                           unsigned seg, struct page_ref ret[2])
 {
     unsigned n = first_part(la, size);
+    if (unlikely(n < size && t0_long_mode(c) && !t0_canonical(la + n))) {
+        return raise_bad_address(c, seg); /* before any fault of the first page */
+    }
     if (get_page(c, la, write, seg, &ret[0])) {
         return 1;
     }
