@@ -4,7 +4,8 @@ usage: fuzz.py [--list] [TARGET] [SECONDS]
 
 A target X lives beside its code as x_fuzz.c and is listed in the `fuzzers` of its
 folder's meson.build. Its seeds are tests/corpus/X/; what the fuzzer finds new goes
-to build/corpus/X/, and inputs that crash it to build/crashes/X/.
+to build/corpus/X/, and inputs that crash it to build/crashes/X/. (`./dev fuzz insn`
+is a program of its own, tests/insn_fuzz.)
 """
 import difflib
 import pathlib
@@ -38,7 +39,7 @@ def fuzz(program, seconds):
 def main():
     words, known = sys.argv[1:], targets()
     if "--list" in words:
-        print("\n".join(n[:-len("_fuzz")] for n in known) or "no fuzz targets yet")
+        print("\n".join(["insn", *(n[:-len("_fuzz")] for n in known)]))
         return 0
     seconds = DEFAULT_SECONDS
     if words and words[-1].isdecimal():

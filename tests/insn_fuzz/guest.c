@@ -1,0 +1,290 @@
+#include "tests/insn_fuzz/fuzz.h"
+
+#include <string.h>
+
+#include <glib.h>
+
+#include "lib/base/base.h"
+#include "lib/base/bytes.h"
+#include "vmm/accel/bt/bt.h"
+#include "vmm/accel/bt/t0_test.h"
+#include "vmm/vm/gmem.h"
+#include "vmm/vm/vcpu.h"
+#include "vmm/vm/vm.h"
+
+/*
+ * A sequence by the software CPU: in 64-bit user mode, with the pages where the native
+ * process has them and the selectors Linux has. All 256 vectors have handlers, which
+ * halt; the frame on the kernel's stack says what happened. The kernel itself is in
+ * the upper half.
+ */
+
+#define KERNEL     UINT64_C(0xffff800000000000) /* where physical memory is */
+#define END_VECTOR 0x80u
+
+/* Guest-physical addresses, beside those of t0_test.h. */
+enum {
+    RAM_KIB = 1024,
+    HANDLERS = 0x30000,
+    TABLES = 0x40000,
+    DATA_PHYS = 0x50000,
+    STACK_PHYS = 0x58000,
+    CODE_PHYS = 0x5a000,
+    EXIT_PHYS = 0x5e000,
+};
+
+enum { P = 1, W = 2, U = 4, ALL = 7, LARGE = 0x80 };
+#define NX (UINT64_C(1) << 63)
+
+struct fz_guest {
+    struct t0_test *t;
+    struct x86_state start;
+    unsigned next_table;
+};
+
+/* For the watchdog. */
+static struct {
+    struct vcpu *_Atomic vcpu; /* NULL: not running */
+    volatile unsigned ticks;
+} watched;
+
+static uint64_t new_table(struct fz_guest *g)
+{
+    return TABLES + FZ_PAGE * g->next_table++;
+}
+
+static void map_page(struct fz_guest *g, uint64_t la, uint64_t phys, uint64_t rights)
+{
+    uint64_t table = TABLES;
+    for (unsigned shift = 39; shift > 12; shift -= 9) {
+        uint8_t *entry = g->t->ram + table + (la >> shift & 511) * 8;
+        if (!(le64_get(entry) & P)) {
+            le64_put(entry, new_table(g) | ALL);
+        }
+        table = le64_get(entry) & ~UINT64_C(0xfff);
+    }
+    le64_put(g->t->ram + table + (la >> 12 & 511) * 8, phys | rights);
+}
+
+static void make_tables(struct fz_guest *g)
+{
+    g->next_table = 1;
+    for (unsigned i = 0; i < FZ_DATA_PAGES; i++) {
+        map_page(g, FZ_DATA + i * FZ_PAGE, DATA_PHYS + i * FZ_PAGE,
+                 (i < 2 ? ALL : P | U) | NX);
+    }
+    map_page(g, FZ_STACK, STACK_PHYS, ALL | NX);
+    for (unsigned i = 0; i < FZ_CODE_PAGES; i++) {
+        map_page(g, FZ_CODE + i * FZ_PAGE, CODE_PHYS + i * FZ_PAGE, ALL);
+    }
+    map_page(g, FZ_EXIT, EXIT_PHYS, P | U);
+    for (uint64_t i = 0; i < RAM_KIB * KIB; i += FZ_PAGE) {
+        map_page(g, KERNEL + i, i, P | W);
+    }
+}
+
+static void make_kernel(struct fz_guest *g)
+{
+    struct t0_test *t = g->t;
+    memset(t->ram + HANDLERS, 0xf4, 256); /* HLT */
+    for (unsigned v = 0; v < 256; v++) {
+        bool user = v == X86_EXC_BP || v == X86_EXC_OF || v == END_VECTOR;
+        t0_test_gate(t, v, X86_SYS_INT, user ? 3 : 0, 0, KERNEL + HANDLERS + v);
+    }
+    le64_put(t->ram + T0_TEST_TSS + 4, KERNEL + T0_TEST_STACK - 0x800);
+    /* Linux's GDT ends with one of the processor's number: data that may be read. */
+    le64_put(t->ram + T0_TEST_GDT + 0x78, UINT64_C(0xf5) << 40);
+    /* No I/O permission bitmap: its offset is beyond the limit. */
+    le16_put(t->ram + T0_TEST_TSS + 0x66, 0xffff);
+    t->ram[EXIT_PHYS] = 0xcd;
+    t->ram[EXIT_PHYS + 1] = END_VECTOR;
+}
+
+struct fz_guest *fz_guest_new(void)
+{
+    struct fz_guest *g = g_new0(struct fz_guest, 1);
+    struct t0_test *t = g->t = t0_test_new(64, RAM_KIB, NULL);
+    make_tables(g);
+    make_kernel(g);
+    t0_test_user(t);
+    struct x86_state *s = &t->s;
+    s->cr3 = TABLES;
+    s->cr0 |= X86_CR0_AM;
+    s->cr4 |= X86_CR4_OSXSAVE | X86_CR4_FSGSBASE | X86_CR4_UMIP;
+    s->xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+    s->gdtr = (struct x86_dtable){.base = KERNEL + T0_TEST_GDT, .limit = 0x7f};
+    s->idtr.base = KERNEL + T0_TEST_IDT;
+    s->tr.base = KERNEL + T0_TEST_TSS;
+    s->ldtr = (struct x86_segment){0};
+    static const uint8_t null_segs[] = {X86_DS, X86_ES, X86_FS, X86_GS};
+    for (unsigned i = 0; i < ARRAY_LEN(null_segs); i++) {
+        s->seg[null_segs[i]] = (struct x86_segment){0};
+    }
+    g->start = *s;
+    return g;
+}
+
+void fz_guest_free(struct fz_guest *g)
+{
+    t0_test_free(g->t);
+    g_free(g);
+}
+
+/* Code that did not change since the last case is not written again. */
+static void store_code(struct fz_guest *g, const struct fz_mem *m)
+{
+    uint8_t *ram = g->t->ram + CODE_PHYS;
+    for (unsigned i = 0; i < sizeof(m->code); i += 64) {
+        unsigned to = i + 64;
+        if (memcmp(ram + i, m->code + i, 64) == 0) {
+            continue;
+        }
+        while (to < sizeof(m->code) && memcmp(ram + to, m->code + to, 64) != 0) {
+            to += 64;
+        }
+        g_assert_cmpint(gmem_write(g->t->vm->gmem, CODE_PHYS + i, m->code + i, to - i),
+                        ==, 0);
+        i = to - 64;
+    }
+}
+
+static void fpu_from_xsave(struct x86_fpu *s, const uint8_t *p)
+{
+    memset(s, 0, sizeof(*s));
+    s->fcw = le16_get(p + FZ_FCW);
+    s->fsw = le16_get(p + FZ_FSW);
+    s->ftw = p[FZ_FTW];
+    s->fop = le16_get(p + FZ_FOP);
+    s->fip = le64_get(p + FZ_FIP);
+    s->fdp = le64_get(p + FZ_FDP);
+    s->mxcsr = le32_get(p + FZ_MXCSR);
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(s->st[i], p + FZ_ST + 16 * i, 10);
+    }
+    for (unsigned i = 0; i < 16; i++) {
+        memcpy(s->ymm[i], p + FZ_XMM + 16 * i, 16);
+        memcpy(s->ymm[i] + 16, p + FZ_YMM + 16 * i, 16);
+    }
+}
+
+static void fpu_to_xsave(const struct x86_fpu *s, uint8_t *p)
+{
+    memset(p, 0, FZ_XSAVE_SIZE);
+    le16_put(p + FZ_FCW, s->fcw);
+    le16_put(p + FZ_FSW, s->fsw);
+    p[FZ_FTW] = s->ftw;
+    le16_put(p + FZ_FOP, s->fop);
+    le64_put(p + FZ_FIP, s->fip);
+    le64_put(p + FZ_FDP, s->fdp);
+    le32_put(p + FZ_MXCSR, s->mxcsr);
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(p + FZ_ST + 16 * i, s->st[i], 10);
+    }
+    for (unsigned i = 0; i < 16; i++) {
+        memcpy(p + FZ_XMM + 16 * i, s->ymm[i], 16);
+        memcpy(p + FZ_YMM + 16 * i, s->ymm[i] + 16, 16);
+    }
+}
+
+static bool pushes_error(unsigned vector)
+{
+    return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17;
+}
+
+/* What the handler found on its stack. */
+static void take_state(struct fz_guest *g, struct fz_state *s)
+{
+    const struct x86_state *x = &g->t->s;
+    unsigned vector = (unsigned)(x->rip - KERNEL - HANDLERS - 1);
+    uint64_t sp = x->gpr[X86_RSP] - KERNEL;
+    if (vector > 255 || sp > T0_TEST_STACK) {
+        s->end = FZ_END_FAULT;
+        s->vector = 0xff;
+        s->rip = x->rip;
+        return;
+    }
+    const uint8_t *frame = g->t->ram + sp;
+    s->error = 0;
+    if (pushes_error(vector)) {
+        s->error = le32_get(frame);
+        frame += 8;
+    }
+    memcpy(s->gpr, x->gpr, sizeof(s->gpr));
+    s->rip = le64_get(frame);
+    s->rflags = le64_get(frame + 16);
+    s->gpr[X86_RSP] = le64_get(frame + 24);
+    for (unsigned i = 0; i < X86_NB_SEG; i++) {
+        s->seg[i] = x->seg[i].sel;
+    }
+    s->seg[X86_CS] = le16_get(frame + 8);
+    s->seg[X86_SS] = le16_get(frame + 32);
+    s->fs_base = x->seg[X86_FS].base;
+    s->gs_base = x->seg[X86_GS].base;
+    s->end = FZ_END_FAULT;
+    s->vector = (uint8_t)vector;
+    if (vector == END_VECTOR && s->rip == FZ_EXIT + 2) {
+        s->end = FZ_END_EXIT;
+        s->rip = FZ_EXIT;
+        s->vector = 0;
+    }
+    s->cr2 = s->end == FZ_END_FAULT && vector == X86_EXC_PF ? x->cr2 : 0;
+    fpu_to_xsave(&x->fpu, s->xsave);
+}
+
+void fz_guest_tick(void)
+{
+    struct vcpu *v = watched.vcpu;
+    if (v && ++watched.ticks >= 5) {
+        atomic_fetch_or(&v->attention, VCPU_ATTN_STOP);
+    }
+}
+
+static enum vcpu_exit run(struct fz_guest *g, bool *ret_timeout)
+{
+    struct t0_test *t = g->t;
+    GError *error = NULL;
+    enum vcpu_exit exit;
+    *ret_timeout = false;
+    t->s.activity = X86_ACTIVE;
+    g_assert_true(bt_accel_ops.set_state(t->vcpu, &t->s, &error));
+    watched.ticks = 0;
+    watched.vcpu = t->vcpu;
+    do {
+        exit = bt_accel_ops.run(t->vcpu);
+        *ret_timeout = vcpu_take_attention(t->vcpu, VCPU_ATTN_STOP) != 0;
+    } while (exit == VCPU_EXIT_KICK && !*ret_timeout);
+    watched.vcpu = NULL;
+    bt_accel_ops.get_state(t->vcpu, &t->s);
+    return exit;
+}
+
+void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcome *ret,
+                  const struct fz_state *from)
+{
+    struct t0_test *t = g->t;
+    bool timeout;
+
+    memcpy(t->ram + DATA_PHYS, mem->data, sizeof(mem->data));
+    memcpy(t->ram + STACK_PHYS, mem->stack, sizeof(mem->stack));
+    store_code(g, mem);
+    t->s = g->start;
+    memcpy(t->s.gpr, from->gpr, sizeof(from->gpr));
+    t->s.rip = from->rip;
+    t->s.rflags = from->rflags;
+    t->s.seg[X86_FS].base = from->fs_base;
+    t->s.seg[X86_GS].base = from->gs_base;
+    fpu_from_xsave(&t->s.fpu, from->xsave);
+
+    enum vcpu_exit exit = run(g, &timeout);
+    memset(&ret->s, 0, sizeof(ret->s));
+    if (exit == VCPU_EXIT_HLT) {
+        take_state(g, &ret->s);
+    } else {
+        ret->s.end = timeout ? FZ_END_TIMEOUT : FZ_END_FAULT;
+        ret->s.vector = (uint8_t)(0xe0 + exit); /* not a vector of the host */
+        ret->s.rip = t->s.rip;
+    }
+    memcpy(ret->mem.data, t->ram + DATA_PHYS, sizeof(ret->mem.data));
+    memcpy(ret->mem.stack, t->ram + STACK_PHYS, sizeof(ret->mem.stack));
+    memcpy(ret->mem.code, t->ram + CODE_PHYS, sizeof(ret->mem.code));
+}
