@@ -11,6 +11,7 @@
 
 #include <immintrin.h>
 
+#include "vmm/accel/bt/t0_int.h"
 #include "vmm/accel/bt/t0_priv.h"
 
 enum { /* offsets in an FXSAVE image (APM 2 figure 11-6) */
@@ -208,17 +209,32 @@ bool t0_x87_wait(struct t0_cpu *c, const struct t0_op *op)
     return false;
 }
 
-#define X87_READY(c, op)                                                       \
-    do {                                                                       \
-        if (unlikely(!((c)->fpu_loaded & T0_FPU_X87)) && t0_x87_wait(c, op)) { \
-            return NULL;                                                       \
-        }                                                                      \
-    } while (0)
-
-/* After an instruction with an exception unmasked: returns those that are now pending,
- * and then the host has let go of the registers. */
-static __attribute__((noinline)) unsigned x87_look(struct t0_cpu *c)
+/*
+ * The last instruction and operand, for FNSTENV and exception handlers. As on AMD's
+ * processors FXSAVE and XSAVE store them only while an exception is pending.
+ */
+static inline void record(struct t0_cpu *c, const struct t0_op *op)
 {
+    c->s.fpu.fip = t0_op_rip(c, op);
+    c->s.fpu.fop = op->aux2;
+}
+
+static void record_mem(struct t0_cpu *c, const struct t0_op *op)
+{
+    uint64_t off = t0_offset(c, op);
+    bool wide = op->ea == T0_EA_FLAT64 || op->ea == T0_EA_SEG64;
+    record(c, op);
+    c->s.fpu.fdp = wide ? off : op->ea == T0_EA_GENERAL ? (uint16_t)off : (uint32_t)off;
+}
+
+/*
+ * Run op's thunk and look whether it left an unmasked exception: returns those that
+ * are now pending, and then the host has let go of the registers.
+ */
+static __attribute__((noinline)) unsigned run_looking(struct t0_cpu *c,
+                                                      const struct t0_op *op, void *mem)
+{
+    t0_run_thunk(c, op, mem);
     uint16_t fsw = x87_status(c);
     if (!(fsw & FSW_ES)) {
         return 0;
@@ -227,43 +243,30 @@ static __attribute__((noinline)) unsigned x87_look(struct t0_cpu *c)
     return fsw & ~(unsigned)c->s.fpu.fcw & T0_FPU_EXCEPTIONS;
 }
 
-static inline unsigned x87_run(struct t0_cpu *c, const struct t0_op *op, void *mem)
+T0_HANDLER(x87_reg_g)
 {
-    t0_run_thunk(c, op, mem);
-    return unlikely(!(c->fpu_loaded & T0_FPU_X87)) ? x87_look(c) : 0;
-}
-
-/*
- * The last instruction and operand, for FNSTENV and exception handlers. As on AMD's
- * processors FXSAVE and XSAVE store them only while an exception is pending.
- */
-static inline void x87_record(struct t0_cpu *c, const struct t0_op *op)
-{
-    c->s.fpu.fip = t0_op_rip(c, op);
-    c->s.fpu.fop = op->aux2;
-}
-
-static inline void x87_record_mem(struct t0_cpu *c, const struct t0_op *op)
-{
-    uint64_t off = t0_offset(c, op);
-    x87_record(c, op);
-    if (unlikely(op->ea != T0_EA_FLAT64 && op->ea != T0_EA_SEG64)) {
-        off = op->ea == T0_EA_GENERAL ? (uint16_t)off : (uint32_t)off;
+    if (t0_x87_wait(c, op)) {
+        return NULL;
     }
-    c->s.fpu.fdp = off;
-}
-
-static const struct t0_op *x87_reg(struct t0_cpu *c, const struct t0_op *op)
-{
-    X87_READY(c, op);
-    x87_record(c, op);
-    x87_run(c, op, NULL);
+    record(c, op);
+    run_looking(c, op, NULL);
     return T0_NEXT(c, op);
 }
 
-static const struct t0_op *x87_mem_read(struct t0_cpu *c, const struct t0_op *op)
+T0_HANDLER(x87_reg)
 {
-    X87_READY(c, op);
+    if (unlikely(!(c->fpu_loaded & T0_FPU_X87))) {
+        return x87_reg_g(c, op);
+    }
+    record(c, op);
+    return t0_go_thunk(c, op, NULL);
+}
+
+T0_HANDLER(x87_load_g)
+{
+    if (t0_x87_wait(c, op)) {
+        return NULL;
+    }
     struct t0_val la = t0_ea(c, op, op->size, false);
     if (unlikely(la.fault)) {
         return T0_FAULT(c, op);
@@ -276,17 +279,19 @@ static const struct t0_op *x87_mem_read(struct t0_cpu *c, const struct t0_op *op
         }
         t0_x87_load(c); /* a device may have had the registers taken out */
     }
-    x87_record_mem(c, op);
-    x87_run(c, op, p);
+    record_mem(c, op);
+    run_looking(c, op, p);
     return T0_NEXT(c, op);
 }
 
 /* An unmasked exception leaves memory alone, except that of an inexact result. */
-#define X87_STORES_DESPITE 0x20u
+#define STORES_DESPITE 0x20u
 
-static const struct t0_op *x87_mem_write(struct t0_cpu *c, const struct t0_op *op)
+T0_HANDLER(x87_store_g)
 {
-    X87_READY(c, op);
+    if (t0_x87_wait(c, op)) {
+        return NULL;
+    }
     struct t0_val la = t0_ea(c, op, op->size, true);
     if (unlikely(la.fault)) {
         return T0_FAULT(c, op);
@@ -299,14 +304,34 @@ static const struct t0_op *x87_mem_write(struct t0_cpu *c, const struct t0_op *o
             return T0_FAULT(c, op);
         }
     }
-    x87_record_mem(c, op);
-    unsigned raised = x87_run(c, op, p);
-    if (unlikely(bounce) && !(raised & ~X87_STORES_DESPITE) &&
+    record_mem(c, op);
+    unsigned raised = run_looking(c, op, p);
+    if (unlikely(bounce) && !(raised & ~STORES_DESPITE) &&
         t0_write_bytes(c, la.v, p, op->size, op->seg)) {
         return T0_FAULT(c, op);
     }
     return T0_NEXT(c, op);
 }
+
+/* In RAM at a flat 64-bit address, with the registers in the host and all masked. */
+#define X87_FAST(name, kind, offset, tag)                               \
+    T0_HANDLER(name##kind)                                              \
+    {                                                                   \
+        uint64_t la = offset(c, op);                                    \
+        const struct t0_tlb_entry *e = t0_tlb_entry(c, la);             \
+        if (unlikely(!(c->fpu_loaded & T0_FPU_X87) ||                   \
+                     t0_tlb_tag(la, op->size) != e->tag)) {             \
+            return name##_g(c, op);                                     \
+        }                                                               \
+        record(c, op);                                                  \
+        c->s.fpu.fdp = la;                                              \
+        return t0_go_thunk(c, op, (void *)(uintptr_t)(la + e->addend)); \
+    }
+
+X87_FAST(x87_load, _b, t0_base_offset, read)
+X87_FAST(x87_load, _f, t0_offset, read)
+X87_FAST(x87_store, _b, t0_base_offset, write)
+X87_FAST(x87_store, _f, t0_offset, write)
 
 /* --- x87 control ----------------------------------------------------------- */
 
@@ -335,41 +360,47 @@ static void set_fcw(struct t0_cpu *c, uint16_t fcw)
     c->s.fpu.fsw = t0_fpu_summary(c, c->s.fpu.fsw);
 }
 
-static const struct t0_op *op_fldcw(struct t0_cpu *c, const struct t0_op *op)
+/* A word at op's operand. */
+static inline struct t0_val load_word(struct t0_cpu *c, const struct t0_op *op)
 {
-    uint8_t buf[2];
-    X87_READY(c, op);
-    if (t0_fpu_read(c, op, buf, 2, 1)) {
+    struct t0_val la = t0_ea(c, op, 2, false);
+    return la.fault ? la : t0_load(c, la.v, 2, op->seg);
+}
+
+static inline uint64_t store_word(struct t0_cpu *c, const struct t0_op *op, uint16_t v)
+{
+    struct t0_val la = t0_ea(c, op, 2, true);
+    return la.fault ? la.fault : t0_store(c, la.v, v, 2, op->seg);
+}
+
+T0_HANDLER(op_fldcw)
+{
+    if (t0_x87_wait(c, op)) {
+        return NULL;
+    }
+    struct t0_val v = load_word(c, op);
+    if (v.fault) {
         return T0_FAULT(c, op);
     }
-    uint16_t fcw = le16_get(buf);
-    if ((fcw & T0_FPU_EXCEPTIONS) == T0_FPU_EXCEPTIONS &&
-        (c->fpu_loaded & T0_FPU_X87)) {
-        set_fcw(c, fcw);
-        __asm__ volatile("fldcw %0" : : "m"(c->s.fpu.fcw));
+    bool masked = (v.v & T0_FPU_EXCEPTIONS) == T0_FPU_EXCEPTIONS;
+    if (!masked || !(c->fpu_loaded & T0_FPU_X87)) {
+        x87_put(c); /* something may become pending */
+        set_fcw(c, (uint16_t)v.v);
         return T0_NEXT(c, op);
     }
-    x87_put(c); /* something may become pending */
-    set_fcw(c, fcw);
+    set_fcw(c, (uint16_t)v.v);
+    __asm__ volatile("fldcw %0" : : "m"(c->s.fpu.fcw));
     return T0_NEXT(c, op);
 }
 
-static const struct t0_op *op_fnstcw(struct t0_cpu *c, const struct t0_op *op)
+T0_HANDLER(op_fnstcw)
 {
-    if (t0_fpu_write(c, op, &c->s.fpu.fcw, 2, 1)) {
-        return T0_FAULT(c, op);
-    }
-    return T0_NEXT(c, op);
+    return store_word(c, op, c->s.fpu.fcw) ? T0_FAULT(c, op) : T0_NEXT(c, op);
 }
 
-static const struct t0_op *op_fnstsw_mem(struct t0_cpu *c, const struct t0_op *op)
+T0_HANDLER(op_fnstsw_mem)
 {
-    uint8_t buf[2];
-    le16_put(buf, x87_status(c));
-    if (t0_fpu_write(c, op, buf, 2, 1)) {
-        return T0_FAULT(c, op);
-    }
-    return T0_NEXT(c, op);
+    return store_word(c, op, x87_status(c)) ? T0_FAULT(c, op) : T0_NEXT(c, op);
 }
 
 static const struct t0_op *op_fnstsw_ax(struct t0_cpu *c, const struct t0_op *op)
@@ -516,7 +547,9 @@ static const struct t0_op *op_fnstenv(struct t0_cpu *c, const struct t0_op *op)
 
 static const struct t0_op *op_fldenv(struct t0_cpu *c, const struct t0_op *op)
 {
-    X87_READY(c, op);
+    if (t0_x87_wait(c, op)) {
+        return NULL;
+    }
     x87_put(c);
     if (t0_fpu_read(c, op, c->fpu->image, is_wide(op) ? 28 : 14, 1)) {
         return T0_FAULT(c, op);
@@ -541,7 +574,9 @@ static const struct t0_op *op_fnsave(struct t0_cpu *c, const struct t0_op *op)
 
 static const struct t0_op *op_frstor(struct t0_cpu *c, const struct t0_op *op)
 {
-    X87_READY(c, op);
+    if (t0_x87_wait(c, op)) {
+        return NULL;
+    }
     x87_put(c);
     uint8_t *p = c->fpu->image;
     if (t0_fpu_read(c, op, p, is_wide(op) ? 108 : 94, 1)) {
@@ -603,12 +638,21 @@ bool t0_lower_fpu(const struct x86_insn *insn, const struct t0_lower *ctx,
     op->fn = x87_reg;
     if (mem) {
         op->size = mem->size;
-        op->fn = mem->access & X86_ACC_W ? x87_mem_write : x87_mem_read;
+        op->fn = mem->access & X86_ACC_W
+                     ? t0_mem_handler(op, x87_store_b, x87_store_f, x87_store_g)
+                     : t0_mem_handler(op, x87_load_b, x87_load_f, x87_load_g);
     }
     return true;
 }
 
 /* --- Thunks ---------------------------------------------------------------- */
+
+static const struct t0_op *stop(struct t0_cpu *c, const struct t0_op *op)
+{
+    return NULL;
+}
+
+const struct t0_op t0_thunk_stop[2] = {{.fn = stop}, {.fn = stop}};
 
 static void request_flush(struct t0_cpu *c)
 {

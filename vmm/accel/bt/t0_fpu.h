@@ -96,9 +96,25 @@ bool t0_lower_unavailable(const struct t0_lower *ctx, unsigned cls, struct t0_op
 bool t0_lower_thunk(const struct x86_insn *insn, const struct t0_lower *ctx,
                     struct t0_op *op, bool *ret_full);
 
+/* The last thing a handler does: the thunk goes on with the next op. */
+static inline const struct t0_op *t0_go_thunk(struct t0_cpu *c, const struct t0_op *op,
+                                              void *mem)
+{
+    return ((thunk_fn)(uintptr_t)op->x)(c, op, mem);
+}
+
+/* Run op's thunk and come back. */
+extern const struct t0_op t0_thunk_stop[2];
+
 static inline void t0_run_thunk(struct t0_cpu *c, const struct t0_op *op, void *mem)
 {
-    ((thunk_fn)(uintptr_t)op->x)(c, mem);
+    ((thunk_fn)(uintptr_t)op->x)(c, t0_thunk_stop, mem);
+}
+
+/* The handler for a memory operand: @b, @f and @g as t0_int.h has them. */
+static inline t0_fn t0_mem_handler(const struct t0_op *op, t0_fn b, t0_fn f, t0_fn g)
+{
+    return op->ea != T0_EA_FLAT64 ? g : op->index == T0_REG_ZERO ? b : f;
 }
 
 /*

@@ -384,6 +384,74 @@ static void real_mode(void)
     t0_test_free(t);
 }
 
+/* --- Speed: with -m perf ---------------------------------------------------- */
+
+static double nanoseconds(const uint8_t *insn, unsigned len, uint32_t mxcsr)
+{
+    enum { UNROLL = 32, LOOPS = 200000 };
+    struct t0_test *t = machine(64, NULL);
+    uint8_t code[UNROLL * 16 + 16];
+    unsigned n = 0;
+    t->s.cr4 |= X86_CR4_OSXSAVE;
+    t->s.xcr0 = 7;
+    t->s.fpu.mxcsr = mxcsr;
+    t->s.fpu.ftw = 0xc0;
+    t->s.gpr[X86_RSI] = DATA;
+    for (unsigned i = 0; i < UNROLL; i++, n += len) {
+        memcpy(code + n, insn, len);
+    }
+    memcpy(code + n, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz start; hlt */
+    le32_put(code + n + 4, (uint32_t) - (int)(n + 8));
+    code[n + 8] = 0xf4;
+    t->s.gpr[X86_RCX] = LOOPS;
+    t0_test_code(t, code, n + 9);
+    gint64 start = g_get_monotonic_time();
+    g_assert_cmpint(t0_test_run(t), ==, VCPU_EXIT_HLT);
+    double ns = (double)(g_get_monotonic_time() - start) * 1000 / UNROLL / LOOPS;
+    t0_test_free(t);
+    return ns;
+}
+
+static void speed(void)
+{
+    static const struct {
+        const char *name;
+        uint32_t mxcsr;
+        uint8_t len, bytes[8];
+    } insns[] = {
+        {"add eax, edx", 0x1f80, 2, {0x01, 0xd0}},
+        {"mov rax, [rsi]", 0x1f80, 3, {0x48, 0x8b, 0x06}},
+        {"paddd xmm0, xmm1", 0x1f80, 4, {0x66, 0x0f, 0xfe, 0xc1}},
+        {"movaps xmm0, [rsi]", 0x1f80, 3, {0x0f, 0x28, 0x06}},
+        {"movaps [rsi], xmm0", 0x1f80, 3, {0x0f, 0x29, 0x06}},
+        {"paddd xmm0, [rsi]", 0x1f80, 4, {0x66, 0x0f, 0xfe, 0x06}},
+        {"paddd xmm0, [rsi+rbx*8]", 0x1f80, 5, {0x66, 0x0f, 0xfe, 0x04, 0xde}},
+        {"addsd xmm0, xmm1", 0x1f80, 4, {0xf2, 0x0f, 0x58, 0xc1}},
+        {"addsd xmm0, [rsi]", 0x1f80, 4, {0xf2, 0x0f, 0x58, 0x06}},
+        {"addsd xmm0, xmm1, unmasked", 0x0, 4, {0xf2, 0x0f, 0x58, 0xc1}},
+        {"cvtsi2sd xmm0, eax", 0x1f80, 4, {0xf2, 0x0f, 0x2a, 0xc0}},
+        {"comisd xmm0, xmm1", 0x1f80, 4, {0x66, 0x0f, 0x2f, 0xc1}},
+        {"movq rax, xmm0", 0x1f80, 5, {0x66, 0x48, 0x0f, 0x7e, 0xc0}},
+        {"vaddps ymm0, ymm1, ymm2", 0x1f80, 4, {0xc5, 0xf4, 0x58, 0xc2}},
+        {"vpaddd ymm0, ymm1, [rsi]", 0x1f80, 4, {0xc5, 0xf5, 0xfe, 0x06}},
+        {"fadd st(0), st(1)", 0x1f80, 2, {0xd8, 0xc1}},
+        {"fadd qword [rsi]", 0x1f80, 2, {0xdc, 0x06}},
+        {"fst qword [rsi]", 0x1f80, 2, {0xdd, 0x16}},
+        {"fnstcw [rsi]; fldcw [rsi]", 0x1f80, 4, {0xd9, 0x3e, 0xd9, 0x2e}},
+        {"paddd mm0, mm1", 0x1f80, 3, {0x0f, 0xfe, 0xc1}},
+        {"fxsave [rsi]", 0x1f80, 3, {0x0f, 0xae, 0x06}},
+        {"xsaveopt [rsi]", 0x1f80, 3, {0x0f, 0xae, 0x36}},
+        {"xrstor [rsi]", 0x1f80, 3, {0x0f, 0xae, 0x2e}},
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(insns); i++) {
+        double best = 1e9;
+        for (unsigned n = 0; n < 3; n++) {
+            best = MIN(best, nanoseconds(insns[i].bytes, insns[i].len, insns[i].mxcsr));
+        }
+        g_test_minimized_result(best, "%-28s %7.2f ns", insns[i].name, best);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -399,5 +467,8 @@ int main(int argc, char **argv)
     g_test_add_func("/t0/fpu/equal_thunks_are_one", equal_thunks_are_one);
     g_test_add_func("/t0/fpu/xsaves_and_xrstors", xsaves_and_xrstors);
     g_test_add_func("/t0/fpu/real_mode", real_mode);
+    if (g_test_perf()) {
+        g_test_add_func("/t0/fpu/speed", speed);
+    }
     return g_test_run();
 }

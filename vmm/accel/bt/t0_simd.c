@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include "vmm/accel/bt/t0_fpu.h"
+#include "vmm/accel/bt/t0_int.h"
 
 /* op->aux: T0_FPU_* that the instruction needs in the host. */
 
@@ -119,78 +120,68 @@ static __attribute__((noinline)) uint64_t run_checked(struct t0_cpu *c,
     return 1;
 }
 
-static inline uint64_t run(struct t0_cpu *c, const struct t0_op *op, void *mem,
-                           unsigned checked)
+static uint64_t run(struct t0_cpu *c, const struct t0_op *op, void *mem,
+                    unsigned checked)
 {
-    if (unlikely(checked)) {
+    if (checked) {
         return run_checked(c, op, mem);
     }
     t0_run_thunk(c, op, mem);
     return 0;
 }
 
-static const struct t0_op *simd_reg(struct t0_cpu *c, const struct t0_op *op)
+T0_HANDLER(simd_reg)
 {
-    unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
-    if (unlikely(checked)) {
-        checked = prepare(c, op);
-        if (checked & NOT_READY) {
-            return NULL;
-        }
+    if (likely(!(op->aux & ~(unsigned)c->fpu_loaded))) {
+        return t0_go_thunk(c, op, NULL);
     }
-    if (run(c, op, NULL, checked)) {
+    unsigned checked = prepare(c, op);
+    if ((checked & NOT_READY) || run(c, op, NULL, checked)) {
         return NULL;
     }
     return T0_NEXT(c, op);
 }
 
 /*
- * op->aux2: alignment mask, with MAY_MISALIGN when MXCSR.MM lifts it. The host's own
- * alignment check is never met: such an operand goes through the bounce buffer.
+ * op->aux2: alignment mask; op->src2: MXCSR.MM lifts it. The host's own alignment
+ * check is never met: such an operand goes through the bounce buffer.
  */
-#define MAY_MISALIGN 0x8000u
+enum alignment { ALIGNED, BOUNCE, MISALIGNED };
 
-/* False: #GP is raised. *ret_bounce: the operand may not be used in place. */
-static bool check_alignment(struct t0_cpu *c, const struct t0_op *op, uint64_t la,
-                            bool *ret_bounce)
+static enum alignment look_at_alignment(struct t0_cpu *c, const struct t0_op *op,
+                                        uint64_t la)
 {
-    if (likely(!(la & op->aux2 & 0xff))) {
-        return true;
+    if (!(la & op->aux2)) {
+        return ALIGNED;
     }
-    if ((op->aux2 & MAY_MISALIGN) && (c->s.fpu.mxcsr & T0_MXCSR_MM)) {
-        *ret_bounce = true;
-        return true;
+    if (op->src2 && (c->s.fpu.mxcsr & T0_MXCSR_MM)) {
+        return BOUNCE;
     }
     t0_raise_error(c, op, X86_EXC_GP, 0);
-    return false;
+    return MISALIGNED;
 }
 
-static const struct t0_op *simd_load(struct t0_cpu *c, const struct t0_op *op)
+T0_HANDLER(simd_load_g)
 {
-    unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
-    if (unlikely(checked)) {
-        checked = prepare(c, op);
-        if (checked & NOT_READY) {
-            return NULL;
-        }
+    unsigned checked = prepare(c, op);
+    if (checked & NOT_READY) {
+        return NULL;
     }
     struct t0_val la = t0_ea(c, op, op->size, false);
     if (unlikely(la.fault)) {
         return T0_FAULT(c, op);
     }
-    bool bounce = false;
-    if (!check_alignment(c, op, la.v, &bounce)) {
+    enum alignment align = look_at_alignment(c, op, la.v);
+    if (align == MISALIGNED) {
         return NULL;
     }
     void *p = t0_host_read(c, la.v, op->size);
-    if (unlikely(!p || bounce)) {
+    if (!p || align == BOUNCE) {
         p = c->fpu->bounce;
         if (t0_read_bytes(c, la.v, p, op->size, op->seg)) {
             return T0_FAULT(c, op);
         }
-        if (op->aux) {
-            prepare(c, op); /* a device may have had them taken out */
-        }
+        prepare(c, op); /* a device may have had the registers taken out */
     }
     if (run(c, op, p, checked)) {
         return NULL;
@@ -198,26 +189,23 @@ static const struct t0_op *simd_load(struct t0_cpu *c, const struct t0_op *op)
     return T0_NEXT(c, op);
 }
 
-static const struct t0_op *simd_store(struct t0_cpu *c, const struct t0_op *op)
+T0_HANDLER(simd_store_g)
 {
-    unsigned checked = op->aux & ~(unsigned)c->fpu_loaded;
-    if (unlikely(checked)) {
-        checked = prepare(c, op);
-        if (checked & NOT_READY) {
-            return NULL;
-        }
+    unsigned checked = prepare(c, op);
+    if (checked & NOT_READY) {
+        return NULL;
     }
     struct t0_val la = t0_ea(c, op, op->size, true);
     if (unlikely(la.fault)) {
         return T0_FAULT(c, op);
     }
-    bool bounce = checked;
-    if (!check_alignment(c, op, la.v, &bounce)) {
+    enum alignment align = look_at_alignment(c, op, la.v);
+    if (align == MISALIGNED) {
         return NULL;
     }
     void *p = t0_host_write(c, la.v, op->size);
-    if (unlikely(!p || bounce)) {
-        bounce = true;
+    bool bounce = !p || checked || align == BOUNCE;
+    if (bounce) {
         p = c->fpu->bounce;
         if (t0_probe_write(c, la.v, op->size, op->seg)) {
             return T0_FAULT(c, op);
@@ -226,11 +214,29 @@ static const struct t0_op *simd_store(struct t0_cpu *c, const struct t0_op *op)
     if (run(c, op, p, checked)) {
         return NULL;
     }
-    if (unlikely(bounce) && t0_write_bytes(c, la.v, p, op->size, op->seg)) {
+    if (bounce && t0_write_bytes(c, la.v, p, op->size, op->seg)) {
         return T0_FAULT(c, op);
     }
     return T0_NEXT(c, op);
 }
+
+/* Aligned as it has to be, in RAM at a flat 64-bit address, with all made ready. */
+#define SIMD_FAST(name, kind, offset, tag)                                      \
+    T0_HANDLER(name##kind)                                                      \
+    {                                                                           \
+        uint64_t la = offset(c, op);                                            \
+        const struct t0_tlb_entry *e = t0_tlb_entry(c, la);                     \
+        if (unlikely((op->aux & ~(unsigned)c->fpu_loaded) | (la & op->aux2)) || \
+            unlikely(t0_tlb_tag(la, op->size) != e->tag)) {                     \
+            return name##_g(c, op);                                             \
+        }                                                                       \
+        return t0_go_thunk(c, op, (void *)(uintptr_t)(la + e->addend));         \
+    }
+
+SIMD_FAST(simd_load, _b, t0_base_offset, read)
+SIMD_FAST(simd_load, _f, t0_offset, read)
+SIMD_FAST(simd_store, _b, t0_base_offset, write)
+SIMD_FAST(simd_store, _f, t0_offset, write)
 
 /* --- Written out ----------------------------------------------------------- */
 
@@ -251,23 +257,26 @@ static const struct t0_op *op_vzeroall(struct t0_cpu *c, const struct t0_op *op)
 
 static const struct t0_op *op_ldmxcsr(struct t0_cpu *c, const struct t0_op *op)
 {
-    uint8_t buf[4];
-    if (t0_fpu_read(c, op, buf, 4, 1)) {
+    struct t0_val v = t0_ea(c, op, 4, false);
+    if (!v.fault) {
+        v = t0_load(c, v.v, 4, op->seg);
+    }
+    if (v.fault) {
         return T0_FAULT(c, op);
     }
-    uint32_t v = le32_get(buf);
-    if (v & ~t0_mxcsr_mask(c)) {
+    if (v.v & ~(uint64_t)t0_mxcsr_mask(c)) {
         return t0_raise_error(c, op, X86_EXC_GP, 0);
     }
     t0_mxcsr_put(c);
-    c->s.fpu.mxcsr = v;
+    c->s.fpu.mxcsr = (uint32_t)v.v;
     return T0_NEXT(c, op);
 }
 
 static const struct t0_op *op_stmxcsr(struct t0_cpu *c, const struct t0_op *op)
 {
     t0_mxcsr_put(c);
-    if (t0_fpu_write(c, op, &c->s.fpu.mxcsr, 4, 1)) {
+    struct t0_val la = t0_ea(c, op, 4, true);
+    if (la.fault || t0_store(c, la.v, c->s.fpu.mxcsr, 4, op->seg)) {
         return T0_FAULT(c, op);
     }
     return T0_NEXT(c, op);
@@ -330,15 +339,16 @@ static const struct t0_op *op_vmaskmov_load(struct t0_cpu *c, const struct t0_op
     if (la.fault) {
         return T0_FAULT(c, op);
     }
-    uint8_t data[32] = {0};
+    uint8_t *data = c->fpu->bounce;
     const uint8_t *mask = c->s.fpu.ymm[op->src];
+    memset(data, 0, 32);
     for (unsigned i = 0; i < op->size; i += op->aux2) {
         if ((mask[i + op->aux2 - 1] & 0x80) &&
             t0_read_bytes(c, la.v + i, data + i, op->aux2, op->seg)) {
             return T0_FAULT(c, op);
         }
     }
-    memcpy(c->s.fpu.ymm[op->dst], data, sizeof(data));
+    memcpy(c->s.fpu.ymm[op->dst], data, 32);
     return T0_NEXT(c, op);
 }
 
@@ -358,11 +368,9 @@ static const struct t0_op *op_vmaskmov_store(struct t0_cpu *c, const struct t0_o
  * done in ascending order; each one done clears its mask, so that a fault half-way
  * resumes there (SDM 2, VGATHERDPS).
  */
-static const struct t0_op *op_vgather(struct t0_cpu *c, const struct t0_op *op)
+static __attribute__((noinline)) uint64_t gather(struct t0_cpu *c,
+                                                 const struct t0_op *op)
 {
-    if (op->dst == op->src || op->dst == op->src2 || op->src == op->src2) {
-        return t0_raise(c, op, X86_EXC_UD);
-    }
     unsigned step = op->aux2, index_size = 1u << op->aux;
     uint8_t *dst = c->s.fpu.ymm[op->dst], *mask = c->s.fpu.ymm[op->src];
     const uint8_t *indices = c->s.fpu.ymm[op->src2];
@@ -378,13 +386,21 @@ static const struct t0_op *op_vgather(struct t0_cpu *c, const struct t0_op *op)
         at.disp = op->disp + (int64_t)((uint64_t)index << op->shift);
         struct t0_val la = t0_ea(c, &at, step, false);
         if (la.fault || t0_read_bytes(c, la.v, dst + i * step, step, op->seg)) {
-            return T0_FAULT(c, op);
+            return 1;
         }
         memset(mask + i * step, 0, step);
     }
     memset(mask, 0, 32);
     memset(dst + op->size, 0, 32u - op->size);
-    return T0_NEXT(c, op);
+    return 0;
+}
+
+static const struct t0_op *op_vgather(struct t0_cpu *c, const struct t0_op *op)
+{
+    if (op->dst == op->src || op->dst == op->src2 || op->src == op->src2) {
+        return t0_raise(c, op, X86_EXC_UD);
+    }
+    return gather(c, op) ? T0_FAULT(c, op) : T0_NEXT(c, op);
 }
 
 /* --- Lowering -------------------------------------------------------------- */
@@ -496,16 +512,17 @@ bool t0_lower_simd(const struct x86_insn *insn, const struct t0_lower *ctx,
     op->aux = (d->props & X86_D_FXU ? T0_FPU_SSE : 0) |
               (has_mmx_operand(insn) ? T0_FPU_X87 : 0);
     const struct x86_opnd *mem = x86_insn_mem(insn);
-    op->fn = simd_reg;
-    if (mem) {
-        op->size = mem->size;
-        op->fn = mem->access & X86_ACC_W ? simd_store : simd_load;
-        op->aux2 = 0;
-        if (d->props & X86_D_ALIGN) {
-            op->aux2 = (uint16_t)(mem->size - 1);
-        } else if ((d->props & X86_D_SSEMEM) && mem->size == 16) {
-            op->aux2 = 15 | MAY_MISALIGN;
-        }
+    if (!mem) {
+        op->fn = op->aux ? simd_reg : (t0_fn)(uintptr_t)op->x;
+        return true;
     }
+    op->size = mem->size;
+    op->aux2 = (d->props & X86_D_ALIGN)                       ? mem->size - 1u
+               : (d->props & X86_D_SSEMEM) && mem->size == 16 ? 15
+                                                              : 0;
+    op->src2 = !(d->props & X86_D_ALIGN); /* MXCSR.MM counts */
+    op->fn = mem->access & X86_ACC_W
+                 ? t0_mem_handler(op, simd_store_b, simd_store_f, simd_store_g)
+                 : t0_mem_handler(op, simd_load_b, simd_load_f, simd_load_g);
     return true;
 }

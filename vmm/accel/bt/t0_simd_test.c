@@ -282,14 +282,18 @@ static uint64_t choose_target(const struct native_case *k)
                                                       : t;
 }
 
-/* Indices of a gather that stay near its base, mostly. */
+/* Indices of a gather that stay near its base, mostly; some reach where nothing is, or
+ * (of 8 bytes) make an address that is not canonical. */
 static void set_indices(const struct native_case *k, uint8_t *state)
 {
     unsigned n = k->insn.index, step = k->insn.opcode & 1 ? 8 : 4;
     for (unsigned i = 0; i < 16; i += step) {
         for (unsigned half = 0; half < 2; half++) {
             int64_t v = (int64_t)native_below(64) - 32;
-            v = native_below(30) ? v : (int64_t)native_rnd_value();
+            if (native_below(20) == 0) {
+                bool far = step == 8 && native_below(2);
+                v = far ? INT64_C(1) << 59 : (int64_t)(native_rnd() & 0xffff) - 0x8000;
+            }
             le_put(state + (half ? YMM : XMM) + 16 * n + i,
                    (uint64_t)v & (step == 8 ? UINT64_MAX : UINT32_MAX), step);
         }

@@ -178,7 +178,8 @@ struct encoding {
     bool rm_is_gpr, reg_is_gpr;
     bool has_rm_gpr; /* or memory in place of one */
     bool rm_is_mem;
-    bool is4; /* the last byte names is4_reg */
+    uint8_t base; /* host register that points to memory */
+    bool is4;     /* the last byte names is4_reg */
     uint8_t is4_reg;
     uint8_t vvvv;       /* vector register of VEX.vvvv, or 0 for none */
     unsigned modrm_off; /* in the guest's bytes */
@@ -288,7 +289,7 @@ static void put_insn(struct emit *e, const struct x86_insn *insn, const uint8_t 
     }
     unsigned reg = enc->reg_is_gpr ? X86_RAX : insn->modrm >> 3 & 7;
     unsigned rm = enc->rm_is_gpr ? X86_RCX : insn->modrm & 7;
-    put(e, enc->rm_is_mem ? (reg << 3 | X86_RSI) : (0xc0 | reg << 3 | rm));
+    put(e, enc->rm_is_mem ? (reg << 3 | enc->base) : (0xc0 | reg << 3 | rm));
 
     bool sib = insn->addrsize != 2 && insn->modrm < 0xc0 && (insn->modrm & 7) == 4;
     for (unsigned i = enc->modrm_off + 1 + sib + insn->disp_size; i < insn->len; i++) {
@@ -362,6 +363,26 @@ static void put_store_flags(struct emit *e)
     put_cpu_field(e, X86_RAX, offsetof(struct t0_cpu, flags));
 }
 
+/* What T0_NEXT is. */
+static void put_next(struct emit *e)
+{
+    put(e, 0x48);
+    if (T0_TAIL_CALLS) {
+        put(e, 0x83); /* add rsi, sizeof(struct t0_op) */
+        put(e, 0xc6);
+        put(e, sizeof(struct t0_op));
+        put(e, 0xff); /* jmp [rsi] */
+        put(e, 0x26);
+    } else {
+        put(e, 0x8d); /* lea rax, [rsi + sizeof(struct t0_op)] */
+        put(e, 0x46);
+        put(e, sizeof(struct t0_op));
+        put(e, 0xc3);
+    }
+}
+
+_Static_assert(offsetof(struct t0_op, fn) == 0, "jumped to");
+
 unsigned thunk_emit(const struct x86_insn *insn, const uint8_t *bytes, uint8_t *code)
 {
     const struct x86_desc *d = x86_insn_desc(insn);
@@ -377,6 +398,13 @@ unsigned thunk_emit(const struct x86_insn *insn, const uint8_t *bytes, uint8_t *
     if (d->flags_read & X86_FL_ARITH) {
         put_load_flags(&e); /* before eax is loaded: MOV leaves flags alone */
     }
+    enc.base = X86_RDX;
+    if (d->gpr_read >> X86_RDX & 1) { /* PCMPESTRI: the length takes its place */
+        enc.base = X86_RCX;
+        put(&e, 0x48); /* mov rcx, rdx */
+        put(&e, 0x89);
+        put(&e, 0xd1);
+    }
     put_operands(&e, insn, LOAD);
     put_insn(&e, insn, bytes, &enc);
     put_operands(&e, insn, STORE);
@@ -388,6 +416,6 @@ unsigned thunk_emit(const struct x86_insn *insn, const uint8_t *bytes, uint8_t *
         put(&e, 0xf8);
         put(&e, 0x77);
     }
-    put(&e, 0xc3);
+    put_next(&e);
     return e.len;
 }

@@ -10,24 +10,29 @@
 #include "lib/isa/x86/insn.h"
 
 struct t0_cpu;
+struct t0_op;
 
 /*
  * Native thunks: guest floating-point and vector instructions run as themselves.
  *
  * A thunk is a host function made for one instruction encoding. It loads the guest
  * registers that the instruction names from struct t0_cpu, executes the same
- * instruction with its memory operand redirected to [rsi], and stores what it wrote:
+ * instruction with its memory operand redirected to [rdx], stores what it wrote, and
+ * goes on with the next op as a handler does:
  *
  *     guest   pshufb xmm3, [rax+rcx*8]
- *     thunk   movups xmm3, [rdi+ymm3]     rdi: struct t0_cpu
- *             pshufb xmm3, [rsi]          rsi: where the operand is in host memory
+ *     thunk   movups xmm3, [rdi+ymm3]     rdi: struct t0_cpu, rsi: struct t0_op
+ *             pshufb xmm3, [rdx]          rdx: where the operand is in host memory
  *             movups [rdi+ymm3], xmm3
- *             ret
+ *             add rsi, 40
+ *             jmp [rsi]
  *
- * General registers are carried in eax (ModRM.reg) and ecx (ModRM.rm); flags go
- * through c->flags. Equal thunks are made once. The memory is bounded: W^X by two
- * mappings of one memfd, THUNK_ARENA bytes for each CPU; when it is full, all blocks
- * and all thunks are dropped and made anew as they are needed.
+ * So the thunk of an instruction without memory operand, for which nothing has to be
+ * made ready, is itself the op's handler. General registers are carried in eax
+ * (ModRM.reg) and ecx (ModRM.rm); flags go through c->flags. Equal thunks are made
+ * once. The memory is bounded: W^X by two mappings of one memfd, THUNK_ARENA bytes for
+ * each CPU; when it is full, all blocks and all thunks are dropped and made anew as
+ * they are needed.
  *
  * The registers of the x87 and MMX stay in the host's while guest code runs: their
  * thunks load and store nothing.
@@ -35,7 +40,8 @@ struct t0_cpu;
 
 #define THUNK_ARENA (1u << 20)
 
-typedef void (*thunk_fn)(struct t0_cpu *c, void *mem);
+typedef const struct t0_op *(*thunk_fn)(struct t0_cpu *c, const struct t0_op *op,
+                                        void *mem);
 
 struct thunk_arena;
 
