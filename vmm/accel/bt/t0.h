@@ -115,6 +115,13 @@ struct t0_tlb_entry {
 #define T0_TLB_SIZE (1u << T0_TLB_BITS)
 #define T0_TLB_NONE UINT64_C(1) /* never equals a page's address */
 
+/* What stands in an unused tag of entry @i: a page's address that has another index,
+ * as has the page before it, so that no access that looks there ends in that page. */
+static inline uint64_t t0_tlb_none(unsigned i)
+{
+    return (uint64_t)(i ^ 2) << 12;
+}
+
 /*
  * Banks: which permissions the cached translations are for. Supervisor code with
  * SMAP in force and EFLAGS.AC clear must not reach user pages, so it has its own. In
@@ -157,6 +164,23 @@ struct t0_exception {
     uint64_t cr2; /* with #PF */
 };
 
+/* What translations (t1.h) reach in the vCPU's state. */
+struct t1_jump {
+    uint64_t minus_rip, minus_mode; /* of the target, negated */
+    uint64_t code;                  /* its translation */
+    uint64_t page;                  /* rip & ~0xfff */
+};
+#define T1_JUMP_SIZE 2048u
+#define T1_JUMP_ROT  11 /* index: low bits of rip + (rip rotated right) */
+
+struct t1_hot {
+    uint64_t host_sp;   /* while a translation runs: the thread's stack */
+    uint64_t page_base; /* linear address of the page whose code runs */
+    uint64_t target, target_page;
+    uint64_t tlb_mask, itlb_mask, jump_mask; /* for PDEP: index to byte offset */
+    struct t1_jump jumps[T1_JUMP_SIZE];
+};
+
 struct t0_cpu {
     /* Hot: what nearly every handler touches. */
     union {
@@ -192,6 +216,7 @@ struct t0_cpu {
     /* Where t0_rmw_begin() puts an operand that cannot be worked on in place. */
     _Alignas(16) uint8_t bounce[16];
 
+    struct t1_hot t1;
     struct t0_jump_entry jumps[T0_JUMP_SIZE];
     struct t0_itlb_entry itlb[T0_ITLB_SIZE];
     struct t0_tlb_entry banks[T0_NB_BANKS][T0_TLB_SIZE];

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "lib/base/base.h"
+#include "vmm/accel/bt/t1.h"
 
 /*
  * Blocks: decode, lower, cache, find, chain and invalidate.
@@ -291,6 +292,7 @@ static void kill_block(struct t0_cpu *c, struct t0_block *b)
     for (unsigned i = 0; i < nb; i++) {
         b->ops[i].fn = op_dead;
     }
+    t1_block_kill(c, b);
 }
 
 static bool overlaps(const struct t0_block *b, unsigned which, uint64_t gpa,
@@ -420,6 +422,7 @@ void t0_code_flush(struct t0_cpu *c)
     core->arena_used = 8; /* ref 0 is none */
     core->chain_wanted = NULL;
     c->block = NULL;
+    t1_flush(c);
     t0_jumps_flush(c);
 }
 
@@ -850,6 +853,7 @@ static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
             p->blocks = me | 1;
         }
     }
+    t1_block_new(c, b);
     return b;
 }
 

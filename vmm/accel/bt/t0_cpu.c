@@ -4,6 +4,7 @@
 
 #include "lib/base/base.h"
 #include "vmm/accel/bt/bt.h"
+#include "vmm/accel/bt/t1.h"
 #include "vmm/arch/x86/lapic.h"
 #include "vmm/vm/clock.h"
 
@@ -362,10 +363,20 @@ static enum vcpu_exit bt_run(struct vcpu *vcpu)
 static bool parse_option(struct t0_vm *t, const char *key, const char *value,
                          GError **error)
 {
-    static const char *const names[] = {"tier", "record", "cache-size", NULL};
+    static const char *const names[] = {"tier", "heat", "record", "cache-size", NULL};
     if (!strcmp(key, "tier")) {
-        return !strcmp(value, "0") ||
-               error_msg(error, "-accel bt: tier='%s': only 0 exists", value);
+        t->t1 = !strcmp(value, "1");
+        if (!t->t1 && strcmp(value, "0") != 0) {
+            return error_msg(error, "-accel bt: tier='%s': 0 or 1", value);
+        }
+        return !t->t1 || t1_supported() ||
+               error_msg(error, "-accel bt: tier=1 needs a processor with BMI2");
+    }
+    if (!strcmp(key, "heat")) {
+        uint64_t n;
+        bool ok = g_ascii_string_to_unsigned(value, 10, 1, UINT32_MAX, &n, error);
+        t->heat = ok ? (uint32_t)n : t->heat;
+        return ok || (g_prefix_error(error, "-accel bt: heat: "), false);
     }
     if (!strcmp(key, "record")) {
         t->record = !strcmp(value, "on");
@@ -409,6 +420,7 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
     struct t0_vm *t = g_new0(struct t0_vm, 1);
     t->vm = vm;
     t->cache_bytes = 5 * MIB;
+    t->heat = T1_HEAT;
     g_mutex_init(&t->lock);
     g_mutex_init(&t->split);
     g_cond_init(&t->cond);
@@ -438,19 +450,22 @@ static void bt_vcpu_free(struct vcpu *vcpu)
         g_ptr_array_remove(c->core->tvm->cpus, c);
         t0_code_done(c);
         t0_fpu_done(c);
+        t1_done(c);
         g_free(c->core);
     }
-    free(c);
+    free((uint8_t *)c - T1_STACK);
     vcpu->accel = NULL;
 }
 
 static bool bt_vcpu_new(struct vcpu *vcpu, GError **error)
 {
     struct vm *vm = vcpu->vm;
-    struct t0_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
-    if (!c) {
+    /* Translated code has its stack below the state: see t1.h. */
+    uint8_t *memory = aligned_alloc(64, T1_STACK + ALIGN_UP(sizeof(struct t0_cpu), 64));
+    if (!memory) {
         return error_errno(error, errno, "software CPU");
     }
+    struct t0_cpu *c = (struct t0_cpu *)(memory + T1_STACK);
     memset(c, 0, sizeof(*c));
     struct t0_core *core = g_new0(struct t0_core, 1);
     vcpu->accel = c;
@@ -462,7 +477,8 @@ static bool bt_vcpu_new(struct vcpu *vcpu, GError **error)
     core->phys_mask = (UINT64_C(1) << core->model->phys_bits) - 1;
     g_ptr_array_add(core->tvm->cpus, c);
     t0_tlb_init(c);
-    if (!t0_code_init(c, error) || !t0_fpu_init(c, error)) {
+    if (!t0_code_init(c, error) || !t0_fpu_init(c, error) ||
+        (core->tvm->t1 && !t1_init(c, error))) {
         bt_vcpu_free(vcpu);
         return false;
     }
@@ -519,6 +535,7 @@ static void bt_dump(struct vcpu *vcpu, FILE *out)
             " exceptions, %" PRIu64 " interrupts\n",
             n->walks, n->tlb_flushes, n->jump_flushes, n->lookups, n->steps,
             n->exceptions, n->irqs);
+    t1_dump(c, out);
     fprintf(out, "bt: last blocks entered by the run loop, oldest first:");
     for (unsigned i = 0; i < T0_RING_SIZE; i++) {
         uint64_t rip = core->ring[(core->ring_pos + i) % T0_RING_SIZE];

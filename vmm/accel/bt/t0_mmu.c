@@ -1,5 +1,7 @@
 #include "vmm/accel/bt/t0_priv.h"
 
+#include "vmm/accel/bt/t1.h"
+
 #include "vmm/vm/arch.h"
 
 /*
@@ -315,7 +317,7 @@ static void drop_entry(struct t0_cpu *c, unsigned bank, unsigned i)
 {
     struct t0_tlb_entry *e = &c->banks[bank][i];
     struct t0_tlb_side *side = &c->core->side[bank][i];
-    e->read = e->write = T0_TLB_NONE;
+    e->read = e->write = t0_tlb_none(i);
     side->read = side->write = T0_TLB_NONE;
     c->core->filled[bank][i / 64] &= ~(UINT64_C(1) << (i % 64));
 }
@@ -328,6 +330,7 @@ void t0_jumps_flush(struct t0_cpu *c)
         c->jumps[i].block = NULL;
     }
     memset(c->core->code_seen, 0, sizeof(c->core->code_seen));
+    t1_jumps_flush(c);
 }
 
 void t0_tlb_init(struct t0_cpu *c)
@@ -416,7 +419,7 @@ void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa)
             for (uint64_t m = core->filled[b][w]; m; m &= m - 1) {
                 unsigned i = w * 64 + (unsigned)__builtin_ctzll(m);
                 if (gpa == UINT64_MAX || (core->side[b][i].gpa & PAGE_MASK) == gpa) {
-                    c->banks[b][i].write = T0_TLB_NONE;
+                    c->banks[b][i].write = t0_tlb_none(i);
                 }
             }
         }
@@ -457,7 +460,7 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
     }
     side->read = page;
     side->write = x->dirty && (x->writable || !wp) ? page : T0_TLB_NONE;
-    e->read = e->write = T0_TLB_NONE;
+    e->read = e->write = t0_tlb_none(i);
     if (r && bank != T0_BANK_USER_AC) {
         uint64_t n = (x->gpa - r->gpa) >> GMEM_PAGE_SHIFT;
         e->addend = (uintptr_t)(r->host + (x->gpa - r->gpa)) - page;
@@ -476,7 +479,7 @@ static void refill_write(struct t0_cpu *c, struct t0_tlb_entry *e,
                          const struct t0_tlb_side *side)
 {
     const struct gmem_region *r = side->region;
-    if (!r || r->kind != GMEM_RAM || e->read == T0_TLB_NONE) {
+    if (!r || r->kind != GMEM_RAM || e->read != side->write) {
         return;
     }
     uint64_t n = ((side->gpa & PAGE_MASK) - r->gpa) >> GMEM_PAGE_SHIFT;

@@ -49,6 +49,9 @@ struct t0_block {
     uint16_t nb_insns;
     uint16_t mode;
     uint16_t flags; /* T0_BLOCK_* */
+    t0_fn first_fn; /* of ops[0], whose fn may be T1's */
+    uint32_t t1;    /* translation, 0: none */
+    uint32_t heat;  /* times executed, while there is none */
     struct t0_op ops[];
 };
 
@@ -65,7 +68,9 @@ enum {
 
 struct t0_vm {
     struct vm *vm;
-    bool record; /* -accel bt,record=on: every block start goes into the ring */
+    bool t1;       /* -accel bt,tier=1: translate */
+    uint32_t heat; /* executions after which a block is translated */
+    bool record;   /* -accel bt,record=on: every block start goes into the ring */
     uint64_t cache_bytes;
     GMutex split;      /* serialises LOCKed operations that are not done in place */
     GMutex lock;       /* guards what follows and every inbox */
@@ -111,6 +116,8 @@ struct t0_core {
     struct t0_vm *tvm;
     const struct x86_cpu_model *model;
     uint64_t phys_mask; /* address bits of a page-table entry that may be set */
+
+    struct t1_core *t1; /* NULL: no translator */
 
     /* t0_block.c */
     uint8_t *arena;

@@ -4,6 +4,8 @@
 #include <stdio.h>
 
 #include "vmm/accel/bt/t0_native.h"
+#include "vmm/accel/bt/t1.h"
+#include "vmm/vm/vcpu.h"
 
 /*
  * Runs of integer instructions, with short branches between them, in a machine of the
@@ -14,6 +16,7 @@
 #define PAGE      UINT64_C(4096)
 #define MAX_INSNS 24
 #define RAM_KIB   ((unsigned)((NATIVE_ARENA + NATIVE_PAGES * PAGE) / 1024))
+#define TIER1     256u /* with the mode: through the translator */
 #define NB_RUNS   (g_test_thorough() ? 200000u : 12000u)
 
 struct sequence {
@@ -134,8 +137,9 @@ static bool run_machine(struct t0_test *t, const struct sequence *s,
 
 static void test_sequences(const void *opaque)
 {
-    unsigned mode = GPOINTER_TO_UINT(opaque), bad = 0, compared = 0;
-    struct t0_test *t = t0_test_new(mode, RAM_KIB, NULL);
+    unsigned mode = GPOINTER_TO_UINT(opaque) & ~TIER1, bad = 0, compared = 0;
+    struct t0_test *t =
+        t0_test_new_tier(mode, RAM_KIB, NULL, (GPOINTER_TO_UINT(opaque) & TIER1) != 0);
     g_autofree uint8_t *before = g_malloc(2 * PAGE);
 
     native_seed();
@@ -171,6 +175,9 @@ static void test_sequences(const void *opaque)
             bad++;
         }
     }
+    if (GPOINTER_TO_UINT(opaque) & TIER1) {
+        g_assert_cmpuint(t1_nb_enters(t->vcpu->accel), >=, compared);
+    }
     t0_test_free(t);
     g_test_message("%u sequences compared", compared);
     g_assert_cmpuint(bad, ==, 0);
@@ -182,6 +189,8 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     native_setup(T0_TEST_CODE);
     g_test_add_data_func("/t0/sequences/64", GUINT_TO_POINTER(64), test_sequences);
+    g_test_add_data_func("/t1/sequences/64", GUINT_TO_POINTER(64 | TIER1),
+                         test_sequences);
     g_test_add_data_func("/t0/sequences/32", GUINT_TO_POINTER(32), test_sequences);
     return g_test_run();
 }

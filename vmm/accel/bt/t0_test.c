@@ -1,5 +1,7 @@
 #include "vmm/accel/bt/t0_test.h"
 
+#include <jansson.h>
+
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 #include "lib/isa/x86/cpu_model.h"
@@ -107,6 +109,12 @@ static void make_state(struct t0_test *t)
 
 struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu)
 {
+    return t0_test_new_tier(bits, ram_kib, cpu, 0);
+}
+
+struct t0_test *t0_test_new_tier(unsigned bits, unsigned ram_kib, const char *cpu,
+                                 unsigned tier)
+{
     struct t0_test *t = g_new0(struct t0_test, 1);
     g_autofree char *missing = NULL;
     GError *error = NULL;
@@ -118,7 +126,8 @@ struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu)
     t->model = x86_cpu_model_new(cpu ? cpu : "max", &feats, &missing, &error);
     g_assert_no_error(error);
     /* A small cache, so that tests also see it full. */
-    json_t *options = json_pack("{ss}", "cache-size", "128K");
+    json_t *options = json_pack("{ss, ss, ss}", "cache-size", "128K", "tier",
+                                tier ? "1" : "0", "heat", "1");
     struct vm_config config = {
         .arch = &x86_arch,
         .accel = &bt_accel_ops,

@@ -61,6 +61,10 @@ struct t0_test {
 
 /* @cpu as -cpu, NULL: "max". Aborts when the machine cannot be made. */
 struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu);
+
+/* The same with tier @tier; tier 1 translates every block at its first execution. */
+struct t0_test *t0_test_new_tier(unsigned bits, unsigned ram_kib, const char *cpu,
+                                 unsigned tier);
 void t0_test_free(struct t0_test *t);
 
 /* Copy @code to T0_TEST_CODE and point t->s.rip at it. */

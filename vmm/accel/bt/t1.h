@@ -1,0 +1,109 @@
+#ifndef VMM_ACCEL_BT_T1_H
+#define VMM_ACCEL_BT_T1_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <glib.h>
+
+struct t0_cpu;
+struct t0_block;
+
+/*
+ * T1, the same-architecture translator: hot blocks of flat 64-bit code become host
+ * code that is mostly the guest's own instructions.
+ *
+ * Registers. Twelve guest registers live in host registers, most in the one of the
+ * same number; four are rarely used by compilers and stay in c->gpr:
+ *
+ *     host   rax rdx rbx rbp rsi rdi r8 r9 r12 r13   the same
+ *            r14 = guest rsp, r15 = guest rcx
+ *            rcx, r10, r11      scratch
+ *            rsp                c - T1_BIAS
+ *     memory r10 r11 r14 r15 of the guest
+ *
+ * The host's RSP is never the guest's. It points just below the struct t0_cpu, so that
+ * [rsp + n] reaches every field and no register is spent on a pointer; below it is a
+ * stack of T1_STACK bytes for the glue's return addresses and for signal frames. C
+ * functions run on the thread's own stack. RSP modulo 64 is 12, which makes it a shift
+ * count too: "shrx r, r, rsp" is a page number.
+ *
+ * Flags. The guest's arithmetic flags are the host's, always. Whatever is done between
+ * two guest instructions leaves them alone: only MOV, LEA, NOT, SHRX, PDEP and JRCXZ
+ * are used for it, so there is nothing to save and nothing to find again after a fault.
+ *
+ * Memory. Each access looks the page up in T0's software TLB, inline:
+ *
+ *     lea   r10, [address]
+ *     shrx  r11, r10, rsp            page number
+ *     pdep  r11, r11, [index mask]   index of the entry, times 32
+ *     mov   rcx, [current bank]
+ *     lea   r11, [r11 + rcx]         the entry
+ *     mov   rcx, [r11 + tag]
+ *     not   rcx
+ *     lea   rcx, [rcx + r10 + size]  last byte's address - tag
+ *     shrx  rcx, rcx, rsp            0 when that is inside the page
+ *     jrcxz hit
+ *     jmp   slow
+ *   hit:
+ *     mov   r11, [r11 + addend]
+ *     OP    [r10 + r11]
+ *
+ * Anything else (a miss, a page crossing, MMIO, a store to a page with code) executes
+ * the instruction in T0, whole: before the probe nothing of it has been done. T0 then
+ * also raises its faults, so exceptions are precise by construction. The same way goes
+ * every instruction that has no translation.
+ *
+ * Where the code is. A block's translation does not know its linear address: the base
+ * of the current page is in c->t1.page_base, so that code mapped at several addresses
+ * (shared libraries) is translated once. Branches inside the page are plain jumps.
+ * Over a page the instruction TLB must map the target's page to the one that the
+ * target was decoded from, as in T0 (t0_branch.c). Indirect branches look in
+ * c->t1.jumps, which is dropped together with T0's jump cache.
+ *
+ * A block that T0 has executed T1_HEAT times is translated; then its first op is a
+ * handler that enters the translation. T0 and T1 are one machine: a translation that
+ * cannot go on returns to the run loop, and T0 that comes to a translated block enters
+ * it. When T0 invalidates a block, everything that leads to its translation is undone
+ * (t1_block_kill). The translation itself stays until all are forgotten together.
+ *
+ * Attention is looked at on backward branches, and on all calls and indirect branches
+ * (through entry_poll).
+ *
+ * Thread: everything here belongs to the vCPU's thread.
+ *
+ * Files: t1_emit.h an assembler; t1_insn.c translation of one instruction; t1_block.c
+ * of a block, and branches; t1_code.c memory for code, links, and what code calls.
+ */
+
+#define T1_BIAS  52
+#define T1_STACK (64u << 10) /* bytes below the vCPU's state */
+#define T1_HEAT  24u
+
+/* Whether the host has the instructions that translations use (BMI2). */
+bool t1_supported(void);
+
+/* Memory and glue of one vCPU. */
+bool t1_init(struct t0_cpu *c, GError **error);
+void t1_done(struct t0_cpu *c);
+
+/* @b was decoded: count its executions. */
+void t1_block_new(struct t0_cpu *c, struct t0_block *b);
+
+/* @b was invalidated, its ops lead out already. Also while it is being executed. */
+void t1_block_kill(struct t0_cpu *c, struct t0_block *b);
+
+/* All blocks were forgotten. Not while a translation runs. */
+void t1_flush(struct t0_cpu *c);
+
+/* T0's jump cache was dropped. */
+void t1_jumps_flush(struct t0_cpu *c);
+
+/* How often a translation was entered from T0. */
+uint64_t t1_nb_enters(const struct t0_cpu *c);
+
+/* Counters, and what had to be executed by T0. */
+void t1_dump(struct t0_cpu *c, FILE *out);
+
+#endif

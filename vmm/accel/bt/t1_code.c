@@ -1,0 +1,531 @@
+#include "vmm/accel/bt/t1_priv.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "lib/base/base.h"
+
+/*
+ * Memory for translations, the glue between them and C, links between them, and what
+ * they call. See t1.h.
+ *
+ * The memory is one memfd mapped twice, writable and executable. It only fills; when
+ * it is full, all blocks (T0's too) are forgotten, which happens in the run loop or
+ * between two blocks, never under a running one that goes on. generation tells a
+ * function that was called from a translation whether that still exists.
+ */
+
+#define CODE_SIZE (8u << 20)
+#define MAX_SITES (CODE_SIZE / 64)
+#define MAX_TRANS (CODE_SIZE / 128)
+/* More than any block needs. */
+#define CODE_ROOM (32u << 10)
+
+static struct t0_block *block_at(const struct t0_cpu *c, t0_ref ref)
+{
+    return (struct t0_block *)(c->core->arena + ref);
+}
+
+/* --- Links ------------------------------------------------------------------ */
+
+static void link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to)
+{
+    struct t1_core *t1 = c->core->t1;
+    struct t1_site *s = &t1->sites[index];
+    struct t1_trans *tr = &t1->trans[to->t1];
+    struct t1_emit e = {.base = t1->write};
+    const struct t0_block *from = block_at(c, s->from);
+    bool same_page = !((from->gpa ^ to->gpa) >> GMEM_PAGE_SHIFT);
+    if (s->to || from->mode != to->mode || (from->flags & T0_BLOCK_DEAD) ||
+        (!s->page && !same_page)) {
+        return;
+    }
+    t1_set_rel32(&e, s->jump, s->poll ? tr->entry_poll : tr->entry);
+    if (s->page) {
+        int32_t minus = -(int32_t)(to->gpa >> GMEM_PAGE_SHIFT);
+        memcpy(t1->write + s->page, &minus, 4);
+    }
+    s->to = (t0_ref)((uint8_t *)to - c->core->arena);
+    s->next_in = tr->incoming;
+    tr->incoming = index;
+}
+
+static void unlink_site(struct t1_core *t1, struct t1_site *s)
+{
+    struct t1_emit e = {.base = t1->write};
+    if (s->page) {
+        memcpy(t1->write + s->page, &(int32_t){1}, 4);
+    }
+    t1_set_rel32(&e, s->jump, s->stub);
+    s->to = 0;
+}
+
+/* --- The table of indirect branches ------------------------------------------ */
+
+static unsigned jump_index(uint64_t rip)
+{
+    uint64_t h = rip + (rip >> T1_JUMP_ROT | rip << (64 - T1_JUMP_ROT));
+    return h & (T1_JUMP_SIZE - 1);
+}
+
+/* No address with this index hashes to it: see jump_index(). */
+static void clear_jump(struct t0_cpu *c, unsigned i)
+{
+    c->t1.jumps[i].minus_rip = i ? 0 : UINT64_MAX;
+    c->core->t1->jumps_used[i / 64] &= ~(UINT64_C(1) << (i % 64));
+}
+
+void t1_jumps_flush(struct t0_cpu *c)
+{
+    struct t1_core *t1 = c->core->t1;
+    if (!t1) {
+        return;
+    }
+    for (unsigned w = 0; w < ARRAY_LEN(t1->jumps_used); w++) {
+        for (uint64_t m = t1->jumps_used[w]; m; m &= m - 1) {
+            clear_jump(c, w * 64 + (unsigned)__builtin_ctzll(m));
+        }
+    }
+}
+
+static void remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
+{
+    struct t1_core *t1 = c->core->t1;
+    struct t1_trans *tr = &t1->trans[b->t1];
+    unsigned i = jump_index(rip);
+    c->t1.jumps[i] = (struct t1_jump){
+        .minus_rip = -rip,
+        .minus_mode = -(uint64_t)b->mode,
+        .code = (uintptr_t)(t1->exec + tr->entry_poll),
+        .page = rip & ~UINT64_C(0xfff),
+    };
+    t1->jumps_used[i / 64] |= UINT64_C(1) << (i % 64);
+    tr->in_jumps = true;
+}
+
+/* --- What translations call -------------------------------------------------- */
+
+/* The code to go on with at s.rip, or 0: back to the run loop, which looks at all the
+ * other reasons to do something else. */
+static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
+{
+    struct t0_core *core = c->core;
+    struct t1_core *t1 = core->t1;
+    if (core->exc_pending || core->exit_wanted || vcpu_wants_attention(c->vcpu) ||
+        (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow)) ||
+        c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {
+        return 0;
+    }
+    struct t0_block *b = t0_block_get(c);
+    if (!b) {
+        core->exc_pending = true;
+        return 0;
+    }
+    if (!b->t1 ||
+        (b->flags & (T0_BLOCK_DEAD | T0_BLOCK_SCRATCH | T0_BLOCK_STRADDLES))) {
+        return 0;
+    }
+    if (generation == t1->generation) {
+        if (site) {
+            link_site(c, site, b);
+        } else {
+            remember_jump(c, b, c->s.rip);
+        }
+    }
+    c->t1.page_base = c->s.rip & ~UINT64_C(0xfff);
+    return (uintptr_t)(t1->exec + t1->trans[b->t1].entry);
+}
+
+/* A direct branch that is not linked. */
+static uint64_t do_resolve(struct t0_cpu *c, uint32_t site)
+{
+    struct t1_core *t1 = c->core->t1;
+    t1->resolves++;
+    c->s.rip = c->t1.page_base + (uint64_t)(int64_t)t1->sites[site].target;
+    return go_on(c, site, t1->generation);
+}
+
+/* Where T0's handlers find what they work on. */
+static const struct t0_op *enter_op(struct t0_cpu *c, struct t0_block *b, unsigned i,
+                                    t0_fn *ret_fn)
+{
+    const struct t0_op *op = &b->ops[i];
+    c->rip_base = c->t1.page_base + (b->gpa & 0xfff);
+    *ret_fn = i == 0 ? b->first_fn : op->fn;
+    return op;
+}
+
+/* A branch by T0's handler; op @what of the block. */
+static uint64_t do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what)
+{
+    struct t1_core *t1 = c->core->t1;
+    struct t0_block *b = block_at(c, ref);
+    uint32_t generation = t1->generation;
+    t0_fn fn;
+    const struct t0_op *op = enter_op(c, b, what & 0xffff, &fn);
+    t1->branches++;
+    t1->fallbacks[what >> 16]++;
+    c->block = b;
+    c->stay_out = true;
+    fn(c, op);
+    c->stay_out = false;
+    return go_on(c, 0, generation);
+}
+
+/* The instruction after the single one. */
+static const struct t0_op *op_stop(struct t0_cpu *c, const struct t0_op *op)
+{
+    return op;
+}
+
+/* Another instruction by T0. Returns non-zero when the translation is left. */
+static uint64_t do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
+{
+    struct t1_core *t1 = c->core->t1;
+    struct t0_block *b = block_at(c, ref), *single = (struct t0_block *)t1->single;
+    unsigned i = what & 0x7fff;
+    uint32_t generation = t1->generation;
+    t0_fn fn;
+    const struct t0_op *op = enter_op(c, b, i, &fn);
+    t1->steps++;
+    t1->fallbacks[what >> 16]++;
+    single->ops[0] = *op;
+    single->ops[1].fn = op_stop;
+    c->block = single;
+    if (what & T1_PUSH_RETURN) {
+        c->block = b;
+        return t0_push(c, c->rip_base + op->next, 8) && !T0_FAULT(c, op);
+    }
+    c->insns += i;
+    c->stay_out = true;
+    bool left = !fn(c, &single->ops[0]);
+    c->stay_out = false;
+    if (left) {
+        return 1;
+    }
+    if (unlikely(generation != t1->generation || (b->flags & T0_BLOCK_DEAD))) {
+        c->insns++;
+        c->s.rip = c->rip_base + single->ops[0].next;
+        return 1;
+    }
+    c->insns -= i;
+    return 0;
+}
+
+/* --- Glue ------------------------------------------------------------------- */
+
+static const uint8_t callee_saved[] = {X86_RBX, X86_RBP, X86_R12,
+                                       X86_R13, X86_R14, X86_R15};
+
+static void push_host(struct t1_emit *e, unsigned reg, bool pop)
+{
+    struct t1_enc x = {.opcode = (uint8_t)((pop ? 0x58 : 0x50) | (reg & 7))};
+    t1_opcode(e, &x, reg >> 3);
+}
+
+/* Flags and registers to the vCPU's state; RAX is changed. @above: what lies between
+ * rsp and where it is in translations. */
+static void put_spill(struct t1_emit *e, int32_t above)
+{
+    for (unsigned i = 0; i < X86_NB_GPR; i++) {
+        struct t1_mem m = T1_GPR(i);
+        m.disp += above;
+        if (t1_host[i] != T1_MEMORY) {
+            t1_store(e, m, t1_host[i]);
+        }
+    }
+    struct t1_mem m = T1_FIELD(flags);
+    m.disp += above;
+    t1_u8(e, 0x9f);                                                       /* lahf */
+    t1_op_reg(e, &(struct t1_enc){.map = 1, .opcode = 0x90}, 0, X86_RAX); /* seto al */
+    t1_op_mem(e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x89}, X86_RAX, m);
+}
+
+static void put_reload(struct t1_emit *e, int32_t above)
+{
+    struct t1_mem m = T1_FIELD(flags);
+    m.disp += above;
+    t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = 0xb7}, X86_RAX, m); /* movzx */
+    t1_u8(e, 0x04); /* add al, 0x7f: OF */
+    t1_u8(e, 0x7f);
+    t1_u8(e, 0x9e); /* sahf */
+    for (unsigned i = 0; i < X86_NB_GPR; i++) {
+        m = T1_GPR(i);
+        m.disp += above;
+        if (t1_host[i] != T1_MEMORY) {
+            t1_load(e, t1_host[i], m);
+        }
+    }
+}
+
+/* Call @fn(c, ecx, r10d) on the thread's stack, after put_spill(). rbx is kept. */
+static void put_c_call(struct t1_emit *e, void *fn, int32_t above)
+{
+    struct t1_mem c = t1_field(0), sp = T1_FIELD(t1.host_sp);
+    c.disp += above;
+    sp.disp += above;
+    t1_mov_rr32(e, X86_RSI, T1_RCX);
+    t1_mov_rr32(e, X86_RDX, T1_S1);
+    t1_lea(e, X86_RDI, c);
+    t1_mov_rr(e, X86_RBX, T1_SP);
+    t1_load(e, T1_SP, sp);
+    t1_mov_ri(e, X86_RAX, (int64_t)(uintptr_t)fn);
+    t1_op_reg(e, &(struct t1_enc){.opcode = 0xff}, 2, X86_RAX); /* call rax */
+    t1_mov_rr(e, T1_SP, X86_RBX);
+    t1_op_reg(e, &(struct t1_enc){.w = true, .opcode = 0x85}, X86_RAX, X86_RAX);
+}
+
+/* The guest's state is where it belongs: return NULL to who called glue_enter. */
+static void put_return(struct t1_emit *e, int32_t above)
+{
+    struct t1_mem sp = T1_FIELD(t1.host_sp);
+    sp.disp += above;
+    t1_load(e, T1_SP, sp);
+    t1_mov_ri(e, X86_RAX, 0);
+    for (unsigned i = ARRAY_LEN(callee_saved); i-- > 0;) {
+        push_host(e, callee_saved[i], true);
+    }
+    /* The argument slot that keeps the stack aligned. */
+    push_host(e, X86_RCX, true);
+    t1_u8(e, 0xc3);
+}
+
+/* After put_c_call(): go to the code in rax, or return when there is none. */
+static void put_go_or_return(struct t1_emit *e)
+{
+    uint32_t some = t1_jcc(e, 5, 0); /* jnz */
+    put_return(e, 0);
+    t1_set_rel32(e, some, t1_pos(e));
+    t1_store(e, T1_FIELD(t1.target), X86_RAX);
+    put_reload(e, 0);
+    t1_op_mem(e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
+}
+
+static void make_glue(struct t1_core *t1)
+{
+    struct t1_emit e = {.p = t1->write + 64, .base = t1->write};
+
+    /* const struct t0_op *enter(struct t0_cpu *c, code) */
+    t1->glue_enter = t1_pos(&e);
+    push_host(&e, X86_RCX, false);
+    for (unsigned i = 0; i < ARRAY_LEN(callee_saved); i++) {
+        push_host(&e, callee_saved[i], false);
+    }
+    t1_store(
+        &e, (struct t1_mem){X86_RDI, T1_NO_REG, 0, offsetof(struct t0_cpu, t1.host_sp)},
+        T1_SP);
+    t1_lea(&e, T1_SP, (struct t1_mem){X86_RDI, T1_NO_REG, 0, -T1_BIAS});
+    t1_store(&e, T1_FIELD(t1.target), X86_RSI);
+    put_reload(&e, 0);
+    t1_op_mem(&e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
+
+    /* r10: RIP */
+    t1->glue_exit = t1_pos(&e);
+    t1_store(&e, T1_FIELD(s.rip), T1_S1);
+    put_spill(&e, 0);
+    put_return(&e, 0);
+
+    /* ecx: site */
+    t1->glue_resolve = t1_pos(&e);
+    put_spill(&e, 0);
+    put_c_call(&e, do_resolve, 0);
+    put_go_or_return(&e);
+
+    /* ecx: block, r10d: op */
+    t1->glue_branch = t1_pos(&e);
+    put_spill(&e, 0);
+    put_c_call(&e, do_branch, 0);
+    put_go_or_return(&e);
+
+    /* The same, called */
+    t1->glue_step = t1_pos(&e);
+    put_spill(&e, 8);
+    put_c_call(&e, do_step, 8);
+    uint32_t on = t1_jcc(&e, 4, 0); /* jz */
+    put_return(&e, 8);
+    t1_set_rel32(&e, on, t1_pos(&e));
+    put_reload(&e, 8);
+    t1_u8(&e, 0xc3);
+    t1->glue_end = t1->used = t1_pos(&e);
+}
+
+/* --- T0's side --------------------------------------------------------------- */
+
+static const struct t0_op *enter(struct t0_cpu *c, struct t0_block *b)
+{
+    struct t1_core *t1 = c->core->t1;
+    typedef const struct t0_op *(*enter_fn)(struct t0_cpu *, uint64_t);
+    enter_fn fn = (enter_fn)(uintptr_t)(t1->exec + t1->glue_enter);
+    t1->enters++;
+    c->t1.page_base = c->rip_base & ~UINT64_C(0xfff);
+    return fn(c, (uintptr_t)(t1->exec + t1->trans[b->t1].entry));
+}
+
+static struct t0_block *block_of(const struct t0_op *op)
+{
+    return (struct t0_block *)((uintptr_t)op - offsetof(struct t0_block, ops));
+}
+
+/* The first op of a translated block. */
+static const struct t0_op *op_enter(struct t0_cpu *c, const struct t0_op *op)
+{
+    return enter(c, block_of(op));
+}
+
+static bool has_room(const struct t1_core *t1)
+{
+    return t1->used + CODE_ROOM <= t1->size && t1->nb_sites + 3 < MAX_SITES &&
+           t1->nb_trans + 2 < MAX_TRANS;
+}
+
+/* The first op of a block that may be translated once. */
+static const struct t0_op *op_count(struct t0_cpu *c, const struct t0_op *op)
+{
+    struct t0_block *b = block_of(op);
+    if (likely(++b->heat < c->core->tvm->heat)) {
+        return b->first_fn(c, op);
+    }
+    if (!has_room(c->core->t1)) {
+        /* The run loop decodes anew what it needs. */
+        c->s.rip = c->rip_base;
+        t0_code_flush(c);
+        return NULL;
+    }
+    if (!t1_translate(c, b)) {
+        b->ops[0].fn = b->first_fn;
+        return b->first_fn(c, op);
+    }
+    b->ops[0].fn = op_enter;
+    return enter(c, b);
+}
+
+void t1_block_new(struct t0_cpu *c, struct t0_block *b)
+{
+    unsigned want = T0_MODE_64 | T0_MODE_FLAT;
+    b->first_fn = b->ops[0].fn;
+    if (c->core->t1 && (b->mode & (T0_MODE_SIZE | T0_MODE_FLAT)) == want &&
+        !(b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_SCRATCH))) {
+        b->ops[0].fn = op_count;
+    }
+}
+
+void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
+{
+    struct t1_core *t1 = c->core->t1;
+    b->first_fn = b->ops[0].fn;
+    if (!b->t1) {
+        return;
+    }
+    struct t1_trans *tr = &t1->trans[b->t1];
+    for (uint32_t i = tr->incoming; i; i = t1->sites[i].next_in) {
+        unlink_site(t1, &t1->sites[i]);
+    }
+    tr->incoming = 0;
+    uint64_t code = (uintptr_t)(t1->exec + tr->entry_poll);
+    for (unsigned i = 0; tr->in_jumps && i < T1_JUMP_SIZE; i++) {
+        if (c->t1.jumps[i].code == code) {
+            clear_jump(c, i);
+        }
+    }
+    b->t1 = 0;
+}
+
+void t1_flush(struct t0_cpu *c)
+{
+    struct t1_core *t1 = c->core->t1;
+    if (!t1) {
+        return;
+    }
+    t1->generation++;
+    t1->used = t1->glue_end;
+    t1->nb_sites = t1->nb_trans = 0;
+    t1_jumps_flush(c);
+}
+
+/* --- Life -------------------------------------------------------------------- */
+
+bool t1_supported(void)
+{
+    return __builtin_cpu_supports("bmi2");
+}
+
+bool t1_init(struct t0_cpu *c, GError **error)
+{
+    struct t1_core *t1 = c->core->t1 = g_new0(struct t1_core, 1);
+    t1->size = CODE_SIZE;
+    t1->write = t1->exec = MAP_FAILED;
+    int fd = memfd_create("t1-code", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, t1->size) < 0) {
+        error_errno(error, errno, "cannot make memory for translated code");
+        goto out;
+    }
+    t1->write = mmap(NULL, t1->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    t1->exec = mmap(NULL, t1->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (t1->write == MAP_FAILED || t1->exec == MAP_FAILED) {
+        error_errno(error, errno, "cannot map memory for translated code");
+        goto out;
+    }
+    close(fd);
+    t1->sites = g_new(struct t1_site, MAX_SITES);
+    t1->trans = g_new(struct t1_trans, MAX_TRANS);
+    c->t1.tlb_mask = (uint64_t)(T0_TLB_SIZE - 1) * sizeof(struct t0_tlb_entry);
+    c->t1.itlb_mask = (uint64_t)(T0_ITLB_SIZE - 1) * 8;
+    c->t1.jump_mask = (uint64_t)(T1_JUMP_SIZE - 1) * sizeof(struct t1_jump);
+    for (unsigned i = 0; i < T1_JUMP_SIZE; i++) {
+        clear_jump(c, i);
+    }
+    make_glue(t1);
+    return true;
+out:
+    if (fd >= 0) {
+        close(fd);
+    }
+    t1_done(c);
+    return false;
+}
+
+void t1_done(struct t0_cpu *c)
+{
+    struct t1_core *t1 = c->core->t1;
+    if (!t1) {
+        return;
+    }
+    if (t1->write != MAP_FAILED) {
+        munmap(t1->write, t1->size);
+    }
+    if (t1->exec != MAP_FAILED) {
+        munmap(t1->exec, t1->size);
+    }
+    g_free(t1->sites);
+    g_free(t1->trans);
+    g_free(t1);
+    c->core->t1 = NULL;
+}
+
+uint64_t t1_nb_enters(const struct t0_cpu *c)
+{
+    return c->core->t1 ? c->core->t1->enters : 0;
+}
+
+void t1_dump(struct t0_cpu *c, FILE *out)
+{
+    const struct t1_core *t1 = c->core->t1;
+    if (!t1) {
+        return;
+    }
+    fprintf(out,
+            "bt: translated %u blocks, %u of %u bytes; %" PRIu64 " enters, %" PRIu64
+            " resolves, %" PRIu64 " branches and %" PRIu64
+            " instructions by T0, %" PRIu64 " of these for their memory\n",
+            t1->nb_trans, t1->used, t1->size, t1->enters, t1->resolves, t1->branches,
+            t1->steps, t1->fallbacks[X86_NB_OPS]);
+    fprintf(out, "bt: left to T0:");
+    for (unsigned i = 0; i < X86_NB_OPS; i++) {
+        if (t1->fallbacks[i]) {
+            fprintf(out, " %s %" PRIu64, x86_op_name(i), t1->fallbacks[i]);
+        }
+    }
+    fprintf(out, "\n");
+}

@@ -1,0 +1,532 @@
+#include "lib/isa/x86/opspec.h"
+#include "vmm/accel/bt/t1_priv.h"
+
+/*
+ * One instruction. Nearly all are emitted as they were written: the same prefixes and
+ * opcode, with the registers that the guest's are in and the memory operand at
+ * [address + r11] after a probe. Registers that live in memory are loaded into a
+ * scratch register before, and stored after:
+ *
+ *     guest   add r15, [rdi + 8]
+ *     host    lea r10, [rdi + 8]
+ *             ...probe...
+ *             mov rcx, [rsp + gpr.r15]
+ *             add rcx, [r10 + r11]
+ *             mov [rsp + gpr.r15], rcx
+ *
+ * With a memory operand rcx is what is left for that; without one r10 holds ModRM.reg,
+ * r11 ModRM.rm and rcx VEX.vvvv. CL as shift count needs rcx for itself.
+ */
+
+const uint8_t t1_host[X86_NB_GPR] = {
+    [X86_RAX] = X86_RAX,   [X86_RCX] = X86_R15,   [X86_RDX] = X86_RDX,
+    [X86_RBX] = X86_RBX,   [X86_RSP] = X86_R14,   [X86_RBP] = X86_RBP,
+    [X86_RSI] = X86_RSI,   [X86_RDI] = X86_RDI,   [X86_R8] = X86_R8,
+    [X86_R9] = X86_R9,     [X86_R10] = T1_MEMORY, [X86_R11] = T1_MEMORY,
+    [X86_R12] = X86_R12,   [X86_R13] = X86_R13,   [X86_R14] = T1_MEMORY,
+    [X86_R15] = T1_MEMORY,
+};
+
+/* --- Memory ----------------------------------------------------------------- */
+
+void t1_jump_slow(struct t1_ctx *t)
+{
+    if (!t->cur) {
+        t->cur = &t->slow[t->nb_slow++];
+        *t->cur = (struct t1_slow){.index = (uint16_t)t->index, .op = X86_NB_OPS};
+    }
+    t->cur->from[t->cur->nb++] = t1_jmp(&t->e, 0);
+}
+
+/* The host register with guest register @reg: its own, or @scratch after loading. */
+static unsigned in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
+{
+    if (t1_host[reg] != T1_MEMORY) {
+        return t1_host[reg];
+    }
+    t1_load(&t->e, scratch, T1_GPR(reg));
+    return scratch;
+}
+
+/* Whether t1_ea() can do it. */
+static bool ea_possible(const struct t1_ctx *t, bool with_segment)
+{
+    const struct x86_insn *i = t->insn;
+    bool fs_gs = with_segment && i->seg >= X86_FS;
+    if (i->addrsize == 2 || (fs_gs && i->addrsize != 8)) {
+        return false;
+    }
+    return i->base != X86_REG_RIP || t1_fits32(t1_next_off(t) + i->disp);
+}
+
+unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
+{
+    const struct x86_insn *i = t->insn;
+    struct t1_mem m = {T1_NO_REG, T1_NO_REG, 0, (int32_t)i->disp};
+    bool fs_gs = with_segment && i->seg >= X86_FS;
+    bool a32 = i->addrsize == 4;
+    if (!ea_possible(t, with_segment)) {
+        return T1_NO_REG;
+    }
+    if (i->base == X86_REG_NONE && i->index == X86_REG_NONE) {
+        t1_mov_ri(&t->e, want, a32 ? (int64_t)(uint32_t)i->disp : i->disp);
+    } else {
+        if (i->base == X86_REG_RIP) {
+            t1_load(&t->e, T1_S1, T1_FIELD(t1.page_base));
+            m.base = T1_S1;
+            m.disp = (int32_t)(t1_next_off(t) + i->disp);
+        } else if (i->base != X86_REG_NONE) {
+            m.base = (uint8_t)in_reg(t, i->base, T1_S1);
+        }
+        if (i->index != X86_REG_NONE) {
+            m.index = (uint8_t)in_reg(t, i->index, T1_S2);
+            m.shift = (uint8_t)__builtin_ctz(i->scale);
+        }
+        bool plain = m.base != T1_NO_REG && m.index == T1_NO_REG && m.disp == 0;
+        if (plain && !a32 && !fs_gs) {
+            return m.base;
+        }
+        if (a32) {
+            t1_lea32(&t->e, want, m);
+        } else {
+            t1_lea(&t->e, want, m);
+        }
+    }
+    if (fs_gs) {
+        t1_load(&t->e, T1_S2,
+                t1_field(offsetof(struct t0_cpu, seg_base) + 8u * i->seg));
+        t1_lea(&t->e, want, (struct t1_mem){(uint8_t)want, T1_S2, 0, 0});
+    }
+    return want;
+}
+
+void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
+{
+    struct t1_emit *e = &t->e;
+    size_t tag = write ? offsetof(struct t0_tlb_entry, write)
+                       : offsetof(struct t0_tlb_entry, read);
+    t1_load(e, T1_RCX, T1_FIELD(tlb));
+    t1_shrx(e, T1_S2, addr, T1_SP);
+    t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.tlb_mask));
+    t1_lea(e, T1_S2, (struct t1_mem){T1_RCX, T1_S2, 0, 0});
+    t1_load(e, T1_RCX, (struct t1_mem){T1_S2, T1_NO_REG, 0, (int32_t)tag});
+    t1_not(e, T1_RCX);
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});
+    t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
+    uint32_t hit = t1_jrcxz(e);
+    t1_jump_slow(t);
+    t1_here8(e, hit);
+    t1_load(
+        e, T1_S2,
+        (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t0_tlb_entry, addend)});
+}
+
+/* --- Instructions as they are ----------------------------------------------- */
+
+/* What may be emitted as it is, when its operands allow. */
+static bool is_plain(unsigned op)
+{
+    switch (op) {
+    case X86_OP_ADD:
+    case X86_OP_OR:
+    case X86_OP_ADC:
+    case X86_OP_SBB:
+    case X86_OP_AND:
+    case X86_OP_SUB:
+    case X86_OP_XOR:
+    case X86_OP_CMP:
+    case X86_OP_TEST:
+    case X86_OP_INC:
+    case X86_OP_DEC:
+    case X86_OP_NEG:
+    case X86_OP_NOT:
+    case X86_OP_MUL:
+    case X86_OP_IMUL:
+    case X86_OP_MOV:
+    case X86_OP_MOVZX:
+    case X86_OP_MOVSX:
+    case X86_OP_MOVSXD:
+    case X86_OP_XCHG:
+    case X86_OP_XADD:
+    case X86_OP_CMPXCHG:
+    case X86_OP_BSWAP:
+    case X86_OP_MOVBE:
+    case X86_OP_MOVNTI:
+    case X86_OP_CBW:
+    case X86_OP_CWD:
+    case X86_OP_LAHF:
+    case X86_OP_SAHF:
+    case X86_OP_ROL:
+    case X86_OP_ROR:
+    case X86_OP_RCL:
+    case X86_OP_RCR:
+    case X86_OP_SHL:
+    case X86_OP_SHR:
+    case X86_OP_SAR:
+    case X86_OP_SHLD:
+    case X86_OP_SHRD:
+    case X86_OP_BT:
+    case X86_OP_BTS:
+    case X86_OP_BTR:
+    case X86_OP_BTC:
+    case X86_OP_BSF:
+    case X86_OP_BSR:
+    case X86_OP_LZCNT:
+    case X86_OP_TZCNT:
+    case X86_OP_POPCNT:
+    case X86_OP_CRC32:
+    case X86_OP_ADCX:
+    case X86_OP_ADOX:
+    case X86_OP_SETCC:
+    case X86_OP_CMOVCC:
+    case X86_OP_CLC:
+    case X86_OP_STC:
+    case X86_OP_CMC:
+    case X86_OP_LFENCE:
+    case X86_OP_MFENCE:
+    case X86_OP_SFENCE:
+    case X86_OP_ANDN:
+    case X86_OP_BEXTR:
+    case X86_OP_BLSI:
+    case X86_OP_BLSMSK:
+    case X86_OP_BLSR:
+    case X86_OP_BZHI:
+    case X86_OP_MULX:
+    case X86_OP_PDEP:
+    case X86_OP_PEXT:
+    case X86_OP_RORX:
+    case X86_OP_SARX:
+    case X86_OP_SHLX:
+    case X86_OP_SHRX: return true;
+    default: return false;
+    }
+}
+
+/* Where the explicit operands are encoded. */
+struct places {
+    const struct x86_opnd *reg, *rm, *vvvv; /* general registers, or NULL */
+    const struct x86_opnd *low;             /* in the opcode's low bits */
+    const struct x86_opnd *mem;
+    bool cl; /* CL is an operand */
+    bool moffs;
+};
+
+static bool sort_operands(const struct x86_insn *insn, struct places *p)
+{
+    const struct x86_desc *d = x86_insn_desc(insn);
+    *p = (struct places){0};
+    for (unsigned i = 0; i < insn->nb_opnds; i++) {
+        const struct x86_opnd *o = &insn->opnd[i];
+        bool reg = o->kind == X86_OPND_REG;
+        switch (d->opnd[i].enc) {
+        case X86_ENC_G: p->reg = o; break;
+        case X86_ENC_E:
+        case X86_ENC_R:
+        case X86_ENC_M: *(reg ? &p->rm : &p->mem) = o; break;
+        case X86_ENC_B: p->vvvv = o; break;
+        case X86_ENC_Z: p->low = o; break;
+        case X86_ENC_O:
+            p->mem = o;
+            p->moffs = true;
+            break;
+        case X86_ENC_RCX: p->cl = true; break;
+        case X86_ENC_RAX:
+        case X86_ENC_RDX:
+        case X86_ENC_I:
+        case X86_ENC_IS:
+        case X86_ENC_ONE: break;
+        default: return false;
+        }
+    }
+    return true;
+}
+
+static bool is_high(const struct x86_opnd *o)
+{
+    return o && o->reg >= X86_REG_HIGH;
+}
+
+static bool in_memory(const struct x86_opnd *o)
+{
+    return o && !is_high(o) && t1_host[o->reg] == T1_MEMORY;
+}
+
+/* AH and friends can only be encoded without a REX prefix. */
+static bool high_bytes_fit(const struct x86_insn *insn, const struct places *p)
+{
+    const struct x86_opnd *all[] = {p->reg, p->rm, p->low};
+    bool high = false, rex = p->mem || (insn->prefixes & X86_P_W);
+    for (unsigned i = 0; i < ARRAY_LEN(all); i++) {
+        const struct x86_opnd *o = all[i];
+        if (!o) {
+            continue;
+        }
+        if (is_high(o)) {
+            high = true;
+            if (o->reg == X86_CH) {
+                return false;
+            }
+        } else {
+            unsigned h = t1_host[o->reg];
+            rex |= h >= 8 || (o->size == 1 && h >= 4);
+        }
+    }
+    return !high || !rex;
+}
+
+static bool fits_scheme(const struct t1_ctx *t, const struct places *p)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_desc *d = x86_insn_desc(insn);
+    const uint16_t easy = 1 << X86_RAX | 1 << X86_RDX | 1 << X86_RBX;
+    if ((d->gpr_read & ~(easy | 1u << X86_RCX)) || (d->gpr_written & ~easy) ||
+        (d->props & (X86_D_ALIGN | X86_D_STACK | X86_D_IMPL_MEM | X86_D_VSIB)) ||
+        !high_bytes_fit(insn, p)) {
+        return false;
+    }
+    if (p->mem) {
+        unsigned nb = in_memory(p->reg) + in_memory(p->vvvv) + (p->cl ? 1u : 0u);
+        bool bit_string =
+            insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC && p->reg != NULL;
+        return nb <= 1 && !bit_string && p->mem->size >= 1 && p->mem->size <= 8 &&
+               p->mem->access && ea_possible(t, true);
+    }
+    return true;
+}
+
+/* An operand's number in the encoding, loaded when it has to be. */
+static unsigned operand(struct t1_ctx *t, const struct x86_opnd *o, unsigned scratch)
+{
+    if (!o) {
+        return 0;
+    }
+    if (is_high(o)) {
+        return 4 + o->reg - X86_REG_HIGH;
+    }
+    if (!in_memory(o)) {
+        return t1_host[o->reg];
+    }
+    /* Writes of less than four bytes keep the rest; BSF and BSR may keep all. */
+    bool load = (o->access & X86_ACC_R) || o->size < 4 || t->insn->op == X86_OP_BSF ||
+                t->insn->op == X86_OP_BSR;
+    if (load) {
+        t1_load(&t->e, scratch, T1_GPR(o->reg));
+    }
+    return scratch;
+}
+
+static void store_operand(struct t1_ctx *t, const struct x86_opnd *o, unsigned scratch)
+{
+    if (in_memory(o) && (o->access & X86_ACC_W)) {
+        t1_store(&t->e, T1_GPR(o->reg), scratch);
+    }
+}
+
+static bool needs_rex(const struct x86_opnd *o)
+{
+    return o && o->size == 1 && !is_high(o) && t1_host[o->reg] != T1_MEMORY &&
+           t1_host[o->reg] >= 4;
+}
+
+static void put_vex_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
+                         unsigned rm, unsigned vvvv, struct t1_mem m)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_desc *d = x86_insn_desc(insn);
+    unsigned i = 0;
+    while (t->bytes[i] != 0xc4 && t->bytes[i] != 0xc5) {
+        i++; /* prefixes: segment, address size */
+    }
+    unsigned pp = t->bytes[i + (t->bytes[i] == 0xc4 ? 2 : 1)] & 3;
+    unsigned rex = p->mem ? t1_rex_mem(reg, m) : (reg >> 3 & 1) << 2 | (rm >> 3 & 1);
+    t1_vex(&t->e, d->map - X86_MAP_VEX1 + 1u, insn->prefixes & X86_P_W, pp, false, rex,
+           vvvv, insn->opcode);
+    if (p->mem) {
+        t1_modrm_mem(&t->e, reg, m);
+    } else {
+        t1_u8(&t->e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    }
+}
+
+static void put_legacy_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
+                            unsigned rm, struct t1_mem m)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_desc *d = x86_insn_desc(insn);
+    struct t1_enc x = {
+        .lock = insn->prefixes & X86_P_LOCK ? 0xf0 : 0,
+        .p66 = insn->prefixes & X86_P_OPSIZE ? 0x66 : 0,
+        .rep = insn->prefixes & X86_P_REP     ? 0xf3
+               : insn->prefixes & X86_P_REPNE ? 0xf2
+                                              : 0,
+        .w = insn->prefixes & X86_P_W,
+        .rex = needs_rex(p->reg) || needs_rex(p->rm) || needs_rex(p->low),
+        .map = d->map,
+        .opcode = insn->opcode,
+    };
+    if (p->low) {
+        x.opcode = (uint8_t)((insn->opcode & ~7u) | (rm & 7));
+        t1_opcode(&t->e, &x, rm >> 3 & 1);
+    } else if (p->moffs) {
+        x.opcode = (uint8_t)(insn->opcode == 0xa0   ? 0x8a
+                             : insn->opcode == 0xa1 ? 0x8b
+                             : insn->opcode == 0xa2 ? 0x88
+                                                    : 0x89);
+        t1_op_mem(&t->e, &x, X86_RAX, m);
+    } else if (p->mem) {
+        t1_op_mem(&t->e, &x, p->reg ? reg : insn->modrm >> 3 & 7u, m);
+    } else if (insn->prefixes & X86_P_MODRM) {
+        t1_op_reg(&t->e, &x, p->reg ? reg : insn->modrm >> 3 & 7u,
+                  p->rm ? rm : insn->modrm & 7u);
+    } else {
+        t1_opcode(&t->e, &x, 0);
+    }
+}
+
+static bool plain(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_desc *d = x86_insn_desc(insn);
+    struct places p;
+    if (!sort_operands(insn, &p) || !fits_scheme(t, &p)) {
+        return false;
+    }
+    struct t1_mem m = {0};
+    unsigned reg_scratch = T1_S1;
+    if (p.mem) {
+        unsigned a = t1_ea(t, T1_S1, true);
+        t1_probe(t, a, p.mem->size, p.mem->access & X86_ACC_W);
+        m = t1_at(a);
+        reg_scratch = T1_RCX;
+    }
+    if (p.cl || (d->gpr_read & 1 << X86_RCX)) {
+        t1_mov_rr(&t->e, T1_RCX, t1_host[X86_RCX]);
+    }
+    const struct x86_opnd *low_or_rm = p.low ? p.low : p.rm;
+    unsigned reg = operand(t, p.reg, reg_scratch);
+    unsigned rm = operand(t, low_or_rm, T1_S2);
+    unsigned vvvv = operand(t, p.vvvv, T1_RCX);
+    if (insn->prefixes & X86_P_VEX) {
+        put_vex_insn(t, &p, p.reg ? reg : insn->modrm >> 3 & 7u, rm, vvvv, m);
+    } else {
+        put_legacy_insn(t, &p, reg, rm, m);
+    }
+    if (!p.moffs) {
+        for (unsigned i = insn->len - insn->imm_size; i < insn->len; i++) {
+            t1_u8(&t->e, t->bytes[i]);
+        }
+    }
+    store_operand(t, p.vvvv, T1_RCX);
+    store_operand(t, p.reg, reg_scratch);
+    store_operand(t, low_or_rm, T1_S2);
+    return true;
+}
+
+/* --- Instructions of their own ---------------------------------------------- */
+
+static bool lea(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    unsigned dst = insn->opnd[0].reg;
+    bool mem = t1_host[dst] == T1_MEMORY, small = insn->opsize == 2;
+    unsigned want = mem || small ? T1_S1 : t1_host[dst];
+    if (!ea_possible(t, false)) {
+        return false;
+    }
+    unsigned a = t1_ea(t, want, false);
+    if (small) {
+        if (mem) {
+            t1_op_mem(&t->e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x89}, a,
+                      T1_GPR(dst));
+        } else {
+            t1_op_reg(&t->e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x8b},
+                      t1_host[dst], a);
+        }
+        return true;
+    }
+    if (insn->opsize == 4) {
+        t1_mov_rr32(&t->e, want, a);
+    } else if (a != want) {
+        t1_mov_rr(&t->e, want, a);
+    }
+    if (mem) {
+        t1_store(&t->e, T1_GPR(dst), want);
+    }
+    return true;
+}
+
+static bool push(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_opnd *o = &insn->opnd[0];
+    if (insn->opsize != 8 || (o->kind != X86_OPND_REG && o->kind != X86_OPND_IMM)) {
+        return false;
+    }
+    unsigned sp = t1_host[X86_RSP];
+    t1_lea(&t->e, T1_S1, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
+    t1_probe(t, T1_S1, 8, true);
+    if (o->kind == X86_OPND_IMM) {
+        t1_op_mem(&t->e, &(struct t1_enc){.w = true, .opcode = 0xc7}, 0, t1_at(T1_S1));
+        t1_u32(&t->e, (uint32_t)insn->imm);
+    } else {
+        t1_store(&t->e, t1_at(T1_S1), in_reg(t, o->reg, T1_RCX));
+    }
+    t1_mov_rr(&t->e, sp, T1_S1);
+    return true;
+}
+
+static bool pop(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_opnd *o = &insn->opnd[0];
+    if (insn->opsize != 8 || o->kind != X86_OPND_REG) {
+        return false;
+    }
+    unsigned sp = t1_host[X86_RSP], dst = t1_host[o->reg];
+    t1_probe(t, sp, 8, false);
+    unsigned to = dst == T1_MEMORY ? T1_RCX : dst;
+    t1_load(&t->e, to, t1_at(sp));
+    if (dst == T1_MEMORY) {
+        t1_store(&t->e, T1_GPR(o->reg), to);
+    }
+    if (o->reg != X86_RSP) {
+        t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, 8});
+    }
+    return true;
+}
+
+static bool leave(struct t1_ctx *t)
+{
+    if (t->insn->opsize != 8) {
+        return false;
+    }
+    unsigned sp = t1_host[X86_RSP], bp = t1_host[X86_RBP];
+    t1_probe(t, bp, 8, false);
+    t1_load(&t->e, T1_S2, t1_at(bp));
+    t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)bp, T1_NO_REG, 0, 8});
+    t1_mov_rr(&t->e, bp, T1_S2);
+    return true;
+}
+
+bool t1_insn(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_desc *d = x86_insn_desc(insn);
+    if (d->feat && !x86_cpu_has(t->c->core->model, d->feat)) {
+        return false;
+    }
+    switch (insn->op) {
+    case X86_OP_NOP:
+    case X86_OP_ENDBR32:
+    case X86_OP_ENDBR64:
+    case X86_OP_PREFETCHNTA:
+    case X86_OP_PREFETCHT0:
+    case X86_OP_PREFETCHT1:
+    case X86_OP_PREFETCHT2: return true;
+    case X86_OP_LEA: return lea(t);
+    case X86_OP_PUSH: return push(t);
+    case X86_OP_POP: return pop(t);
+    case X86_OP_LEAVE: return leave(t);
+    default: return d->cls == X86_CLASS_INT && is_plain(insn->op) && plain(t);
+    }
+}

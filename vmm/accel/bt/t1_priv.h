@@ -1,0 +1,117 @@
+#ifndef VMM_ACCEL_BT_T1_PRIV_H
+#define VMM_ACCEL_BT_T1_PRIV_H
+
+#include "vmm/accel/bt/t0_priv.h"
+#include "vmm/accel/bt/t1.h"
+#include "vmm/accel/bt/t1_emit.h"
+
+/* What the files of the translator share. See t1.h for the theory. */
+
+/* A direct branch. In a struct t1_core's array; refs are indices, 0 is none. */
+struct t1_site {
+    uint32_t jump;    /* position of the rel32 to patch */
+    uint32_t page;    /* position of minus the target's page number, or 0: in page */
+    uint32_t stub;    /* where the jump leads while it is not linked */
+    uint32_t next_in; /* next site with the same target */
+    int32_t target;   /* offset from page_base */
+    t0_ref from;      /* the block it is in */
+    t0_ref to;        /* linked to; 0: not */
+    bool poll;
+};
+
+struct t1_trans {
+    uint32_t entry, entry_poll; /* positions */
+    uint32_t incoming;          /* sites */
+    bool in_jumps;              /* may be in the table of indirect branches */
+};
+
+struct t1_core {
+    uint8_t *write, *exec; /* the same memory twice */
+    uint32_t size, used, glue_end;
+    struct t1_site *sites;
+    struct t1_trans *trans;
+    uint32_t nb_sites, nb_trans;
+    uint32_t generation; /* counts flushes */
+    uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
+    uint64_t jumps_used[T1_JUMP_SIZE / 64];
+    uint64_t steps, branches, resolves, enters;
+    uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
+    _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
+};
+
+/* Scratch registers of the host. */
+enum { T1_RCX = X86_RCX, T1_S1 = X86_R10, T1_S2 = X86_R11, T1_SP = X86_RSP };
+
+#define T1_MEMORY 0xff /* t1_host[]: in c->gpr only */
+extern const uint8_t t1_host[X86_NB_GPR];
+
+/* [rsp + ...] for an offset in struct t0_cpu. */
+static inline struct t1_mem t1_field(size_t off)
+{
+    return (struct t1_mem){T1_SP, T1_NO_REG, 0, (int32_t)off + T1_BIAS};
+}
+
+#define T1_FIELD(name) t1_field(offsetof(struct t0_cpu, name))
+#define T1_GPR(n)      t1_field(offsetof(struct t0_cpu, gpr) + 8 * (size_t)(n))
+
+/* --- Translating ------------------------------------------------------------ */
+
+/* With the index of a CALL: push the return address, and no more. */
+#define T1_PUSH_RETURN 0x8000u
+
+struct t1_slow {
+    uint32_t from[4]; /* jumps to it: a CALL through memory has most */
+    unsigned nb;
+    uint32_t resume;
+    uint16_t index; /* of the op */
+    uint16_t op;    /* enum x86_op of a fall-back; X86_NB_OPS: a slow access */
+    bool branch;
+};
+
+struct t1_ctx {
+    struct t1_emit e;
+    struct t0_cpu *c;
+    struct t1_core *t1;
+    struct t0_block *b;
+    const struct x86_insn *insn;
+    const uint8_t *bytes; /* the instruction's */
+    unsigned index;       /* its op */
+    unsigned page_off;    /* of the block */
+    struct t1_slow slow[T0_BLOCK_MAX_INSNS];
+    unsigned nb_slow;
+    struct t1_slow *cur; /* of the current instruction, or NULL */
+};
+
+/* Offset from page_base of the instruction after the current one. */
+static inline int64_t t1_next_off(const struct t1_ctx *t)
+{
+    return (int64_t)t->page_off + t->b->ops[t->index].next;
+}
+
+/* A jump to the slow path of the current instruction. */
+void t1_jump_slow(struct t1_ctx *t);
+
+/*
+ * Address of the instruction's memory operand. Returns the register it is in (@want,
+ * or the base register itself), or T1_NO_REG when it is of a kind that is left to T0.
+ * Uses the scratch registers r10 and r11.
+ */
+unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment);
+
+/* Probe for @size bytes at @addr, a register other than rcx and r11. What follows may
+ * access [addr + r11]. Changes rcx and r11. */
+void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
+
+static inline struct t1_mem t1_at(unsigned addr)
+{
+    return (struct t1_mem){(uint8_t)addr, T1_S2, 0, 0};
+}
+
+/* Translate the current instruction, which is no branch. False: nothing was emitted,
+ * T0 is to execute it. */
+bool t1_insn(struct t1_ctx *t);
+
+/* Translate @b. Its code's position, or 0. */
+bool t1_translate(struct t0_cpu *c, struct t0_block *b);
+
+#endif
