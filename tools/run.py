@@ -96,7 +96,7 @@ def interactive(options):
     kernel, initrd = assets.kernel(), assets.initrd()
     if options.vmm == vm.LODGE_VMM:
         argv = [str(LODGE), "run", "--kernel", str(kernel), "--initrd", str(initrd),
-                "--append", APPEND, "--disk", str(image), "--memory", options.memory,
+                "--append", "panic=-1", "--disk", str(image), "--memory", options.memory,
                 "--cpu", options.cpu]
     else:
         argv = vm.vm_argv(options.vmm, kernel=kernel, initrd=initrd, append=APPEND,
