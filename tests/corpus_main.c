@@ -45,12 +45,15 @@ int main(int argc, char **argv)
         const char *name = names->pdata[i];
         g_autofree char *path = g_build_filename(argv[1], name, NULL);
         g_autofree char *data = NULL;
+        g_autoptr(GError) error = NULL;
         gsize len = 0;
         /* What it finds, it finds by crashing: then this line never comes. */
-        gboolean read = g_file_get_contents(path, &data, &len, NULL);
+        gboolean read = g_file_get_contents(path, &data, &len, &error);
 
         if (read)
             LLVMFuzzerTestOneInput((const uint8_t *)data, len);
+        else
+            printf("# %s\n", error->message);
         printf("%s %u %s\n", read ? "ok" : "not ok", i + 1, name);
         fflush(stdout);
     }
