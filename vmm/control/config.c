@@ -207,26 +207,48 @@ out:
     return ok;
 }
 
+/*
+ * What is not said is 1, but the processors that remain are cores, or sockets when
+ * cores are said (QEMU's rule since 6.2).
+ */
+static void complete_topology(unsigned cpus, uint64_t n[4])
+{
+    enum { SOCKETS, DIES, CORES, THREADS };
+    unsigned free = !n[CORES] ? CORES : !n[SOCKETS] ? SOCKETS : THREADS;
+    uint64_t others = 1;
+
+    for (unsigned i = SOCKETS; i <= THREADS; i++) {
+        if (i != free)
+            others *= n[i] = n[i] ?: 1;
+    }
+    if (!n[free])
+        n[free] = MAX(cpus / others, 1);
+}
+
 static bool opt_smp(struct vmm_config *c, const char *arg, GError **error)
 {
-    static const char *const known[] = {"cpus",     "maxcpus", "sockets", "dies",
-                                        "clusters", "cores",   "threads", NULL};
+    static const char *const known[] = {"cpus",  "maxcpus", "sockets",  "dies",
+                                        "cores", "threads", "clusters", NULL};
     json_t *o = blk_options_parse(arg, "cpus", error);
-    uint64_t cpus = 0, max = 0, product = 1;
+    uint64_t cpus = 0, max = 0, clusters = 1, n[4] = {0};
     bool ok = false;
 
     if (!o)
         return false;
     if (!check_keys(o, known, error) || !get_number(o, "cpus", 65535, &cpus, error) ||
-        !get_number(o, "maxcpus", 65535, &max, error))
+        !get_number(o, "maxcpus", 65535, &max, error) ||
+        !get_number(o, "clusters", 65535, &clusters, error))
         goto out;
-    for (unsigned i = 2; known[i]; i++) {
-        uint64_t n = 1;
-
-        if (!get_number(o, known[i], 65535, &n, error))
+    for (unsigned i = 0; i < 4; i++) {
+        if (!get_number(o, known[2 + i], 255, &n[i], error))
             goto out;
-        product = MIN(product * n, UINT32_MAX);
     }
+    if (clusters != 1) {
+        error_msg(error, "clusters is not supported by an x86 machine");
+        goto out;
+    }
+    complete_topology(cpus ?: max, n);
+    uint64_t product = n[0] * n[1] * n[2] * n[3];
     if (cpus == 0)
         cpus = max ?: product;
     if (max && max != cpus) {
@@ -234,14 +256,14 @@ static bool opt_smp(struct vmm_config *c, const char *arg, GError **error)
                   (unsigned)max, (unsigned)cpus);
         goto out;
     }
-    if (product != 1 && product != cpus && (get(o, "cores") || get(o, "threads")) &&
-        get(o, "sockets")) {
+    if (product != cpus) {
         error_msg(error, "the topology has %u processors, cpus=%u", (unsigned)product,
                   (unsigned)cpus);
         goto out;
     }
     c->nb_cpus = cpus;
-    ok = true;
+    c->topology = (struct x86_topology){n[0], n[1], n[2], n[3]};
+    ok = x86_topology_check(&c->topology, error);
 out:
     json_decref(o);
     return ok;

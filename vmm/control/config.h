@@ -8,6 +8,8 @@
 #include <glib.h>
 #include <jansson.h>
 
+#include "lib/isa/x86/cpu_model.h"
+
 /*
  * What a command line asked for, before anything of it is opened or made.
  */
@@ -44,6 +46,7 @@ struct vmm_config {
     char *cpu;
     uint64_t memory; /* bytes; 0: the board's default */
     unsigned nb_cpus;
+    struct x86_topology topology; /* all 0 without -smp */
     char *kernel, *initrd, *append;
 
     GPtrArray *drives;    /* struct vmm_item *, flat as blk_options_parse() makes it */

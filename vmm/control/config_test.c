@@ -101,6 +101,8 @@ static void mistakes_are_named(void)
     bad("lodge-vmm -m 1G,sise=2", "did you mean 'size'?");
     bad("lodge-vmm -smp 0", "-smp 0: 'cpus' is a number of 1");
     bad("lodge-vmm -smp 2,maxcpus=4", "hot-plug");
+    bad("lodge-vmm -smp 12,sockets=2,cores=6", "the cores of a die must be a power");
+    bad("lodge-vmm -smp 4,clusters=2", "clusters");
     bad("lodge-vmm -smp 3,sockets=2,cores=2", "the topology has 4 processors, cpus=3");
     bad("lodge-vmm -display gtk", "-display gtk: only 'none' is available");
     bad("lodge-vmm -uuid 123", "not a UUID");

@@ -113,6 +113,8 @@ static bool choose_cpu(struct vmm *v, const struct board_type *board, GError **e
         g_prefix_error(error, "-cpu %s: ", spec);
         return false;
     }
+    if (v->config->topology.cores)
+        v->cpu->topo = v->config->topology;
     if (missing && v->config->cpu)
         fprintf(stderr, "lodge-vmm: warning: -cpu %s: not available here: %s\n", spec,
                 missing);

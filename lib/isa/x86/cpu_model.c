@@ -13,18 +13,7 @@
 #include <string.h>
 
 #include "lib/base/base.h"
-#include "lib/isa/x86/state.h"
-
-struct feat_info {
-    const char *name;
-    uint32_t leaf, subleaf;
-    uint8_t reg, bit;
-};
-
-#define FEAT_INFO(id, text, l, s, r, b) \
-    [X86_FEAT_##                        \
-        id] = {.name = text, .leaf = l, .subleaf = s, .reg = X86_CPUID_##r, .bit = b},
-static const struct feat_info feat_infos[X86_NB_FEATS] = {X86_FEATS(FEAT_INFO)};
+#include "lib/isa/x86/cpuid_priv.h"
 
 #define F(x) X86_FEAT_##x
 #define END  X86_FEAT_NONE
@@ -150,7 +139,7 @@ void x86_featset_host(struct x86_featset *ret)
 {
     memset(ret, 0, sizeof(*ret));
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
-        const struct feat_info *i = &feat_infos[f];
+        const struct x86_feat_info *i = &x86_feat_infos[f];
         uint32_t r[4] = {0};
         if (__get_cpuid_count(i->leaf, i->subleaf, &r[0], &r[1], &r[2], &r[3])) {
             x86_featset_put(ret, f, r[i->reg] >> i->bit & 1);
@@ -186,7 +175,7 @@ static enum x86_feat find_feature(const char *name)
         }
     }
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
-        if (same_feature(name, feat_infos[f].name)) {
+        if (same_feature(name, x86_feat_infos[f].name)) {
             return f;
         }
     }
@@ -197,7 +186,7 @@ static bool unknown_feature(const char *name, GError **error)
 {
     const char *names[X86_NB_FEATS] = {NULL};
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
-        names[f - 1] = feat_infos[f].name;
+        names[f - 1] = x86_feat_infos[f].name;
     }
     const char *near = nearest_name(name, names);
     return error_msg(error, "CPU feature '%s' is not known%s%s%s", name,
@@ -260,6 +249,7 @@ static void fill_from_row(struct x86_cpu_model *m, const struct named_model *row
         x86_featset_add(&m->feats, row->levels[i]);
     }
     x86_featset_add(&m->feats, defaults);
+    m->topo = (struct x86_topology){1, 1, 1, 1};
     m->phys_bits = 40;
     m->virt_bits = 48;
 }
@@ -378,7 +368,7 @@ static char *bound_features(struct x86_cpu_model *m,
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
         if (x86_cpu_has(m, f) && !x86_featset_has(supported, f)) {
             g_string_append_printf(missing, "%s%s", missing->len ? ", " : "",
-                                   feat_infos[f].name);
+                                   x86_feat_infos[f].name);
             x86_featset_put(&m->feats, f, false);
         }
     }
@@ -390,17 +380,14 @@ static void choose_max_leaves(struct x86_cpu_model *m)
     m->max_leaf = 1;
     m->max_ext_leaf = 0x80000008;
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
-        if (x86_cpu_has(m, f) && feat_infos[f].leaf < 0x80000000) {
-            m->max_leaf = MAX(m->max_leaf, feat_infos[f].leaf);
+        if (x86_cpu_has(m, f) && x86_feat_infos[f].leaf < 0x80000000) {
+            m->max_leaf = MAX(m->max_leaf, x86_feat_infos[f].leaf);
         }
     }
     if (x86_cpu_has(m, X86_FEAT_TOPOEXT)) {
         m->max_ext_leaf = 0x8000001e;
     }
-    m->max_leaf = MAX(m->max_leaf, 0xb); /* x2APIC topology */
-    if (x86_cpu_has(m, X86_FEAT_XSAVE)) {
-        m->max_leaf = MAX(m->max_leaf, 0xd);
-    }
+    m->max_leaf = MAX(m->max_leaf, 0x1f); /* topology */
 }
 
 struct x86_cpu_model *x86_cpu_model_new(const char *spec,
@@ -445,283 +432,13 @@ void x86_cpu_model_help(FILE *out)
     fprintf(out, "\nRecognized CPUID flags:\n ");
     int column = 1;
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
-        int len = (int)strlen(feat_infos[f].name) + 1;
+        int len = (int)strlen(x86_feat_infos[f].name) + 1;
         if (column + len > 78) {
             fprintf(out, "\n ");
             column = 1;
         }
-        fprintf(out, " %s", feat_infos[f].name);
+        fprintf(out, " %s", x86_feat_infos[f].name);
         column += len;
     }
     fprintf(out, "\n");
-}
-
-uint32_t x86_cpu_signature(const struct x86_cpu_model *m)
-{
-    uint32_t family = MIN(m->family, 0xf), extended = m->family - family;
-    return extended << 20 | (uint32_t)(m->model >> 4) << 16 | family << 8 |
-           (m->model & 0xfu) << 4 | m->stepping;
-}
-
-uint64_t x86_cpu_xcr0_mask(const struct x86_cpu_model *m)
-{
-    if (!x86_cpu_has(m, X86_FEAT_XSAVE)) {
-        return 0;
-    }
-    return X86_XCR0_X87 | X86_XCR0_SSE |
-           (x86_cpu_has(m, X86_FEAT_AVX) ? X86_XCR0_AVX : 0);
-}
-
-/* A control-register bit and the feature that brings it. */
-struct bit_feat {
-    uint64_t bit;
-    uint8_t feat;
-};
-
-static uint64_t bits_of(const struct x86_cpu_model *m, const struct bit_feat *rows,
-                        size_t n)
-{
-    uint64_t mask = 0;
-    for (size_t i = 0; i < n; i++) {
-        mask |= x86_cpu_has(m, rows[i].feat) ? rows[i].bit : 0;
-    }
-    return mask;
-}
-
-uint64_t x86_cpu_cr4_mask(const struct x86_cpu_model *m)
-{
-    static const struct bit_feat rows[] = {
-        {X86_CR4_VME | X86_CR4_PVI, F(VME)},
-        {X86_CR4_TSD, F(TSC)},
-        {X86_CR4_DE, F(DE)},
-        {X86_CR4_PSE, F(PSE)},
-        {X86_CR4_PAE, F(PAE)},
-        {X86_CR4_MCE, F(MCE)},
-        {X86_CR4_PGE, F(PGE)},
-        {X86_CR4_PCE, F(NONE)},
-        {X86_CR4_OSFXSR, F(FXSR)},
-        {X86_CR4_OSXMMEXCPT, F(SSE)},
-        {X86_CR4_UMIP, F(UMIP)},
-        {X86_CR4_LA57, F(LA57)},
-        {X86_CR4_FSGSBASE, F(FSGSBASE)},
-        {X86_CR4_PCIDE, F(PCID)},
-        {X86_CR4_OSXSAVE, F(XSAVE)},
-        {X86_CR4_SMEP, F(SMEP)},
-        {X86_CR4_SMAP, F(SMAP)},
-        {X86_CR4_PKE, F(PKU)},
-    };
-    return bits_of(m, rows, ARRAY_LEN(rows));
-}
-
-uint64_t x86_cpu_efer_mask(const struct x86_cpu_model *m)
-{
-    static const struct bit_feat rows[] = {
-        {X86_EFER_SCE, F(SYSCALL)},    {X86_EFER_LME | X86_EFER_LMA, F(LM)},
-        {X86_EFER_NXE, F(NX)},         {X86_EFER_SVME, F(SVM)},
-        {X86_EFER_FFXSR, F(FXSR_OPT)},
-    };
-    return bits_of(m, rows, ARRAY_LEN(rows));
-}
-
-/* The feature bits of one leaf. Only leaves 7 and Dh look at ECX; for the others it
- * holds whatever the guest had there. */
-static void add_feature_bits(const struct x86_cpu_model *m, uint32_t leaf,
-                             uint32_t subleaf, struct x86_cpuid *r)
-{
-    if (leaf != 7 && leaf != 0xd) {
-        subleaf = 0;
-    }
-    for (unsigned f = 1; f < X86_NB_FEATS; f++) {
-        const struct feat_info *i = &feat_infos[f];
-        if (i->leaf == leaf && i->subleaf == subleaf && x86_cpu_has(m, f)) {
-            r->reg[i->reg] |= 1u << i->bit;
-        }
-    }
-}
-
-/* Bits of an APIC ID that number the logical processors of a package. */
-static unsigned package_bits(const struct x86_cpuid_env *env)
-{
-    unsigned bits = 0;
-    while ((1u << bits) < env->nb_cpus) {
-        bits++;
-    }
-    return bits;
-}
-
-static void leaf_1(const struct x86_cpu_model *m, const struct x86_cpuid_env *env,
-                   struct x86_cpuid *r)
-{
-    r->reg[X86_CPUID_EAX] = x86_cpu_signature(m);
-    r->reg[X86_CPUID_EBX] =
-        (env->apic_id & 0xff) << 24 | MIN(env->nb_cpus, 255u) << 16 | 8 << 8;
-    if (env->nb_cpus > 1) {
-        r->reg[X86_CPUID_EDX] |= 1u << 28; /* HTT: more than one logical processor */
-    }
-    if (!env->apic_enabled) {
-        r->reg[X86_CPUID_EDX] &= ~(1u << 9);
-    }
-    r->reg[X86_CPUID_ECX] &= ~(1u << 27);
-    if (env->cr4 & X86_CR4_OSXSAVE) {
-        r->reg[X86_CPUID_ECX] |= 1u << 27;
-    }
-}
-
-/* Extended topology (SDM 2, CPUID 0Bh): every vCPU is a core of one package. */
-static void leaf_b(const struct x86_cpuid_env *env, uint32_t subleaf,
-                   struct x86_cpuid *r)
-{
-    r->reg[X86_CPUID_ECX] = subleaf & 0xff;
-    r->reg[X86_CPUID_EDX] = env->apic_id;
-    if (subleaf == 0) {
-        r->reg[X86_CPUID_EBX] = 1;
-        r->reg[X86_CPUID_ECX] |= 1 << 8; /* SMT level */
-    } else if (subleaf == 1) {
-        r->reg[X86_CPUID_EAX] = package_bits(env);
-        r->reg[X86_CPUID_EBX] = env->nb_cpus;
-        r->reg[X86_CPUID_ECX] |= 2 << 8; /* core level */
-    }
-}
-
-#define XSAVE_LEGACY 576u /* FXSAVE area and header (APM 2 11.5.2) */
-#define XSAVE_AVX    256u
-
-static void leaf_d(const struct x86_cpu_model *m, const struct x86_cpuid_env *env,
-                   uint32_t subleaf, struct x86_cpuid *r)
-{
-    uint64_t mask = x86_cpu_xcr0_mask(m);
-    if (!mask) {
-        return;
-    }
-    uint32_t all = XSAVE_LEGACY + (mask & X86_XCR0_AVX ? XSAVE_AVX : 0);
-    uint32_t enabled = XSAVE_LEGACY + (env->xcr0 & X86_XCR0_AVX ? XSAVE_AVX : 0);
-    if (subleaf == 0) {
-        r->reg[X86_CPUID_EAX] = (uint32_t)mask;
-        r->reg[X86_CPUID_EBX] = enabled;
-        r->reg[X86_CPUID_ECX] = all;
-        r->reg[X86_CPUID_EDX] = (uint32_t)(mask >> 32);
-    } else if (subleaf == 1) {
-        r->reg[X86_CPUID_EBX] = enabled; /* compacted: no holes among these */
-    } else if (subleaf == 2 && (mask & X86_XCR0_AVX)) {
-        r->reg[X86_CPUID_EAX] = XSAVE_AVX;
-        r->reg[X86_CPUID_EBX] = XSAVE_LEGACY;
-    }
-}
-
-/* Caches as AMD tells them in 8000_0005h/6h: 32 KiB L1, 512 KiB L2, 16 MiB L3. */
-static void leaf_amd_caches(uint32_t leaf, struct x86_cpuid *r)
-{
-    if (leaf == 0x80000005) {
-        *r = (struct x86_cpuid){{0xff40ff40, 0xff40ff40, 0x20080140, 0x20080140}};
-    } else {
-        *r = (struct x86_cpuid){{0, 0x42004200, 0x02006140, 0x00808140}};
-    }
-}
-
-/* Deterministic cache parameters, the same caches (SDM 2, CPUID 4). */
-static void leaf_4(const struct x86_cpuid_env *env, uint32_t subleaf,
-                   struct x86_cpuid *r)
-{
-    static const struct {
-        uint8_t type, level;
-        uint32_t ways, sets;
-    } caches[] = {{1, 1, 8, 64}, {2, 1, 8, 64}, {3, 2, 8, 1024}, {3, 3, 16, 16384}};
-    if (subleaf >= ARRAY_LEN(caches)) {
-        return;
-    }
-    uint32_t sharing = caches[subleaf].level == 3 ? (1u << package_bits(env)) - 1 : 0;
-    uint32_t cores = (1u << package_bits(env)) - 1;
-    r->reg[X86_CPUID_EAX] = caches[subleaf].type |
-                            (uint32_t)caches[subleaf].level << 5 | 1 << 8 |
-                            sharing << 14 | MIN(cores, 63u) << 26;
-    r->reg[X86_CPUID_EBX] = (caches[subleaf].ways - 1) << 22 | 63;
-    r->reg[X86_CPUID_ECX] = caches[subleaf].sets - 1;
-}
-
-static void extended_leaf(const struct x86_cpu_model *m,
-                          const struct x86_cpuid_env *env, uint32_t leaf,
-                          struct x86_cpuid *r)
-{
-    switch (leaf) {
-    case 0x80000000:
-        r->reg[X86_CPUID_EAX] = m->max_ext_leaf;
-        memcpy(&r->reg[X86_CPUID_EBX], m->vendor, 4);
-        memcpy(&r->reg[X86_CPUID_EDX], m->vendor + 4, 4);
-        memcpy(&r->reg[X86_CPUID_ECX], m->vendor + 8, 4);
-        break;
-    case 0x80000001:
-        r->reg[X86_CPUID_EAX] = x86_cpu_signature(m);
-        if (strcmp(m->vendor, "AuthenticAMD") == 0) {
-            /* AMD repeats leaf 1's EDX but for what is its own here. */
-            struct x86_cpuid one = {{0}};
-            add_feature_bits(m, 1, 0, &one);
-            r->reg[X86_CPUID_EDX] |= one.reg[X86_CPUID_EDX] & 0x0183f3ff;
-            if (env->nb_cpus > 1) {
-                r->reg[X86_CPUID_ECX] |= 1u << 1; /* CmpLegacy: cores, not threads */
-            }
-        }
-        break;
-    case 0x80000002:
-    case 0x80000003:
-    case 0x80000004: memcpy(r->reg, m->brand + 16 * (leaf - 0x80000002), 16); break;
-    case 0x80000005:
-    case 0x80000006: leaf_amd_caches(leaf, r); break;
-    case 0x80000008:
-        r->reg[X86_CPUID_EAX] = m->phys_bits | (uint32_t)m->virt_bits << 8;
-        r->reg[X86_CPUID_ECX] = (env->nb_cpus - 1) | package_bits(env) << 12;
-        break;
-    case 0x8000001e:
-        r->reg[X86_CPUID_EAX] = r->reg[X86_CPUID_EBX] = env->apic_id;
-        break;
-    default: break;
-    }
-}
-
-struct x86_cpuid x86_cpuid(const struct x86_cpu_model *m,
-                           const struct x86_cpuid_env *env, uint32_t leaf,
-                           uint32_t subleaf)
-{
-    struct x86_cpuid r = {{0}};
-    bool intel = strcmp(m->vendor, "GenuineIntel") == 0;
-    bool extended = leaf >= 0x80000000;
-    if (leaf > (extended ? m->max_ext_leaf : m->max_leaf)) {
-        if (!intel) {
-            return r;
-        }
-        leaf = m->max_leaf;
-        extended = false;
-    }
-    add_feature_bits(m, leaf, subleaf, &r);
-    if (extended) {
-        extended_leaf(m, env, leaf, &r);
-        return r;
-    }
-    switch (leaf) {
-    case 0:
-        r.reg[X86_CPUID_EAX] = m->max_leaf;
-        memcpy(&r.reg[X86_CPUID_EBX], m->vendor, 4);
-        memcpy(&r.reg[X86_CPUID_EDX], m->vendor + 4, 4);
-        memcpy(&r.reg[X86_CPUID_ECX], m->vendor + 8, 4);
-        break;
-    case 1: leaf_1(m, env, &r); break;
-    case 2:
-        if (intel) {
-            r.reg[X86_CPUID_EAX] = 0xff01; /* no descriptors: ask leaf 4 */
-        }
-        break;
-    case 4:
-        if (intel) {
-            leaf_4(env, subleaf, &r);
-        }
-        break;
-    case 7:
-        if (subleaf == 0) {
-            r.reg[X86_CPUID_EAX] = 1; /* largest subleaf */
-        }
-        break;
-    case 0xb: leaf_b(env, subleaf, &r); break;
-    case 0xd: leaf_d(m, env, subleaf, &r); break;
-    default: break;
-    }
-    return r;
 }

@@ -38,6 +38,21 @@ void x86_featset_host(struct x86_featset *ret);
 /* Add every feature of the list (ends with X86_FEAT_NONE). */
 void x86_featset_add(struct x86_featset *s, const uint8_t *feats);
 
+/*
+ * How the logical processors are told apart: so many sockets, dies in each, cores in
+ * each die, threads on each core. All at least 1. APIC IDs number them from 0 without
+ * gaps, which x86_topology_check() ensures.
+ */
+struct x86_topology {
+    uint16_t sockets, dies, cores, threads;
+};
+
+/*
+ * Whether every level but the topmost one in use holds a power of two, so that the
+ * fields of an APIC ID leave no gap. False with @error naming the level.
+ */
+bool x86_topology_check(const struct x86_topology *t, GError **error);
+
 struct x86_cpu_model {
     char name[32];
     char vendor[13]; /* CPUID 0: EBX, EDX, ECX */
@@ -46,6 +61,7 @@ struct x86_cpu_model {
     uint32_t max_leaf, max_ext_leaf; /* largest basic and extended leaf */
     uint8_t phys_bits, virt_bits;
     struct x86_featset feats;
+    struct x86_topology topo; /* one processor until its owner says otherwise */
 };
 
 /*

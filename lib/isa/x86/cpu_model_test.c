@@ -23,8 +23,7 @@ static struct x86_cpu_model *model(const char *spec)
     return m;
 }
 
-static const struct x86_cpuid_env one_cpu = {
-    .nb_cpus = 1, .apic_enabled = true, .xcr0 = 1};
+static const struct x86_cpuid_env one_cpu = {.apic_enabled = true, .xcr0 = 1};
 
 static void model_edits_features_of_the_named_one(void)
 {
@@ -110,12 +109,43 @@ static void cpuid_xsave_sizes_follow_xcr0(void)
 static void cpuid_topology_numbers_every_cpu(void)
 {
     g_autofree struct x86_cpu_model *m = model("qemu64");
-    struct x86_cpuid_env env = {.nb_cpus = 6, .apic_id = 5, .apic_enabled = true};
+    struct x86_cpuid_env env = {.apic_id = 5, .apic_enabled = true};
+    m->topo = (struct x86_topology){.sockets = 1, .dies = 1, .cores = 6, .threads = 1};
     struct x86_cpuid r = x86_cpuid(m, &env, 0xb, 1);
     g_assert_cmpuint(r.reg[X86_CPUID_EAX], ==, 3);
     g_assert_cmpuint(r.reg[X86_CPUID_EBX], ==, 6);
     g_assert_cmpuint(r.reg[X86_CPUID_EDX], ==, 5);
     g_assert_cmpuint(x86_cpuid(m, &env, 1, 0).reg[X86_CPUID_EBX] >> 24, ==, 5);
+    g_assert_cmpuint(x86_cpuid(m, &env, 0x1f, 0).reg[X86_CPUID_ECX], ==, 0);
+}
+
+static void cpuid_topology_tells_sockets_dies_cores_and_threads(void)
+{
+    g_autofree struct x86_cpu_model *m = model("host");
+    struct x86_cpuid_env env = {.apic_id = 13, .apic_enabled = true};
+    m->topo = (struct x86_topology){.sockets = 2, .dies = 2, .cores = 2, .threads = 2};
+    static const uint32_t levels[][3] = {{1, 2, 1}, {2, 4, 2}, {3, 8, 5}, {0, 0, 0}};
+    for (unsigned i = 0; i < ARRAY_LEN(levels); i++) {
+        struct x86_cpuid r = x86_cpuid(m, &env, 0x1f, i);
+        g_assert_cmpuint(r.reg[X86_CPUID_EAX], ==, levels[i][0]);
+        g_assert_cmpuint(r.reg[X86_CPUID_EBX], ==, levels[i][1]);
+        g_assert_cmpuint(r.reg[X86_CPUID_ECX], ==, levels[i][2] << 8 | i);
+        g_assert_cmpuint(r.reg[X86_CPUID_EDX], ==, 13);
+    }
+    g_assert_cmpuint(x86_cpuid(m, &env, 1, 0).reg[X86_CPUID_EBX] >> 16 & 0xff, ==, 8);
+}
+
+static void topology_refuses_what_would_leave_gaps(void)
+{
+    static const struct x86_topology good[] = {
+        {1, 1, 6, 1}, {3, 1, 4, 2}, {1, 3, 2, 1}};
+    for (unsigned i = 0; i < ARRAY_LEN(good); i++) {
+        g_assert_true(x86_topology_check(&good[i], NULL));
+    }
+    g_autoptr(GError) error = NULL;
+    struct x86_topology gaps = {.sockets = 2, .dies = 1, .cores = 6, .threads = 1};
+    g_assert_false(x86_topology_check(&gaps, &error));
+    g_assert_nonnull(strstr(error->message, "cores of a die"));
 }
 
 static void cpuid_above_the_largest_leaf_is_the_vendors(void)
@@ -181,6 +211,9 @@ int main(int argc, char **argv)
     g_test_add_func("/cpuid/identity", cpuid_tells_identity_and_follows_cr4);
     g_test_add_func("/cpuid/xsave", cpuid_xsave_sizes_follow_xcr0);
     g_test_add_func("/cpuid/topology", cpuid_topology_numbers_every_cpu);
+    g_test_add_func("/cpuid/levels",
+                    cpuid_topology_tells_sockets_dies_cores_and_threads);
+    g_test_add_func("/topology/gaps", topology_refuses_what_would_leave_gaps);
     g_test_add_func("/cpuid/out-of-range", cpuid_above_the_largest_leaf_is_the_vendors);
     g_test_add_func("/cpuid/la57", five_level_paging_widens_addresses);
     g_test_add_func("/cpuid/masks", masks_follow_features);

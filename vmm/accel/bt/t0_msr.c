@@ -252,7 +252,6 @@ struct x86_cpuid t0_cpuid(struct t0_cpu *c, uint32_t leaf, uint32_t subleaf)
     lapic_msr_read(c->vcpu, MSR_APIC_BASE, &base);
     struct x86_cpuid_env env = {
         .apic_id = c->vcpu->index,
-        .nb_cpus = c->vcpu->vm->nb_vcpus,
         .cr4 = c->s.cr4,
         .xcr0 = c->s.xcr0,
         .xss = c->s.xss,

@@ -171,6 +171,7 @@ static unsigned nb_subleaves(uint32_t leaf)
     case 4: return 5;
     case 7: return 2;
     case 0xb: return 3;
+    case 0x1f: return 4;
     case 0xd: return 3;
     case 0x8000001d: return 5;
     default: return 0;
@@ -221,7 +222,6 @@ bool kvm_set_cpuid(struct kvm_cpu *c, GError **error)
     int khz = kvm_ioctl_n(c->fd, KVM_GET_TSC_KHZ, 0);
     struct x86_cpuid_env env = {
         .apic_id = c->vcpu->index,
-        .nb_cpus = vm->nb_vcpus,
         .xcr0 = X86_XCR0_X87,
         .apic_enabled = true,
         .tsc_khz = khz > 0 ? (uint32_t)khz : (uint32_t)vm_clock_tsc_khz(vm->clock),
