@@ -333,7 +333,7 @@ HANDLER(store_table)
     }
     const struct x86_dtable *t = op->aux ? &c->s.idtr : &c->s.gdtr;
     unsigned n = t0_is64(c) ? 10 : 6;
-    uint8_t b[10];
+    uint8_t *b = c->bounce; /* a local would keep the next op from a tail call */
     le16_put(b, t->limit);
     le64_put(b + 2, t->base);
     struct t0_val a = t0_ea(c, op, n, true);

@@ -455,17 +455,24 @@ HANDLER(op_rdpid)
     return T0_NEXT(c, op);
 }
 
+/* Apart, so that op_rdrand has no local whose address is taken: see t0.h. */
+static __attribute__((noinline)) struct t0_val random_value(void)
+{
+    struct t0_val v = {0, 0};
+    v.fault = getrandom(&v.v, sizeof(v.v), GRND_NONBLOCK) != (ssize_t)sizeof(v.v);
+    return v;
+}
+
 /* RDRAND, RDSEED: CF says whether there was a number. */
 HANDLER(op_rdrand)
 {
-    uint64_t v = 0;
-    bool ok = getrandom(&v, sizeof(v), GRND_NONBLOCK) == (ssize_t)sizeof(v);
+    struct t0_val v = random_value();
     switch (op->size) {
-    case 2: T0_W16(c, op->dst, v); break;
-    case 4: T0_W32(c, op->dst, v); break;
-    default: T0_W64(c, op->dst, v);
+    case 2: T0_W16(c, op->dst, v.v); break;
+    case 4: T0_W32(c, op->dst, v.v); break;
+    default: T0_W64(c, op->dst, v.v);
     }
-    c->flags = 0x200 | (ok ? T0_FLAG_CF : 0);
+    c->flags = 0x200 | (v.fault ? 0 : T0_FLAG_CF);
     return T0_NEXT(c, op);
 }
 
@@ -612,14 +619,22 @@ HANDLER(op_xsetbv)
     return t0_end_block(c, op);
 }
 
+/* Apart, so that op_rdmsr has no local whose address is taken: see t0.h. */
+static __attribute__((noinline)) struct t0_val read_msr(struct t0_cpu *c)
+{
+    struct t0_val v = {0, 0};
+    v.fault = c->s.cpl || !t0_msr_read(c, T0_R32(c, X86_RCX * 8), &v.v);
+    return v;
+}
+
 HANDLER(op_rdmsr)
 {
-    uint64_t v = 0;
-    if (c->s.cpl || !t0_msr_read(c, T0_R32(c, X86_RCX * 8), &v)) {
+    struct t0_val v = read_msr(c);
+    if (v.fault) {
         return gp0(c, op);
     }
-    T0_W32(c, X86_RAX * 8, v);
-    T0_W32(c, X86_RDX * 8, v >> 32);
+    T0_W32(c, X86_RAX * 8, v.v);
+    T0_W32(c, X86_RDX * 8, v.v >> 32);
     return T0_NEXT(c, op);
 }
 
