@@ -486,6 +486,9 @@ static const struct {
     const char *help;
 } log_items[] = {
     {"stats", VMM_LOG_STATS, "at the end: exits, devices, instructions, as JSON"},
+    {"accel", VMM_LOG_ACCEL,
+     "at the end: every CPU's registers and what its "
+     "accelerator counted"},
 };
 
 void vmm_log_help(FILE *out)

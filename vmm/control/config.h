@@ -35,6 +35,7 @@ enum vmm_help {
 
 /* Items of -d. */
 #define VMM_LOG_STATS (1u << 0)
+#define VMM_LOG_ACCEL (1u << 1)
 
 struct vmm_config {
     enum vmm_help help; /* the first that was asked for; nothing else is done then */

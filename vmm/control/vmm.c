@@ -474,6 +474,9 @@ int vmm_run(struct vmm *v)
         code = report_end(v, end);
         if (v->config->log & VMM_LOG_STATS)
             log_stats(v, end);
+        for (unsigned i = 0; i < v->vm->nb_vcpus && v->accel->ops->dump; i++)
+            if (v->config->log & VMM_LOG_ACCEL)
+                vcpu_dump(v->vm->vcpus[i], v->log);
     }
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
         g_source_remove(v->signals[i]);
