@@ -286,7 +286,7 @@ void fz_native_run(const struct fz_mem *mem, struct fz_outcome *ret,
                    const struct fz_state *from);
 
 struct fz_guest;
-struct fz_guest *fz_guest_new(void);
+struct fz_guest *fz_guest_new(unsigned tier);
 void fz_guest_free(struct fz_guest *g);
 void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcome *ret,
                   const struct fz_state *from);

@@ -100,10 +100,10 @@ static void make_kernel(struct fz_guest *g)
     t->ram[EXIT_PHYS + 1] = END_VECTOR;
 }
 
-struct fz_guest *fz_guest_new(void)
+struct fz_guest *fz_guest_new(unsigned tier)
 {
     struct fz_guest *g = g_new0(struct fz_guest, 1);
-    struct t0_test *t = g->t = t0_test_new(64, RAM_KIB, NULL);
+    struct t0_test *t = g->t = t0_test_new_tier(64, RAM_KIB, NULL, tier);
     make_tables(g);
     make_kernel(g);
     t0_test_user(t);

@@ -27,6 +27,7 @@ struct options {
     int64_t one;       /* --case: only this one, -1 for none */
     unsigned length;   /* most items of a sequence */
     unsigned failures; /* stop after so many */
+    unsigned tier;     /* of the software CPU */
     unsigned target;   /* of the report */
     bool report, verbose, forms, tap;
 };
@@ -205,7 +206,7 @@ static void work(const struct options *opt, struct shared *shared, uint64_t from
     f->base_of = UINT64_MAX;
     f->seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     fz_forms_init(&f->forms);
-    f->guest = fz_guest_new();
+    f->guest = fz_guest_new(opt->tier);
     fz_native_set_tick(fz_guest_tick);
     fz_native_init();
     if (opt->one >= 0) {
@@ -335,11 +336,12 @@ static int usage(const char *wrong)
         fprintf(stderr, "insn-fuzz: '%s'?\n", wrong);
     }
     fputs("usage: insn-fuzz [SECONDS] [--count N] [--seed S|random] [--case N] "
-          "[--length N]\n"
+          "[--length N] [--tier N]\n"
           "                 [--failures N] [--report [TARGET]] [--forms] [--tap] "
           "[--verbose]\n"
           "Random instruction sequences, by this processor and by the software CPU.\n"
           "  --case N      only case N of the seed\n"
+          "  --tier N      of the software CPU: 0 (default) interprets, 1 translates\n"
           "  --length N    at most N instructions and what they need (default 6)\n"
           "  --failures N  stop after N different findings (default 1)\n"
           "  --report [N]  list forms met fewer than N times (default 1000)\n"
@@ -389,6 +391,8 @@ static bool parse(int argc, char **argv, struct options *o, const char **ret_wro
             o->seed = strtoull(argv[++i], NULL, 0);
         } else if (!strcmp(a, "--case")) {
             o->one = (int64_t)strtoull(argv[++i], NULL, 0);
+        } else if (!strcmp(a, "--tier")) {
+            o->tier = (unsigned)strtoul(argv[++i], NULL, 0);
         } else if (!strcmp(a, "--length")) {
             o->length = (unsigned)strtoul(argv[++i], NULL, 0);
         } else if (!strcmp(a, "--failures")) {
