@@ -177,7 +177,8 @@ struct t1_hot {
     uint64_t host_sp;   /* while a translation runs: the thread's stack */
     uint64_t page_base; /* linear address of the page whose code runs */
     uint64_t target, target_page;
-    uint64_t tlb_mask, itlb_mask, jump_mask; /* for PDEP: index to byte offset */
+    uint64_t tlb_mask, itlb_mask, jump_mask;       /* for PDEP: index to byte offset */
+    uint64_t sse_mask, align16_mask, align32_mask; /* for PEXT: bits to look at */
     struct t1_jump jumps[T1_JUMP_SIZE];
 };
 

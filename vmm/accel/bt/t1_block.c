@@ -303,12 +303,14 @@ static void put_slow(struct t1_ctx *t, const struct t1_slow *s)
     for (unsigned i = 0; i < s->nb; i++) {
         t1_set_rel32(e, s->from[i], t1_pos(e));
     }
+    t1_vectors_move(e, true, s->put_xmm, s->put_ymm);
     t1_mov_ri(e, T1_RCX, (uint8_t *)t->b - t->c->core->arena);
     t1_mov_ri(e, T1_S1, s->index | (int64_t)s->op << 16);
     if (s->branch) {
         t1_jmp(e, t->t1->glue_branch);
     } else {
         t1_call(e, t->t1->glue_step);
+        t1_vectors_move(e, false, s->get_xmm, s->get_ymm);
         t1_jmp(e, s->resume);
     }
 }
@@ -316,6 +318,7 @@ static void put_slow(struct t1_ctx *t, const struct t1_slow *s)
 /* The whole instruction by T0. */
 static void fall_back(struct t1_ctx *t)
 {
+    t1_vectors_put(t);
     t1_jump_slow(t);
     t->cur->op = t->insn->op;
 }
@@ -375,15 +378,20 @@ static void put_insns(struct t1_ctx *t, const struct decoded_block *d,
         t->index = i;
         t->cur = NULL;
         bool last = i + 1u == b->nb_insns && !(b->flags & T0_BLOCK_HAS_END);
+        if (last) {
+            t1_vectors_put(t);
+        }
         if (!(last ? branch(t, br) : t1_insn(t))) {
             fall_back(t);
         }
         if (t->cur) {
             t->cur->resume = t1_pos(&t->e);
             t->cur->branch = last;
+            t1_vectors_masks(t, UINT16_MAX, &t->cur->get_xmm, &t->cur->get_ymm);
         }
     }
     if (b->flags & T0_BLOCK_HAS_END) {
+        t1_vectors_put(t);
         count(t);
         br->nb = 1;
         go(t, (int64_t)t->page_off + b->len, false, &br->stub[0]);

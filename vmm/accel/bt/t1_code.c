@@ -1,3 +1,4 @@
+#include "vmm/accel/bt/t0_fpu.h"
 #include "vmm/accel/bt/t1_priv.h"
 
 #include <errno.h>
@@ -448,7 +449,7 @@ void t1_flush(struct t0_cpu *c)
 
 bool t1_supported(void)
 {
-    return __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx");
 }
 
 bool t1_init(struct t0_cpu *c, GError **error)
@@ -473,6 +474,9 @@ bool t1_init(struct t0_cpu *c, GError **error)
     c->t1.tlb_mask = (uint64_t)(T0_TLB_SIZE - 1) * sizeof(struct t0_tlb_entry);
     c->t1.itlb_mask = (uint64_t)(T0_ITLB_SIZE - 1) * 8;
     c->t1.jump_mask = (uint64_t)(T1_JUMP_SIZE - 1) * sizeof(struct t1_jump);
+    c->t1.sse_mask = T0_FPU_SSE;
+    c->t1.align16_mask = 15;
+    c->t1.align32_mask = 31;
     for (unsigned i = 0; i < T1_JUMP_SIZE; i++) {
         clear_jump(c, i);
     }

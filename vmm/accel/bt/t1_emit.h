@@ -220,6 +220,14 @@ static inline void t1_pdep(struct t1_emit *e, unsigned dst, unsigned src,
     t1_modrm_mem(e, dst, m);
 }
 
+/* dst = the bits of src under the mask @m, put together */
+static inline void t1_pext(struct t1_emit *e, unsigned dst, unsigned src,
+                           struct t1_mem m)
+{
+    t1_vex(e, 2, true, 2, false, t1_rex_mem(dst, m), src, 0xf5);
+    t1_modrm_mem(e, dst, m);
+}
+
 static inline void t1_rorx(struct t1_emit *e, unsigned dst, unsigned src, unsigned n)
 {
     t1_vex(e, 3, true, 3, false, (dst >> 3 & 1) << 2 | (src >> 3 & 1), 0, 0xf0);

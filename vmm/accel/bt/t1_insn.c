@@ -34,6 +34,7 @@ void t1_jump_slow(struct t1_ctx *t)
     if (!t->cur) {
         t->cur = &t->slow[t->nb_slow++];
         *t->cur = (struct t1_slow){.index = (uint16_t)t->index, .op = X86_NB_OPS};
+        t1_vectors_masks(t, t->xdirty, &t->cur->put_xmm, &t->cur->put_ymm);
     }
     t->cur->from[t->cur->nb++] = t1_jmp(&t->e, 0);
 }
@@ -49,7 +50,7 @@ static unsigned in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
 }
 
 /* Whether t1_ea() can do it. */
-static bool ea_possible(const struct t1_ctx *t, bool with_segment)
+bool t1_ea_possible(const struct t1_ctx *t, bool with_segment)
 {
     const struct x86_insn *i = t->insn;
     bool fs_gs = with_segment && i->seg >= X86_FS;
@@ -65,7 +66,7 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
     struct t1_mem m = {T1_NO_REG, T1_NO_REG, 0, (int32_t)i->disp};
     bool fs_gs = with_segment && i->seg >= X86_FS;
     bool a32 = i->addrsize == 4;
-    if (!ea_possible(t, with_segment)) {
+    if (!t1_ea_possible(t, with_segment)) {
         return T1_NO_REG;
     }
     if (i->base == X86_REG_NONE && i->index == X86_REG_NONE) {
@@ -289,7 +290,7 @@ static bool fits_scheme(const struct t1_ctx *t, const struct places *p)
         bool bit_string =
             insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC && p->reg != NULL;
         return nb <= 1 && !bit_string && p->mem->size >= 1 && p->mem->size <= 8 &&
-               p->mem->access && ea_possible(t, true);
+               p->mem->access && t1_ea_possible(t, true);
     }
     return true;
 }
@@ -430,7 +431,7 @@ static bool lea(struct t1_ctx *t)
     unsigned dst = insn->opnd[0].reg;
     bool mem = t1_host[dst] == T1_MEMORY, small = insn->opsize == 2;
     unsigned want = mem || small ? T1_S1 : t1_host[dst];
-    if (!ea_possible(t, false)) {
+    if (!t1_ea_possible(t, false)) {
         return false;
     }
     unsigned a = t1_ea(t, want, false);
@@ -508,6 +509,69 @@ static bool leave(struct t1_ctx *t)
     return true;
 }
 
+/* The slow path unless rcx is 0. */
+static void slow_unless_zero(struct t1_ctx *t)
+{
+    uint32_t fine = t1_jrcxz(&t->e);
+    t1_jump_slow(t);
+    t1_here8(&t->e, fine);
+}
+
+/* The slow path if rcx is 0. */
+static void slow_if_zero(struct t1_ctx *t)
+{
+    uint32_t zero = t1_jrcxz(&t->e);
+    t1_u8(&t->e, 0xeb); /* jmp over the next one */
+    t1_u8(&t->e, 5);
+    t1_here8(&t->e, zero);
+    t1_jump_slow(t);
+}
+
+/*
+ * Division, where it is certain not to raise #DE: the dividend is what XOR EDX, EDX or
+ * CDQ, CQO made of one register, and the divisor is not 0 (nor -1, when signed).
+ */
+static bool divide(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_opnd *o = &insn->opnd[0];
+    struct t1_emit *e = &t->e;
+    bool is_signed = insn->op == X86_OP_IDIV, wide = o->size == 8;
+    unsigned by = T1_S2;
+    if (o->size < 4 || (o->kind == X86_OPND_MEM && !t1_ea_possible(t, true))) {
+        return false;
+    }
+    const struct t1_enc mov = {.w = wide, .opcode = 0x8b};
+    if (o->kind == X86_OPND_MEM) {
+        unsigned a = t1_ea(t, T1_S1, true);
+        t1_probe(t, a, o->size, false);
+        t1_op_mem(e, &mov, by, t1_at(a));
+    } else {
+        by = in_reg(t, o->reg, T1_S2);
+    }
+    if (is_signed) {
+        t1_mov_ri(e, T1_RCX, wide ? 63 : 31);
+        /* sarx */
+        t1_vex(e, 2, wide, 2, false, 4, T1_RCX, 0xf7);
+        t1_u8(e, 0xc0 | (T1_S1 & 7) << 3 | X86_RAX);
+        t1_not(e, T1_S1);
+        struct t1_mem sum = {T1_S1, X86_RDX, 0, 1};
+        t1_op_mem(e, &(struct t1_enc){.w = wide, .opcode = 0x8d}, T1_RCX, sum);
+    } else {
+        t1_op_reg(e, &mov, T1_RCX, X86_RDX);
+    }
+    slow_unless_zero(t);
+    t1_op_reg(e, &mov, T1_RCX, by);
+    slow_if_zero(t);
+    if (is_signed) {
+        t1_op_mem(e, &(struct t1_enc){.w = wide, .opcode = 0x8d}, T1_RCX,
+                  (struct t1_mem){(uint8_t)by, T1_NO_REG, 0, 1});
+        slow_if_zero(t);
+    }
+    t1_op_reg(e, &(struct t1_enc){.w = wide, .opcode = 0xf7}, is_signed ? 7 : 6, by);
+    return true;
+}
+
 bool t1_insn(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
@@ -522,11 +586,16 @@ bool t1_insn(struct t1_ctx *t)
     case X86_OP_PREFETCHNTA:
     case X86_OP_PREFETCHT0:
     case X86_OP_PREFETCHT1:
-    case X86_OP_PREFETCHT2: return true;
+    case X86_OP_PREFETCHT2:
+    case X86_OP_PREFETCH:
+    case X86_OP_PREFETCHW: return true;
     case X86_OP_LEA: return lea(t);
     case X86_OP_PUSH: return push(t);
     case X86_OP_POP: return pop(t);
     case X86_OP_LEAVE: return leave(t);
-    default: return d->cls == X86_CLASS_INT && is_plain(insn->op) && plain(t);
+    case X86_OP_DIV:
+    case X86_OP_IDIV: return divide(t);
+    default:
+        return d->cls == X86_CLASS_INT ? is_plain(insn->op) && plain(t) : t1_simd(t);
     }
 }

@@ -63,10 +63,14 @@ struct t1_slow {
     uint32_t from[4]; /* jumps to it: a CALL through memory has most */
     unsigned nb;
     uint32_t resume;
-    uint16_t index; /* of the op */
-    uint16_t op;    /* enum x86_op of a fall-back; X86_NB_OPS: a slow access */
+    uint16_t put_xmm, put_ymm; /* vector registers to put back first, */
+    uint16_t get_xmm, get_ymm; /* and to load after it */
+    uint16_t index;            /* of the op */
+    uint16_t op; /* enum x86_op of a fall-back; X86_NB_OPS: a slow access */
     bool branch;
 };
+
+enum { T1_V_NONE, T1_V_XMM, T1_V_YMM };
 
 struct t1_ctx {
     struct t1_emit e;
@@ -80,6 +84,9 @@ struct t1_ctx {
     struct t1_slow slow[T0_BLOCK_MAX_INSNS];
     unsigned nb_slow;
     struct t1_slow *cur; /* of the current instruction, or NULL */
+    uint8_t xstate[16];  /* T1_V_*, see t1_simd.c */
+    uint16_t xdirty;
+    bool used_vex; /* the host's upper halves may be in use */
 };
 
 /* Offset from page_base of the instruction after the current one. */
@@ -96,6 +103,7 @@ void t1_jump_slow(struct t1_ctx *t);
  * or the base register itself), or T1_NO_REG when it is of a kind that is left to T0.
  * Uses the scratch registers r10 and r11.
  */
+bool t1_ea_possible(const struct t1_ctx *t, bool with_segment);
 unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment);
 
 /* Probe for @size bytes at @addr, a register other than rcx and r11. What follows may
@@ -110,6 +118,17 @@ static inline struct t1_mem t1_at(unsigned addr)
 /* Translate the current instruction, which is no branch. False: nothing was emitted,
  * T0 is to execute it. */
 bool t1_insn(struct t1_ctx *t);
+
+/* The same for SSE and AVX. */
+bool t1_simd(struct t1_ctx *t);
+
+/* All vector registers back into memory. */
+void t1_vectors_put(struct t1_ctx *t);
+/* Store or load these. */
+void t1_vectors_move(struct t1_emit *e, bool store, uint16_t xmm, uint16_t ymm);
+/* Of registers @which, those that are in the host's wholly or by half. */
+void t1_vectors_masks(const struct t1_ctx *t, uint16_t which, uint16_t *ret_xmm,
+                      uint16_t *ret_ymm);
 
 /* Translate @b. Its code's position, or 0. */
 bool t1_translate(struct t0_cpu *c, struct t0_block *b);
