@@ -96,6 +96,9 @@ static void arch_attention_reset(struct vcpu *vcpu)
     if (!what)
         return;
     vcpu->vm->accel->get_state(vcpu, &s);
+    /* A processor that runs or is halted takes no STARTUP. */
+    if (!(what & LAPIC_INIT) && s.activity != X86_WAIT_SIPI)
+        return;
     if (what & LAPIC_INIT) {
         x86_state_reset(&s, signature(vcpu), true);
         lapic_init_reset(vcpu);
