@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include <glib.h>
@@ -31,6 +32,11 @@ struct arch_ops {
 
     /* Whether a halted @vcpu has a reason to run again. Thread: the vCPU's. */
     bool (*vcpu_has_work)(struct vcpu *vcpu);
+
+    /* Guest time at which to ask vcpu_has_work() again even if nobody wakes the
+     * halted @vcpu: its local timer's deadline. UINT64_MAX: never. NULL: the arch
+     * wakes by vcpu_kick() alone. Thread: the vCPU's. */
+    uint64_t (*vcpu_wake_ns)(struct vcpu *vcpu);
 
     /* VCPU_ATTN_RESET was set on @vcpu. Thread: the vCPU's. */
     void (*vcpu_attention_reset)(struct vcpu *vcpu);

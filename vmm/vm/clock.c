@@ -129,6 +129,21 @@ static void change_locked(struct vm_clock *c, bool running, uint64_t offset,
     atomic_fetch_add_explicit(&c->seq, 1, memory_order_release);
 }
 
+uint64_t vm_clock_to_host(struct vm_clock *c, uint64_t guest_ns)
+{
+    uint64_t host = UINT64_MAX;
+    g_mutex_lock(&c->lock);
+    if (atomic_load_explicit(&c->running, memory_order_relaxed) &&
+        (__builtin_add_overflow(
+             guest_ns, atomic_load_explicit(&c->offset_ns, memory_order_relaxed),
+             &host) ||
+         host > INT64_MAX)) {
+        host = UINT64_MAX;
+    }
+    g_mutex_unlock(&c->lock);
+    return host;
+}
+
 /* Arm the loop timer of @t when it should be. Caller holds the lock. */
 static void arm_locked(struct vm_timer *t)
 {

@@ -23,6 +23,10 @@ void vm_clock_free(struct vm_clock *c);
 /* Guest time. Any thread; about 25 ns. */
 uint64_t vm_clock_ns(struct vm_clock *c);
 
+/* The host's monotonic time at which it is guest time @guest_ns, in nanoseconds;
+ * UINT64_MAX while guest time stands still or when that is out of reach. Any thread. */
+uint64_t vm_clock_to_host(struct vm_clock *c, uint64_t guest_ns);
+
 /* Wall time. Any thread. */
 uint64_t vm_clock_wall_ns(struct vm_clock *c);
 

@@ -76,6 +76,8 @@ static bool arch_vcpu_has_work(struct vcpu *vcpu)
 {
     struct x86_state s;
 
+    lapic_timer_poll(vcpu);
+
     if (lapic_has_work(vcpu, false))
         return true;
     if (!lapic_has_work(vcpu, true))
@@ -161,6 +163,7 @@ const struct arch_ops x86_arch = {
     .vcpu_free = arch_vcpu_free,
     .vcpu_reset = arch_vcpu_reset,
     .vcpu_has_work = arch_vcpu_has_work,
+    .vcpu_wake_ns = lapic_timer_deadline_ns,
     .vcpu_attention_reset = arch_attention_reset,
     .dump = arch_dump,
 };

@@ -166,6 +166,14 @@ unsigned lapic_take_start(struct vcpu *vcpu, uint8_t *ret_vector);
  */
 bool lapic_has_work(struct vcpu *vcpu, bool irq_enabled);
 
+/*
+ * For a halted vCPU that waits for its own timer: the guest time of its next
+ * interrupt, UINT64_MAX when there is none; and raise that interrupt if the time has
+ * come. Thread: the vCPU's.
+ */
+uint64_t lapic_timer_deadline_ns(struct vcpu *vcpu);
+void lapic_timer_poll(struct vcpu *vcpu);
+
 /* ---- Delivering. Any thread, any device lock held. ---- */
 
 /*

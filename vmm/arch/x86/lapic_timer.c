@@ -9,7 +9,8 @@
  * is set to.
  *
  * lapic_timer_expired() runs on the main thread, everything else on the vCPU's;
- * both take timer.lock. IRR is set outside of it.
+ * both take timer.lock. IRR is set outside of it. A halted vCPU waits for its deadline
+ * itself (lapic_timer_poll()), and mostly comes before the main thread.
  */
 #include "vmm/arch/x86/lapic_priv.h"
 
@@ -82,13 +83,15 @@ static void timer_fire(struct lapic *l)
     }
 }
 
-static void lapic_timer_expired(void *opaque)
+/* The interrupt if its time has come. */
+static void timer_look(struct lapic *l, bool host_fired)
 {
-    struct lapic *l = opaque;
     struct lapic_timer *t = &l->timer;
     bool fire = false;
     g_mutex_lock(&t->lock);
-    t->host_ns = UINT64_MAX;
+    if (host_fired) {
+        t->host_ns = UINT64_MAX;
+    }
     if (t->deadline_ns) {
         uint64_t now = vm_clock_ns(timer_clock(l));
         if (now >= t->deadline_ns) {
@@ -101,6 +104,25 @@ static void lapic_timer_expired(void *opaque)
     if (fire) {
         timer_fire(l);
     }
+}
+
+static void lapic_timer_expired(void *opaque)
+{
+    timer_look(opaque, true);
+}
+
+void lapic_timer_poll(struct vcpu *vcpu)
+{
+    timer_look(lapic_of(vcpu), false);
+}
+
+uint64_t lapic_timer_deadline_ns(struct vcpu *vcpu)
+{
+    struct lapic_timer *t = &lapic_of(vcpu)->timer;
+    g_mutex_lock(&t->lock);
+    uint64_t deadline = t->deadline_ns ? t->deadline_ns : UINT64_MAX;
+    g_mutex_unlock(&t->lock);
+    return deadline;
 }
 
 void lapic_timer_init(struct lapic *l)
