@@ -145,6 +145,7 @@ struct t0_core {
     bool irq_maybe;   /* the LAPIC may have something: look when IF allows */
     bool no_trap;     /* the instruction stepped over takes no single-step trap */
     enum vcpu_exit exit;
+    uint32_t pauses; /* PAUSE instructions executed */
     struct t0_inbox inbox;
     struct t0_counters n;
     uint32_t ring_pos;
