@@ -81,9 +81,12 @@ _Static_assert(sizeof(struct t0_op) == 40, "ops are most of the interpreter's me
 
 /* How op's effective address becomes a linear one. */
 enum t0_ea_kind {
-    T0_EA_FLAT64,  /* 64-bit address size, no segment base */
-    T0_EA_SEG64,   /* 64-bit address size, FS or GS base */
-    T0_EA_FLAT32,  /* 32-bit address size, base 0 and no limit to check */
+    T0_EA_FLAT64, /* 64-bit address size, no segment base */
+    T0_EA_SEG64,  /* 64-bit address size, FS or GS base */
+    T0_EA_FLAT32, /* 32-bit address size, base 0 and no limit to check */
+    /* The same outside of long mode, where no TLB entry has an address of more than 32
+     * bits: the sum need not be cut off, it hits only when that would not change it. */
+    T0_EA_LEGACY32,
     T0_EA_GENERAL, /* this and above: t0_ea_slow(). 16-bit address size */
     T0_EA_GENERAL32,
     T0_EA_GENERAL64,
@@ -328,7 +331,8 @@ static inline struct t0_val t0_ea(struct t0_cpu *c, const struct t0_op *op,
     switch (op->ea) {
     case T0_EA_FLAT64: return (struct t0_val){off, 0};
     case T0_EA_SEG64: return (struct t0_val){off + c->seg_base[op->seg], 0};
-    case T0_EA_FLAT32: return (struct t0_val){(uint32_t)off, 0};
+    case T0_EA_FLAT32:
+    case T0_EA_LEGACY32: return (struct t0_val){(uint32_t)off, 0};
     default: return t0_ea_slow(c, op, size, write);
     }
 }
@@ -562,6 +566,7 @@ enum {
     T0_MODE_NOSSE = 1 << 7, /* CR0.EM or !CR4.OSFXSR */
     T0_MODE_NOAVX = 1 << 8, /* !CR4.OSXSAVE, XCR0 lacks SSE|AVX, real mode */
     T0_MODE_EM = 1 << 9,    /* CR0.EM: x87 and MMX */
+    T0_MODE_LMA = 1 << 10,  /* long mode, compatibility mode included */
 };
 
 struct t0_lower {

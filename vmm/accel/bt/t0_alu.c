@@ -385,7 +385,7 @@ bool t0_lower_alu(const struct x86_insn *insn, const struct t0_lower *ctx,
 {
     bool dead = ctx->flags_dead;
     const struct t0_forms *t;
-    bool general = op->ea != T0_EA_FLAT64, lock = insn->prefixes & X86_P_LOCK;
+    bool general = !t0_ea_is_sum(op), lock = insn->prefixes & X86_P_LOCK;
 
     switch (insn->op) {
     case X86_OP_ADD: t = &add_fn[dead]; break;

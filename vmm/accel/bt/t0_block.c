@@ -500,7 +500,9 @@ static void lower_ea(const struct x86_insn *insn, unsigned mode, struct t0_op *o
         op->ea = fs_gs ? T0_EA_SEG64 : T0_EA_FLAT64;
     } else if (insn->addrsize == 4) {
         bool flat = m64 ? !fs_gs : (mode & T0_MODE_FLAT) && !fs_gs;
-        op->ea = flat ? T0_EA_FLAT32 : T0_EA_GENERAL32;
+        op->ea = !flat                  ? T0_EA_GENERAL32
+                 : (mode & T0_MODE_LMA) ? T0_EA_FLAT32
+                                        : T0_EA_LEGACY32;
     } else {
         op->ea = T0_EA_GENERAL;
     }

@@ -97,6 +97,9 @@ void t0_update_mode(struct t0_cpu *c)
     if (!(s->cr4 & X86_CR4_OSFXSR)) {
         mode |= T0_MODE_NOSSE;
     }
+    if (s->efer & X86_EFER_LMA) {
+        mode |= T0_MODE_LMA;
+    }
     uint64_t avx = X86_XCR0_SSE | X86_XCR0_AVX;
     if (!(s->cr4 & X86_CR4_OSXSAVE) || (s->xcr0 & avx) != avx || !pe) {
         mode |= T0_MODE_NOAVX;

@@ -316,10 +316,17 @@ struct t0_forms {
     [form] = T0_FN_##sizes(n), [form + 1] = T0_FN_##sizes(n), \
     [form + 2] = T0_FN_##sizes(n)
 
+/* Whether the sum of @op's address parts is its linear address, or hits no TLB entry.
+ */
+static inline bool t0_ea_is_sum(const struct t0_op *op)
+{
+    return op->ea == T0_EA_FLAT64 || op->ea == T0_EA_LEGACY32;
+}
+
 /* Which of the three forms @op's memory operand is. */
 static inline unsigned t0_ea_form(const struct t0_op *op)
 {
-    return op->ea != T0_EA_FLAT64 ? 2 : op->index != T0_REG_ZERO ? 1 : 0;
+    return !t0_ea_is_sum(op) ? 2 : op->index != T0_REG_ZERO ? 1 : 0;
 }
 
 /* Put general registers into dst (operand 0) and src (operand 1), whatever of them

@@ -120,7 +120,7 @@ static bool lower_mulx(const struct x86_insn *insn, struct t0_op *op)
     op->dst = t0_reg(insn->opnd[0].reg);
     op->src = t0_reg(insn->opnd[1].reg);
     op->src2 = mem ? 0 : t0_reg(insn->opnd[2].reg);
-    op->fn = fn[mem ? 1 + (op->ea != T0_EA_FLAT64) : 0][__builtin_ctz(insn->opsize)];
+    op->fn = fn[mem ? 1 + !t0_ea_is_sum(op) : 0][__builtin_ctz(insn->opsize)];
     return op->fn != NULL;
 }
 
