@@ -7,10 +7,11 @@
 
 extern const struct guest_test __start_guest_tests[], __stop_guest_tests[];
 extern uint8_t guest_stubs[];
+extern uint64_t guest_start_info;
 extern uint8_t gdt_pointer[];
 extern uint64_t window_pt[512], window_pd[512], window_pdpt[512];
-bool try_call(void (*fn)(void *), void *arg, bool user);
-void try_resume(bool trapped);
+bool try_call(void (*fn)(void *), void *arg, bool user, uint64_t *rsp_slot);
+void try_resume(bool trapped, uint64_t rsp);
 void guest_trap(uint64_t *frame);
 void guest_main(void);
 void *memcpy(void *to, const void *from, size_t n);
@@ -24,7 +25,13 @@ static uint8_t pages[16][4096] __attribute__((aligned(4096)));
 static uint8_t ist_stack[8192] __attribute__((aligned(16)));
 static uint8_t irq_stack[16384] __attribute__((aligned(16)));
 
-static struct trap *catching;
+bool (*guest_trap_hook)(unsigned vector, uint64_t *frame);
+
+/* What each processor catches, and where its try_call() goes on. */
+static struct {
+    struct trap *catching;
+    uint64_t rsp;
+} tries[GUEST_CPUS];
 static unsigned failures;
 static const char *skipped;
 
@@ -111,6 +118,31 @@ void guest_skip(const char *why)
     skipped = why;
 }
 
+/* The command line is at offset 24 of hvm_start_info. */
+unsigned guest_option(const char *name, unsigned otherwise)
+{
+    const char *s = *(const char **)(guest_start_info + 24);
+    while (s && *s) {
+        const char *n = name;
+        while (*n && *s == *n) {
+            s++;
+            n++;
+        }
+        if (!*n && *s == '=') {
+            unsigned v = 0;
+            for (s++; *s >= '0' && *s <= '9'; s++) {
+                v = 10 * v + (unsigned)(*s - '0');
+            }
+            return v;
+        }
+        while (*s && *s != ' ') {
+            s++;
+        }
+        s += *s == ' ';
+    }
+    return otherwise;
+}
+
 /* --- Traps ------------------------------------------------------------------- */
 
 void guest_gate(unsigned vector, uint64_t handler, unsigned type, unsigned dpl,
@@ -133,11 +165,16 @@ void guest_trap(uint64_t *frame)
     unsigned vector = (unsigned)frame[16];
     frame[4] = frame[21];
     bool user_return = vector == 0x80 && (frame[19] & 3) == 3;
+    if (guest_trap_hook && !user_return && guest_trap_hook(vector, frame)) {
+        return;
+    }
     if (vector >= 32 && !user_return) {
         guest_irqs[vector]++;
         return;
     }
-    if (!catching) {
+    unsigned cpu = guest_cpu();
+    struct trap *t = tries[cpu].catching;
+    if (!t) {
         guest_printf("# unexpected exception %d error 0x%lx rip 0x%lx cr2 0x%lx\n",
                      vector, frame[17], frame[18], read_cr2());
         guest_printf("Bail out! unexpected exception\n");
@@ -146,7 +183,6 @@ void guest_trap(uint64_t *frame)
             __asm__ volatile("cli; hlt");
         }
     }
-    struct trap *t = catching;
     if (user_return) {
         t->vector = NO_TRAP;
     } else {
@@ -162,16 +198,19 @@ void guest_trap(uint64_t *frame)
         t->ss = frame[22];
         t->cr2 = read_cr2();
     }
-    try_resume(!user_return);
+    try_resume(!user_return, tries[cpu].rsp);
 }
 
 static bool try_as(struct trap *t, void (*fn)(void *), void *arg, bool user)
 {
-    struct trap *outer = catching;
+    unsigned cpu = guest_cpu();
+    struct trap *outer = tries[cpu].catching;
+    uint64_t outer_rsp = tries[cpu].rsp;
     *t = (struct trap){.vector = NO_TRAP};
-    catching = t;
-    bool trapped = try_call(fn, arg, user);
-    catching = outer;
+    tries[cpu].catching = t;
+    bool trapped = try_call(fn, arg, user, &tries[cpu].rsp);
+    tries[cpu].catching = outer;
+    tries[cpu].rsp = outer_rsp;
     return trapped;
 }
 

@@ -100,6 +100,20 @@ bool guest_try_user(struct trap *t, void (*fn)(void *arg), void *arg);
 /* Interrupts (vectors 32 and up) that arrived, by vector. */
 extern volatile uint32_t guest_irqs[256];
 
+/* Processors the framework has room for; only the first runs unless a test starts
+ * the others (lib/smp.h). */
+#define GUEST_CPUS 16
+
+/*
+ * When set: called for every exception and interrupt first, on the processor that
+ * takes it, with interrupts off. True: dealt with, go back. @frame is gpr[16],
+ * vector, error, rip, cs, rflags, rsp, ss; what it holds is what returns.
+ */
+extern bool (*guest_trap_hook)(unsigned vector, uint64_t *frame);
+
+/* The number in NAME=NUMBER on the kernel command line. */
+unsigned guest_option(const char *name, unsigned otherwise);
+
 /* --- Paging ----------------------------------------------------------------- */
 
 enum {
@@ -199,6 +213,14 @@ static inline bool has_cpuid(uint32_t leaf, unsigned reg, unsigned bit)
     }
     cpuid(leaf, 0, r);
     return r[reg] >> bit & 1;
+}
+
+/* The processor that runs this: its APIC ID. */
+static inline unsigned guest_cpu(void)
+{
+    uint32_t r[4];
+    cpuid(1, 0, r);
+    return (r[1] >> 24) & (GUEST_CPUS - 1);
 }
 
 static inline void outb(uint16_t port, uint8_t v)

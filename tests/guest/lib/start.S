@@ -12,6 +12,7 @@
 start32:
     cld
     mov $stack_top, %esp
+    mov %ebx, guest_start_info      /* struct hvm_start_info of the PVH boot protocol */
     /* Page directories: 2048 pages of 2 MiB, supervisor, writable. */
     mov $pd, %edi
     mov $0x83, %eax
@@ -133,7 +134,7 @@ common_stub:
     add $16, %rsp
     iretq
 
-/* bool try_call(void (*fn)(void *), void *arg, bool user) */
+/* bool try_call(void (*fn)(void *), void *arg, bool user, uint64_t *rsp_slot) */
     .globl try_call
 try_call:
     push %rbx
@@ -144,7 +145,7 @@ try_call:
     push %r15
     pushfq
     sub $8, %rsp
-    mov %rsp, try_rsp
+    mov %rsp, (%rcx)
     test %edx, %edx
     jnz 1f
     mov %rdi, %rax
@@ -162,10 +163,11 @@ try_call:
     push %rax
     iretq
 
-/* Exceptions come back here through guest_trap; %eax says whether one was caught. */
+/* void try_resume(bool caught, uint64_t rsp): exceptions come back here through
+ * guest_trap; %eax says whether one was caught. */
     .globl try_resume
 try_resume:
-    mov try_rsp, %rsp
+    mov %rsi, %rsp
     mov $0x10, %eax                 /* null after an exception in user mode */
     mov %eax, %ss
     mov %edi, %eax
@@ -209,8 +211,8 @@ guest_gdt:
 gdt_pointer:
     .word 127
     .quad guest_gdt
-    .globl try_rsp
-try_rsp:
+    .globl guest_start_info
+guest_start_info:
     .quad 0
 
     .bss
