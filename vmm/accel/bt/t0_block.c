@@ -942,7 +942,7 @@ struct t0_block *t0_block_get(struct t0_cpu *c)
 void t0_block_chain(struct t0_cpu *c, struct t0_chain *chain, struct t0_block *b)
 {
     bool in_arena = (size_t)((uint8_t *)chain - c->core->arena) < c->core->arena_size;
-    if (!in_arena || !(c->mode & T0_MODE_FLAT) || chain->to ||
+    if (!in_arena || c->core->tvm->lockstep || !(c->mode & T0_MODE_FLAT) || chain->to ||
         (b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_DEAD | T0_BLOCK_SCRATCH))) {
         return;
     }

@@ -366,7 +366,8 @@ static enum vcpu_exit bt_run(struct vcpu *vcpu)
 static bool parse_option(struct t0_vm *t, const char *key, const char *value,
                          GError **error)
 {
-    static const char *const names[] = {"tier", "heat", "record", "cache-size", NULL};
+    static const char *const names[] = {"tier",   "heat",       "lockstep",
+                                        "record", "cache-size", NULL};
     if (!strcmp(key, "tier")) {
         t->t1 = !strcmp(value, "1");
         if (!t->t1 && strcmp(value, "0") != 0) {
@@ -380,6 +381,11 @@ static bool parse_option(struct t0_vm *t, const char *key, const char *value,
         bool ok = g_ascii_string_to_unsigned(value, 10, 1, UINT32_MAX, &n, error);
         t->heat = ok ? (uint32_t)n : t->heat;
         return ok || (g_prefix_error(error, "-accel bt: heat: "), false);
+    }
+    if (!strcmp(key, "lockstep")) {
+        t->lockstep = !strcmp(value, "on");
+        return t->lockstep || !strcmp(value, "off") ||
+               error_msg(error, "-accel bt: lockstep='%s': on or off", value);
     }
     if (!strcmp(key, "record")) {
         t->record = !strcmp(value, "on");

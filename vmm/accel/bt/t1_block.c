@@ -318,6 +318,7 @@ static void put_slow(struct t1_ctx *t, const struct t1_slow *s)
 /* The whole instruction by T0. */
 static void fall_back(struct t1_ctx *t)
 {
+    t->t1->trans[t->t1->nb_trans].native = false;
     t1_vectors_put(t);
     t1_jump_slow(t);
     t->cur->op = t->insn->op;
@@ -329,6 +330,20 @@ static const uint8_t *code_bytes(const struct t0_cpu *c, uint64_t gpa)
 {
     const struct gmem_region *r = gmem_find(c->vcpu->vm->gmem, gpa);
     return r ? r->host + (gpa - r->gpa) : NULL;
+}
+
+bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,
+                  struct x86_insn *ret)
+{
+    const uint8_t *bytes = code_bytes(c, b->gpa);
+    const struct t0_op *op = &b->ops[i];
+    uint8_t copy[X86_INSN_MAX_LEN];
+    unsigned n = (unsigned)(op->next - op->start);
+    if (!bytes || n > sizeof(copy)) {
+        return false;
+    }
+    memcpy(copy, bytes + op->start, n);
+    return x86_decode(ret, copy, n, 64) == (int)n;
 }
 
 struct decoded_block {
@@ -414,7 +429,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     t->e = (struct t1_emit){.p = t1->write + ALIGN_UP(t1->used, 16), .base = t1->write};
 
     struct t1_trans *tr = &t1->trans[++t1->nb_trans];
-    *tr = (struct t1_trans){.entry_poll = t1_pos(&t->e)};
+    *tr = (struct t1_trans){.entry_poll = t1_pos(&t->e), .native = true};
     put_poll(t);
     tr->entry = t1_pos(&t->e);
     put_insns(t, d, &br);

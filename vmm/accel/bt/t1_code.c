@@ -114,7 +114,8 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
 {
     struct t0_core *core = c->core;
     struct t1_core *t1 = core->t1;
-    if (core->exc_pending || core->exit_wanted || vcpu_wants_attention(c->vcpu) ||
+    if (core->tvm->lockstep || core->exc_pending || core->exit_wanted ||
+        vcpu_wants_attention(c->vcpu) ||
         (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow)) ||
         c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {
         return 0;
@@ -176,7 +177,7 @@ static uint64_t do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what)
 }
 
 /* The instruction after the single one. */
-static const struct t0_op *op_stop(struct t0_cpu *c, const struct t0_op *op)
+const struct t0_op *t1_op_stop(struct t0_cpu *c, const struct t0_op *op)
 {
     return op;
 }
@@ -193,7 +194,7 @@ static uint64_t do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     t1->steps++;
     t1->fallbacks[what >> 16]++;
     single->ops[0] = *op;
-    single->ops[1].fn = op_stop;
+    single->ops[1].fn = t1_op_stop;
     c->block = single;
     if (what & T1_PUSH_RETURN) {
         c->block = b;
@@ -354,7 +355,7 @@ static void make_glue(struct t1_core *t1)
 
 /* --- T0's side --------------------------------------------------------------- */
 
-static const struct t0_op *enter(struct t0_cpu *c, struct t0_block *b)
+const struct t0_op *t1_enter(struct t0_cpu *c, struct t0_block *b)
 {
     struct t1_core *t1 = c->core->t1;
     typedef const struct t0_op *(*enter_fn)(struct t0_cpu *, uint64_t);
@@ -362,6 +363,11 @@ static const struct t0_op *enter(struct t0_cpu *c, struct t0_block *b)
     t1->enters++;
     c->t1.page_base = c->rip_base & ~UINT64_C(0xfff);
     return fn(c, (uintptr_t)(t1->exec + t1->trans[b->t1].entry));
+}
+
+static const struct t0_op *enter(struct t0_cpu *c, struct t0_block *b)
+{
+    return unlikely(c->core->tvm->lockstep) ? t1_lockstep(c, b) : t1_enter(c, b);
 }
 
 static struct t0_block *block_of(const struct t0_op *op)
@@ -525,6 +531,9 @@ void t1_dump(struct t0_cpu *c, FILE *out)
             " instructions by T0, %" PRIu64 " of these for their memory\n",
             t1->nb_trans, t1->used, t1->size, t1->enters, t1->resolves, t1->branches,
             t1->steps, t1->fallbacks[X86_NB_OPS]);
+    if (c->core->tvm->lockstep) {
+        fprintf(out, "bt: %" PRIu64 " blocks checked in lockstep\n", t1->checked);
+    }
     fprintf(out, "bt: left to T0:");
     for (unsigned i = 0; i < X86_NB_OPS; i++) {
         if (t1->fallbacks[i]) {

@@ -22,6 +22,7 @@ struct t1_site {
 struct t1_trans {
     uint32_t entry, entry_poll; /* positions */
     uint32_t incoming;          /* sites */
+    bool native;                /* nothing in it is left to T0 */
     bool in_jumps;              /* may be in the table of indirect branches */
 };
 
@@ -34,6 +35,7 @@ struct t1_core {
     uint32_t generation; /* counts flushes */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint64_t jumps_used[T1_JUMP_SIZE / 64];
+    uint64_t checked; /* in lockstep */
     uint64_t steps, branches, resolves, enters;
     uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
@@ -132,5 +134,18 @@ void t1_vectors_masks(const struct t1_ctx *t, uint16_t which, uint16_t *ret_xmm,
 
 /* Translate @b. Its code's position, or 0. */
 bool t1_translate(struct t0_cpu *c, struct t0_block *b);
+
+/* Decode op @i of @b again. False: the bytes are no longer those that T0 decoded. */
+bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,
+                  struct x86_insn *ret);
+
+/* Run the translation of @b at rip_base. Returns NULL. */
+const struct t0_op *t1_enter(struct t0_cpu *c, struct t0_block *b);
+
+/* The same, checked: t1_lockstep.c. */
+const struct t0_op *t1_lockstep(struct t0_cpu *c, struct t0_block *b);
+
+/* Handler of an op after a single instruction. */
+const struct t0_op *t1_op_stop(struct t0_cpu *c, const struct t0_op *op);
 
 #endif
