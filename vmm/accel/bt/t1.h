@@ -14,14 +14,16 @@ struct t0_block;
  * T1, the same-architecture translator: hot blocks of flat 64-bit code become host
  * code that is mostly the guest's own instructions.
  *
- * Registers. Twelve guest registers live in host registers, most in the one of the
- * same number; four are rarely used by compilers and stay in c->gpr:
+ * Registers. Eleven guest registers live in host registers, most in the one of the
+ * same number; five are used less by compilers and stay in c->gpr:
  *
- *     host   rax rdx rbx rbp rsi rdi r8 r9 r12 r13   the same
+ *     host   rax rdx rbx rbp rsi rdi r8 r12 r13   the same
  *            r14 = guest rsp, r15 = guest rcx
+ *            r9 = instructions retired (c->insns): in memory it would make the
+ *            latency of a store and a load out of every short loop
  *            rcx, r10, r11      scratch
  *            rsp                c - T1_BIAS
- *     memory r10 r11 r14 r15 of the guest
+ *     memory r9 r10 r11 r14 r15 of the guest
  *
  * The host's RSP is never the guest's. It points just below the struct t0_cpu, so that
  * [rsp + n] reaches every field and no register is spent on a pointer; below it is a

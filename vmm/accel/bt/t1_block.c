@@ -18,9 +18,7 @@
 /* The block is over: count its instructions. */
 static void count(struct t1_ctx *t)
 {
-    t1_load(&t->e, T1_RCX, T1_FIELD(insns));
-    t1_lea(&t->e, T1_RCX, (struct t1_mem){T1_RCX, T1_NO_REG, 0, t->b->nb_insns});
-    t1_store(&t->e, T1_FIELD(insns), T1_RCX);
+    t1_lea(&t->e, T1_COUNT, (struct t1_mem){T1_COUNT, T1_NO_REG, 0, t->b->nb_insns});
 }
 
 static struct t1_site *new_site(struct t1_ctx *t, int64_t target, bool poll)

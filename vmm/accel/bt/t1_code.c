@@ -238,7 +238,10 @@ static void put_spill(struct t1_emit *e, int32_t above)
             t1_store(e, m, t1_host[i]);
         }
     }
-    struct t1_mem m = T1_FIELD(flags);
+    struct t1_mem m = T1_FIELD(insns);
+    m.disp += above;
+    t1_store(e, m, T1_COUNT);
+    m = T1_FIELD(flags);
     m.disp += above;
     t1_u8(e, 0x9f);                                                       /* lahf */
     t1_op_reg(e, &(struct t1_enc){.map = 1, .opcode = 0x90}, 0, X86_RAX); /* seto al */
@@ -253,6 +256,9 @@ static void put_reload(struct t1_emit *e, int32_t above)
     t1_u8(e, 0x04); /* add al, 0x7f: OF */
     t1_u8(e, 0x7f);
     t1_u8(e, 0x9e); /* sahf */
+    m = T1_FIELD(insns);
+    m.disp += above;
+    t1_load(e, T1_COUNT, m);
     for (unsigned i = 0; i < X86_NB_GPR; i++) {
         m = T1_GPR(i);
         m.disp += above;

@@ -22,7 +22,7 @@ const uint8_t t1_host[X86_NB_GPR] = {
     [X86_RAX] = X86_RAX,   [X86_RCX] = X86_R15,   [X86_RDX] = X86_RDX,
     [X86_RBX] = X86_RBX,   [X86_RSP] = X86_R14,   [X86_RBP] = X86_RBP,
     [X86_RSI] = X86_RSI,   [X86_RDI] = X86_RDI,   [X86_R8] = X86_R8,
-    [X86_R9] = X86_R9,     [X86_R10] = T1_MEMORY, [X86_R11] = T1_MEMORY,
+    [X86_R9] = T1_MEMORY,  [X86_R10] = T1_MEMORY, [X86_R11] = T1_MEMORY,
     [X86_R12] = X86_R12,   [X86_R13] = X86_R13,   [X86_R14] = T1_MEMORY,
     [X86_R15] = T1_MEMORY,
 };

@@ -41,8 +41,14 @@ struct t1_core {
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
 };
 
-/* Scratch registers of the host. */
-enum { T1_RCX = X86_RCX, T1_S1 = X86_R10, T1_S2 = X86_R11, T1_SP = X86_RSP };
+/* Scratch registers of the host, and the count of instructions. */
+enum {
+    T1_COUNT = X86_R9,
+    T1_RCX = X86_RCX,
+    T1_S1 = X86_R10,
+    T1_S2 = X86_R11,
+    T1_SP = X86_RSP
+};
 
 #define T1_MEMORY 0xff /* t1_host[]: in c->gpr only */
 extern const uint8_t t1_host[X86_NB_GPR];
