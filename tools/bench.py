@@ -10,8 +10,9 @@ import sys
 
 import assets
 import bench_boot
+import bench_loops
 
-BENCHES = {"boot": bench_boot}
+BENCHES = {"boot": bench_boot, "loops": bench_loops}
 
 
 def parse():
