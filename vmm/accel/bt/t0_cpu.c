@@ -428,7 +428,6 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
 {
     struct t0_vm *t = g_new0(struct t0_vm, 1);
     t->vm = vm;
-    t->cache_bytes = 5 * MIB;
     t->heat = T1_HEAT;
     g_mutex_init(&t->lock);
     g_mutex_init(&t->split);
@@ -444,6 +443,10 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
             bt_done(vm, t);
             return false;
         }
+    }
+    if (!t->cache_bytes) {
+        /* When it is full, translations go too, and they are dearer. */
+        t->cache_bytes = t->t1 ? 16 * MIB : 5 * MIB;
     }
     *ret_state = t;
     return true;

@@ -70,8 +70,8 @@ struct t0_block;
  * it. When T0 invalidates a block, everything that leads to its translation is undone
  * (t1_block_kill). The translation itself stays until all are forgotten together.
  *
- * Attention is looked at on backward branches, and on all calls and indirect branches
- * (through entry_poll).
+ * Attention is looked at on backward and on indirect branches (through entry_poll):
+ * every loop has one.
  *
  * Thread: everything here belongs to the vCPU's thread.
  *

@@ -286,7 +286,7 @@ static bool branch(struct t1_ctx *t, struct branch *br)
         t->cur = NULL;
         count(t);
         br->nb = 1;
-        go(t, target, true, &br->stub[0]);
+        go(t, target, is_backward(t, target), &br->stub[0]);
         return true;
     case X86_OP_RET: ret(t); return true;
     default: return false;

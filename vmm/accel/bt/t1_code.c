@@ -130,6 +130,12 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
         return 0;
     }
     if (generation == t1->generation) {
+        /* The jump cache may know the block when the instruction TLB, which the branch
+         * looks at, has lost its page. */
+        if (site && t1->sites[site].page && !t0_itlb_get(c, c->s.rip)) {
+            core->exc_pending = true;
+            return 0;
+        }
         if (site) {
             link_site(c, site, b);
         } else {
