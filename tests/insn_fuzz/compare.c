@@ -14,6 +14,9 @@
     (X86_FL_ARITH | X86_FL_DF | X86_FL_TF | X86_FL_NT | X86_FL_AC | X86_FL_ID | \
      X86_FL_IOPL | X86_FL_IF)
 
+/* Linux's TASK_SIZE_MAX with four levels of page tables. */
+#define LINUX_TASK_END UINT64_C(0x7ffffffff000)
+
 int fz_insn_at(const struct fz_case *k, uint64_t rip)
 {
     for (unsigned i = 0; i < k->nb_insns; i++) {
@@ -78,8 +81,8 @@ static bool is_area(const struct x86_insn *i)
 static void forgive_pf(const struct x86_insn *i, const struct fz_state *w,
                        struct fz_state *g)
 {
-    if (w->cr2 >> 63 && w->error == (g->error | X86_PF_P)) {
-        g->error = w->error; /* Linux says so of all of the kernel's half */
+    if (w->cr2 >= LINUX_TASK_END && w->error == (g->error | X86_PF_P)) {
+        g->error = w->error; /* Linux says so of all that is not the process's */
     }
     if (i && in_pieces(i) && (w->cr2 ^ g->cr2) < FZ_PAGE) {
         g->cr2 = w->cr2;
@@ -135,6 +138,26 @@ static void forgive(const struct fz_case *k, const struct fz_outcome *want,
     }
 }
 
+/* The instruction that the software CPU faulted at, as memory is now. False: none. */
+static bool decode_there(const struct fz_case *k, const struct fz_outcome *got,
+                         struct x86_insn *ret)
+{
+    uint64_t off = got->s.rip - FZ_CODE;
+    int at = fz_insn_at(k, got->s.rip);
+    if (off >= sizeof(got->mem.code)) {
+        return false;
+    }
+    size_t avail = MIN(sizeof(got->mem.code) - off, (size_t)X86_INSN_MAX_LEN);
+    int len = x86_decode(ret, got->mem.code + off, avail, 64);
+    if (len == X86_DECODE_MORE && at >= 0) {
+        *ret = k->insn[at].insn; /* over the edge */
+        return true;
+    }
+    return len > 0;
+}
+
+#define INT1_OPCODE 0xf1
+
 /* What the software CPU faulted at is an instruction as we made it. */
 static bool is_ours(const struct fz_case *k, const struct fz_outcome *got)
 {
@@ -156,20 +179,25 @@ static bool is_beyond_us(const struct fz_case *k, const struct fz_outcome *want,
                          const struct fz_outcome *got)
 {
     const struct fz_state *g = &got->s;
-    uint64_t off = g->rip - FZ_CODE;
     struct x86_insn i;
     if ((want->s.rip ^ FZ_EXIT) < FZ_PAGE && want->s.end == FZ_END_FAULT) {
         return true;
     }
-    if (g->end != FZ_END_FAULT || is_ours(k, got) || off >= sizeof(got->mem.code)) {
+    if (k->ignored && memcmp(got->mem.code, k->mem.code, sizeof(k->mem.code)) != 0) {
+        return true; /* and it may write to another register now */
+    }
+    if (g->end != FZ_END_FAULT || is_ours(k, got)) {
         return false;
     }
-    int len =
-        x86_decode(&i, got->mem.code + off,
-                   MIN(sizeof(got->mem.code) - off, (size_t)X86_INSN_MAX_LEN), 64);
-    return (g->vector == X86_EXC_UD && len < 0) ||
-           (g->vector == X86_EXC_GP && len > 0 &&
-            x86_insn_desc(&i)->priv == X86_PRIV_UMIP);
+    uint64_t before = g->rip - FZ_CODE - 1;
+    if (g->vector == X86_EXC_DB && before < sizeof(got->mem.code) &&
+        got->mem.code[before] == INT1_OPCODE) {
+        return true;
+    }
+    if (!decode_there(k, got, &i)) {
+        return g->vector == X86_EXC_UD;
+    }
+    return (g->vector == X86_EXC_GP && x86_insn_desc(&i)->priv == X86_PRIV_UMIP);
 }
 
 /* Operands of which only one half counts: the processor may read no more. */
@@ -200,12 +228,12 @@ static bool is_order(const struct fz_case *k, const struct fz_outcome *want,
                      const struct fz_outcome *got)
 {
     const struct fz_state *w = &want->s, *g = &got->s;
-    int at = fz_insn_at(k, g->rip);
-    if (at < 0 || g->end != FZ_END_FAULT) {
+    struct x86_insn i;
+    if (g->end != FZ_END_FAULT || !decode_there(k, got, &i)) {
         return false;
     }
-    unsigned op = k->insn[at].insn.op;
-    if (reads_half(op) && g->vector == X86_EXC_PF) {
+    unsigned op = i.op;
+    if (reads_half(op) && g->vector == X86_EXC_PF && !(g->cr2 & (FZ_PAGE - 1))) {
         return true;
     }
     if (w->end != FZ_END_FAULT || w->rip != g->rip) {
@@ -214,9 +242,14 @@ static bool is_order(const struct fz_case *k, const struct fz_outcome *want,
     switch (op) {
     case X86_OP_UD0: /* how much of it is fetched before #UD */
     case X86_OP_UD1: return w->vector == X86_EXC_UD && g->vector == X86_EXC_PF;
-    case X86_OP_RETF: /* the outer stack pointer is read before CS is looked at */
-    case X86_OP_IRET: return w->vector == X86_EXC_PF && g->vector == X86_EXC_GP;
-    default: return false;
+    case X86_OP_RETF: /* stack, selectors, canonical address */
+    case X86_OP_IRET:
+        return (w->vector == X86_EXC_PF || w->vector == X86_EXC_GP) &&
+               g->vector == X86_EXC_GP;
+    default:
+        /* Elements of a gather: pages and canonical addresses. */
+        return x86_insn_desc(&i)->props & (X86_D_VSIB | X86_D_VSIB_HALF) &&
+               w->vector == X86_EXC_GP && g->vector == X86_EXC_PF;
     }
 }
 
@@ -409,7 +442,15 @@ void fz_print_difference(const struct fz_case *k, const struct fz_outcome *want,
     for (unsigned i = 0; i < 16; i++) {
         print_number(out, x86_gpr_name(i, 8), f->gpr[i], w->gpr[i], g->gpr[i]);
     }
-    uint64_t rip = w->rip - FZ_CODE;
+    const uint64_t sp = w->gpr[X86_RSP] - FZ_STACK, rip = w->rip - FZ_CODE;
+    if (sp < sizeof(want->mem.stack) - 40) {
+        fprintf(out, "    stack there:");
+        for (unsigned i = 0; i < 40; i += 8) {
+            fprintf(out, " %" G_GINT64_MODIFIER "x",
+                    le64_get(want->mem.stack + sp + i));
+        }
+        fprintf(out, "\n");
+    }
     if (w->end == FZ_END_FAULT && rip < sizeof(want->mem.code) - 16) {
         fprintf(out, "    code there:");
         for (unsigned i = 0; i < 16; i++) {
