@@ -93,7 +93,7 @@ static void make_kernel(struct fz_guest *g)
     }
     le64_put(t->ram + T0_TEST_TSS + 4, KERNEL + T0_TEST_STACK - 0x800);
     /* Linux's GDT ends with one of the processor's number: data that may be read. */
-    le64_put(t->ram + T0_TEST_GDT + 0x78, UINT64_C(0xf5) << 40);
+    le64_put(t->ram + T0_TEST_GDT + 0x78, UINT64_C(0x40f5) << 40);
     /* No I/O permission bitmap: its offset is beyond the limit. */
     le16_put(t->ram + T0_TEST_TSS + 0x66, 0xffff);
     t->ram[EXIT_PHYS] = 0xcd;
