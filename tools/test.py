@@ -9,6 +9,7 @@ Without arguments: every suite but the long ones. A word is, in this order:
                     only with `long`, or when it is named with a test)
   a test            of Meson (base), or of pytest (boot/test_power.py::test_x)
   long              the tests marked long, of the suites named beside it or of all
+  mutants           mistakes planted in the software CPU, for the instruction fuzzer
 
 The last line is `N passed, N failed, N skipped`. A run of zero tests is a failure.
 """
@@ -23,6 +24,7 @@ import xml.etree.ElementTree as xml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SANITIZERS = ("asan", "tsan")
 LONG = "long"
+BY_NAME = (LONG, "mutants")  # suites that only run when they are named
 
 
 class Totals:
@@ -152,7 +154,7 @@ class Plan:
         if not some and not self.sanitizers:
             self.pytest = pytest_suites()
             if not self.long:
-                self.meson = [s for s in self.suites if s != LONG]
+                self.meson = [s for s in self.suites if s not in BY_NAME]
         for tree in self.sanitizers:
             run_meson(totals, ROOT / "build" / tree, ["--suite", "unit"])
         if self.meson:

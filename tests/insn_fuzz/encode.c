@@ -125,6 +125,9 @@ static void choose_prefixes(struct fz_gen *g, const struct x86_desc *row, bool m
             add_prefix(p, 0x66);
         }
     }
+    if (!w->plain && fz_chance(r, 2)) {
+        add_prefix(p, (uint8_t)(0x40 | fz_below(r, 16))); /* idle before another one */
+    }
     if (!w->plain && p->nb_prefixes && fz_chance(r, 3)) {
         add_prefix(p, p->prefix[0]);
     }

@@ -122,6 +122,9 @@ void fz_generate(const struct fz_forms *forms, const struct fz_mem *base, uint64
             made = fz_item(&g, any_form(&g));
         }
     }
+    if (!k->nb_insns) {
+        fz_emit(&g, (const uint8_t[]){0x90}, 1);
+    }
     unsigned how = fz_below(&g.r, 100);
     k->place = how < 88 ? PLACE_FRONT : how < 97 ? PLACE_CROSSING : PLACE_EDGE;
     k->start_off = fz_below(&g.r, 64); /* of the front, until it is laid out */
