@@ -305,15 +305,6 @@ static const struct t0_op *xsave_checked(struct t0_cpu *c, const struct t0_op *o
     return op->src ? xrstor(c, op) : xsave(c, op);
 }
 
-/* XSAVES, XRSTORS: for CPL 0 alone. */
-static const struct t0_op *xsaves_checked(struct t0_cpu *c, const struct t0_op *op)
-{
-    if (c->s.cpl && (c->s.cr4 & X86_CR4_OSXSAVE)) {
-        return t0_raise_error(c, op, X86_EXC_GP, 0);
-    }
-    return xsave_checked(c, op);
-}
-
 static const struct t0_op *fx_checked(struct t0_cpu *c, const struct t0_op *op)
 {
     if (c->s.cr0 & (X86_CR0_EM | X86_CR0_TS)) {
@@ -344,9 +335,6 @@ bool t0_lower_xsave(const struct x86_insn *insn, const struct t0_lower *ctx,
         op->aux = insn->op == X86_OP_XRSTORS;
         break;
     default: op->fn = NULL; return false;
-    }
-    if (insn->op == X86_OP_XSAVES || insn->op == X86_OP_XRSTORS) {
-        op->fn = xsaves_checked;
     }
     op->aux2 = (insn->prefixes & X86_P_W) != 0;
     return true;
