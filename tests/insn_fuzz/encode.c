@@ -353,7 +353,9 @@ static unsigned area_size(unsigned op)
     case X86_OP_XSAVE:
     case X86_OP_XRSTOR:
     case X86_OP_XSAVEOPT:
-    case X86_OP_XSAVEC: return FZ_XSAVE_SIZE;
+    case X86_OP_XSAVEC:
+    case X86_OP_XSAVES:
+    case X86_OP_XRSTORS: return FZ_XSAVE_SIZE;
     default: return 0;
     }
 }

@@ -135,8 +135,7 @@ MUTANTS = [
     ("xrstor_reserved_bits", BT + "t0_xsave.c", "s->fcw = (le16_get(p) & 0x1f3f) | 0x40;",
      "s->fcw = le16_get(p);"),
     # Privilege.
-    ("xsaves_for_users", BT + "t0_xsave.c", "if (c->s.cpl && (c->s.cr4 & X86_CR4_OSXSAVE)) {",
-     "if (0) {"),
+    ("xsaves_for_users", BT + "t0_xsave.c", "if (op->src2 && c->s.cpl) {", "if (0) {"),
     ("verw_of_code", BT + "t0_seg.c", "(op->aux ? !code && rw : !code || rw)",
      "(op->aux ? rw : !code || rw)"),
 ]
