@@ -239,6 +239,11 @@ static bool is_order(const struct fz_case *k, const struct fz_outcome *want,
     if (w->end != FZ_END_FAULT || w->rip != g->rip) {
         return false;
     }
+    if (i.seg >= X86_FS && w->vector == X86_EXC_GP && g->vector == X86_EXC_PF) {
+        /* Zen 5 wants the offset canonical, too, before the base makes it so. */
+        uint64_t off = g->cr2 - (i.seg == X86_FS ? g->fs_base : g->gs_base);
+        return (uint64_t)((int64_t)(off << 16) >> 16) != off;
+    }
     switch (op) {
     case X86_OP_UD0: /* how much of it is fetched before #UD */
     case X86_OP_UD1: return w->vector == X86_EXC_UD && g->vector == X86_EXC_PF;
