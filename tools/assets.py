@@ -17,8 +17,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "tools/guest"
 GUEST = ROOT / "build/guest"
-KERNEL_PACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng")
+# Kind of kernel: (architecture, package); the kinds but cloud have ext4 as a module.
+KERNELS = {
+    "cloud": ("amd64", "linux-image-cloud-amd64"),
+    "amd64": ("amd64", "linux-image-amd64"),
+    "686": ("i386", "linux-image-686"),
+    "686-pae": ("i386", "linux-image-686-pae"),
+}
 RELEASE = "bookworm"
 FOLDERS = ("bin", "dev", "etc", "proc", "root", "sbin", "sys", "tmp", "check")
 
@@ -69,40 +75,61 @@ def whole(path):
 
 # Packages
 
-def depends_of(package):
-    return run(["apt-cache", "show", "--no-all-versions", package])
+def apt_options(arch):
+    """Another architecture has lists of its own here: the host does not get to know."""
+    if arch == "amd64":
+        return []
+    state = GUEST / f"apt-{arch}"
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    return [w for option in (f"APT::Architecture={arch}", f"APT::Architectures={arch}",
+                             f"Dir::State::lists={state}/lists",
+                             f"Dir::Cache={state}/cache", "Dir::State::status=/dev/null",
+                             "APT::Sandbox::User=root")
+            for w in ("-o", option)]
 
 
-def versioned_kernel():
-    match = re.search(r"^Depends:.*?(linux-image-[\w.+-]+-cloud-amd64)",
-                      depends_of(KERNEL_PACKAGE), re.M)
+def depends_of(package, arch="amd64"):
+    return run(["apt-cache", *apt_options(arch), "show", "--no-all-versions", package])
+
+
+def versioned_kernel(kind="cloud"):
+    arch, package = KERNELS[kind]
+    flavour = package.removeprefix("linux-image-")
+    match = re.search(rf"^Depends:.*?(linux-image-\d[\w.+-]*-{flavour})\b",
+                      depends_of(package, arch), re.M)
     if not match:
-        raise AssetError(f"{KERNEL_PACKAGE} depends on no versioned kernel package")
+        raise AssetError(f"{package} depends on no versioned kernel package")
     return match[1]
 
 
-def download(find_name, folder):
+def download(find_name, folder, arch="amd64"):
     """apt-get download, with fresh package lists when the ones here are too old."""
     folder.mkdir(parents=True, exist_ok=True)
+    options = apt_options(arch)
     for attempt in (1, 2):
         try:
             name = find_name()
             say(f"fetching Debian's {name} (for the guest; not installed here)")
-            run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name],
-                cwd=folder)
+            run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", *options,
+                 "download", name], cwd=folder)
             return next(folder.glob(f"{name}_*.deb"))
         except (AssetError, StopIteration):
             if attempt == 2:
                 raise
             say("apt-get update: the package lists here are missing or too old")
-            run([*as_root(), "apt-get", "update", "-q"])
+            try:
+                run([*([] if options else as_root()), "apt-get", *options, "update",
+                     "-q"])
+            except AssetError as error:
+                say(f"{error}\ndev: going on with the lists that are there")
 
 
-def unpacked(name, find_name):
+def unpacked(name, find_name, arch="amd64"):
     """The folder a package's files are in."""
     folder = GUEST / name
     if not folder.exists():
-        package = download(find_name, GUEST / "debs" / name)
+        package = download(find_name, GUEST / "debs" / name, arch)
         draft = GUEST / (name + ".part")
         shutil.rmtree(draft, ignore_errors=True)
         run(["dpkg-deb", "-x", package, draft])
@@ -110,15 +137,17 @@ def unpacked(name, find_name):
     return folder
 
 
-def kernel_files():
+def kernel_files(kind="cloud"):
     """(vmlinuz, folder of its modules)"""
-    folder = unpacked("kernel", versioned_kernel)
+    name = "kernel" if kind == "cloud" else f"kernel-{kind}"
+    folder = unpacked(name, lambda: versioned_kernel(kind), KERNELS[kind][0])
     return (next((folder / "boot").glob("vmlinuz-*")),
             next((folder / "lib/modules").iterdir()))
 
 
-def busybox():
-    return unpacked("busybox", lambda: "busybox-static") / "bin/busybox"
+def busybox(arch="amd64"):
+    name = "busybox" if arch == "amd64" else f"busybox-{arch}"
+    return unpacked(name, lambda: "busybox-static", arch) / "bin/busybox"
 
 
 # Modules
@@ -186,18 +215,19 @@ class Cpio:
         return bytes(self._data)
 
 
-def initrd_bytes():
-    _, modules = kernel_files()
+def initrd_bytes(kind="cloud"):
+    _, modules = kernel_files(kind)
     archive = Cpio()
     for name in (*FOLDERS[:-1], "lib", "lib/modules"):
         archive.add(name, Cpio.FOLDER | 0o755)
     archive.add("dev/console", Cpio.CHAR_DEVICE | 0o600, device=(5, 1))
     archive.add("dev/null", Cpio.CHAR_DEVICE | 0o666, device=(1, 3))
-    archive.add("bin/busybox", Cpio.FILE | 0o755, busybox().read_bytes())
+    archive.add("bin/busybox", Cpio.FILE | 0o755, busybox(KERNELS[kind][0]).read_bytes())
     for applet in applets():
         archive.add(f"bin/{applet}", Cpio.LINK | 0o777, b"busybox")
     archive.add("init", Cpio.FILE | 0o755, (SOURCES / "init").read_bytes())
-    loaded = modules_in_order(modules, MODULES)
+    ext4 = () if kind == "cloud" else ("crc32c_generic", "ext4")
+    loaded = modules_in_order(modules, (*MODULES, *ext4))
     for name, data in loaded:
         archive.add(f"lib/modules/{name}", Cpio.FILE | 0o644, data)
     order = "".join(f"{name}\n" for name, _ in loaded)
@@ -214,18 +244,18 @@ def newer(path, *sources):
                                  for s in sources)
 
 
-def initrd():
-    path = GUEST / "initrd.img"
+def initrd(kind="cloud"):
+    path = GUEST / ("initrd.img" if kind == "cloud" else f"initrd-{kind}.img")
     with locked():
         if not newer(path, SOURCES / "init", pathlib.Path(__file__)):
             with whole(path) as draft:
-                draft.write_bytes(initrd_bytes())
+                draft.write_bytes(initrd_bytes(kind))
     return path
 
 
-def kernel():
+def kernel(kind="cloud"):
     with locked():
-        return kernel_files()[0]
+        return kernel_files(kind)[0]
 
 
 # Root disks

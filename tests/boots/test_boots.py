@@ -42,12 +42,13 @@ sync
 """
 
 
-def boot(folder, name, vcpus, script, files, **options):
+def boot(folder, name, vcpus, script, files, kind="cloud"):
     """Boot, run @script, switch off; what the guest wrote to /report."""
+    arch, _ = assets.KERNELS[kind]
+    kernel, initrd = assets.kernel(kind), assets.initrd(kind)
     image = assets.root_image(folder / f"{name}.img", files={
-        "/etc/test.sh": script.encode(), **files})
-    argv = vm.vm_argv(vm.default_vmm(), kernel=options.get("kernel", assets.kernel()),
-                      initrd=options.get("initrd", assets.initrd()),
+        "/etc/test.sh": script.encode(), "/bin/busybox": assets.busybox(arch), **files})
+    argv = vm.vm_argv(vm.default_vmm(), kernel=kernel, initrd=initrd,
                       append=f"{APPEND} lodge.script=/etc/test.sh", disks=[image],
                       extra=["-smp", str(vcpus), "-no-reboot"])
     with vm.Vm(argv) as guest:
@@ -60,17 +61,18 @@ def boot(folder, name, vcpus, script, files, **options):
     return report, user_space, total
 
 
-def check_on_all(folder, name, vcpus, **options):
+def check_on_all(folder, name, vcpus, kind="cloud"):
     data = os.urandom(1 << 20)
-    report, *times = boot(folder, name, vcpus, ON_ALL, {"/data/in": data}, **options)
+    report, *times = boot(folder, name, vcpus, ON_ALL, {"/data/in": data}, kind)
     want = f"sum {hashlib.sha256(data).hexdigest()}"
     assert report == [f"cpus {vcpus}", *[want] * vcpus]
     return times
 
 
 @pytest.mark.parametrize("vcpus", [1, 2, 8])
-def test_cloud_kernel_works_on_all_its_processors(tmp_path, vcpus):
-    check_on_all(tmp_path, "cloud", vcpus)
+@pytest.mark.parametrize("kind", assets.KERNELS)
+def test_kernel_works_on_all_its_processors(tmp_path, kind, vcpus):
+    check_on_all(tmp_path, kind, vcpus, kind=kind)
 
 
 def test_no_boot_of_many_hangs(tmp_path, capsys):

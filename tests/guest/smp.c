@@ -288,16 +288,26 @@ GUEST_TEST(pending_interrupts_come_highest_first)
     CHECK_EQ(order[2], V_A);
 }
 
+static void ignore(uint64_t *frame)
+{
+    (void)frame;
+}
+
 GUEST_TEST(illegal_vector_is_told_in_esr)
 {
     if (!begin(1)) {
         return;
     }
+    smp_handler[15] = ignore;
     apic_write(APIC_ESR, 0);
     apic_write(APIC_ESR, 0);
-    apic_icr(ICR_SELF | ICR_ASSERT | 0x0c, 0);
+    apic_icr(ICR_SELF | ICR_ASSERT | 15, 0);
     apic_write(APIC_ESR, 0);
     CHECK(apic_read(APIC_ESR) & 0x60);
+    sti();
+    settle();
+    CHECK_EQ(smp_irqs[0][15], 0);
+    smp_handler[15] = NULL;
 }
 
 /* --- NMI --------------------------------------------------------------------- */
