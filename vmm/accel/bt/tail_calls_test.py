@@ -4,15 +4,15 @@ A handler with a local whose address escapes makes a call of what should be a ta
 call, and a guest's loop over that instruction runs the host out of stack (t0.h). Such
 a step to the next op is an indirect call through the first word of a register.
 
-usage: tail_calls_test.py OBJDUMP LIBRARY
+usage: tail_calls_test.py OBJDUMP LIBRARY...
 """
 
 import re
 import subprocess
 import sys
 
-objdump, library = sys.argv[1:]
-text = subprocess.run([objdump, "-d", "--no-show-raw-insn", library],
+objdump, *libraries = sys.argv[1:]
+text = subprocess.run([objdump, "-d", "--no-show-raw-insn", *libraries],
                       check=True, capture_output=True, text=True).stdout
 function, handlers, bad = "", 0, []
 for line in text.splitlines():
