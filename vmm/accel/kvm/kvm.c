@@ -269,8 +269,6 @@ static bool kvm_vcpu_new(struct vcpu *vcpu, GError **error)
 {
     struct kvm_vm *kv = vcpu->vm->accel_state;
     struct kvm_cpu *c = g_new0(struct kvm_cpu, 1);
-    struct kvm_device_attr tsc = {.group = KVM_VCPU_TSC_CTRL,
-                                  .attr = KVM_VCPU_TSC_OFFSET};
     vcpu->accel = c;
     c->vcpu = vcpu;
     c->kv = kv;
@@ -282,8 +280,8 @@ static bool kvm_vcpu_new(struct vcpu *vcpu, GError **error)
     if (!map_run(c, error) || !kvm_map_ring(c, error) || !kvm_set_cpuid(c, error)) {
         goto fail;
     }
-    kv->has_tsc_offset = kvm_ioctl(c->fd, KVM_HAS_DEVICE_ATTR, &tsc) == 0;
     kvm_probe_msrs(c);
+    kvm_probe_tsc(c);
     return true;
 fail:
     kvm_vcpu_free(vcpu);

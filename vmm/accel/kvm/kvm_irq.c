@@ -28,6 +28,23 @@
 
 /* --- Local APICs ----------------------------------------------------------- */
 
+static bool get_nmi(struct kvm_cpu *c)
+{
+    struct kvm_vcpu_events k = {0};
+    return kvm_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &k) == 0 && k.nmi.pending;
+}
+
+static bool set_nmi(struct kvm_cpu *c, bool pending)
+{
+    struct kvm_vcpu_events k = {0};
+    if (kvm_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &k) < 0) {
+        return false;
+    }
+    k.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+    k.nmi.pending = pending;
+    return kvm_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &k) == 0;
+}
+
 static void apic_get(struct vcpu *vcpu, struct x86_apic_regs *ret)
 {
     struct kvm_cpu *c = kvm_cpu_of(vcpu);
@@ -36,6 +53,7 @@ static void apic_get(struct vcpu *vcpu, struct x86_apic_regs *ret)
     kvm_get_msr(c, MSR_BASE, &ret->base);
     kvm_get_msr(c, MSR_DEADLINE, &ret->tsc_deadline);
     kvm_ioctl(c->fd, KVM_GET_LAPIC, &k);
+    ret->nmi = get_nmi(c);
     for (unsigned i = 0; i < ARRAY_LEN(ret->word); i++) {
         ret->word[i] = le32_get((const uint8_t *)k.regs + 16 * i);
     }
@@ -49,7 +67,7 @@ static void apic_set(struct vcpu *vcpu, const struct x86_apic_regs *regs)
         le32_put((uint8_t *)k.regs + 16 * i, regs->word[i]);
     }
     if (!kvm_set_msr(c, MSR_BASE, regs->base) ||
-        kvm_ioctl(c->fd, KVM_SET_LAPIC, &k) < 0) {
+        kvm_ioctl(c->fd, KVM_SET_LAPIC, &k) < 0 || !set_nmi(c, regs->nmi)) {
         GError *error = NULL;
         error_errno(&error, errno, "vCPU %u: KVM refuses the local APIC's registers",
                     vcpu->index);

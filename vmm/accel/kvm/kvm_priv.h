@@ -18,6 +18,9 @@
 
 enum kvm_irqchip_mode { KVM_IRQCHIP_ON, KVM_IRQCHIP_SPLIT, KVM_IRQCHIP_OFF };
 
+/* How a guest's TSC is set: kvm_state.c. */
+enum kvm_tsc_way { KVM_TSC_KEPT, KVM_TSC_MSR, KVM_TSC_OFFSET };
+
 enum { KVM_NB_PINS = 24 }; /* of the IOAPIC */
 
 /* A slot of guest memory; free when len is 0. */
@@ -26,9 +29,6 @@ struct kvm_slot {
     uint8_t *host;
     bool rom;
 };
-
-/* Registers that are read and written one by one by number: kvm_state.c. */
-enum { KVM_NB_MSRS = 48 };
 
 struct kvm_vm {
     struct vm *vm;
@@ -42,7 +42,8 @@ struct kvm_vm {
     int fd;     /* the VM; -1 */
     int max_slots;
     size_t run_len; /* bytes of a vCPU's shared page */
-    bool has_readonly, has_xcrs, has_debugregs, has_tsc_offset;
+    bool has_readonly, has_xcrs, has_debugregs;
+    enum kvm_tsc_way tsc_way;
     uint64_t msrs; /* bit i: row i of kvm_state.c's table exists here */
     struct x86_accel_ops arch_ops;
 
@@ -108,6 +109,7 @@ bool kvm_set_cpuid(struct kvm_cpu *c, GError **error);
 
 /* kvm_state.c */
 void kvm_probe_msrs(struct kvm_cpu *c);
+void kvm_probe_tsc(struct kvm_cpu *c);
 void kvm_get_state(struct vcpu *vcpu, void *ret_state);
 bool kvm_set_state(struct vcpu *vcpu, const void *state, GError **error);
 bool kvm_get_msr(struct kvm_cpu *c, uint32_t msr, uint64_t *ret);

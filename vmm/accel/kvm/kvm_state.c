@@ -7,6 +7,7 @@
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 #include "vmm/arch/x86/lapic.h"
+#include "vmm/vm/clock.h"
 
 /*
  * Between struct x86_state and KVM's registers. Most of it is another spelling of the
@@ -18,7 +19,8 @@
  * CR8         without them it passes through kvm_run at every entry and belongs to
  *             lapic.c.
  * TSC         the kernel's offset to the host's counter, where it lets us set that (it
- *             is exact); else IA32_TSC, written.
+ *             is exact); else IA32_TSC, written. A KVM that offsets nothing is not
+ *             told; the value is only kept.
  * Events      an exception, NMI or interrupt whose delivery a fault interrupted. An
  *             NMI that only waits goes back to lapic.c.
  * PDPTRs      are loaded from memory again, as a write to CR3 does.
@@ -167,27 +169,58 @@ static struct kvm_device_attr tsc_attr(uint64_t *value)
                                     .addr = (uintptr_t)value};
 }
 
+static bool get_kernel_offset(struct kvm_cpu *c, uint64_t *ret)
+{
+    struct kvm_device_attr a = tsc_attr(ret);
+    return kvm_ioctl(c->fd, KVM_GET_DEVICE_ATTR, &a) == 0;
+}
+
+static bool set_kernel_offset(struct kvm_cpu *c, uint64_t value)
+{
+    struct kvm_device_attr a = tsc_attr(&value);
+    return kvm_ioctl(c->fd, KVM_SET_DEVICE_ATTR, &a) == 0;
+}
+
+void kvm_probe_tsc(struct kvm_cpu *c)
+{
+    const uint64_t probe = UINT64_C(0x123456789000);
+    const uint64_t second = vm_clock_tsc_khz(c->vcpu->vm->clock) * 1000;
+    uint64_t was, value = 0, later = 0;
+    c->kv->tsc_way = KVM_TSC_KEPT;
+    if (get_kernel_offset(c, &was) && set_kernel_offset(c, probe) &&
+        get_kernel_offset(c, &value) && value == probe && set_kernel_offset(c, was)) {
+        c->kv->tsc_way = KVM_TSC_OFFSET;
+        return;
+    }
+    /* Else as a counter: it goes on from what is written, also when that jumps. */
+    if (kvm_set_msr(c, MSR_TSC, probe) && kvm_get_msr(c, MSR_TSC, &value) &&
+        kvm_set_msr(c, MSR_TSC, 3 * probe) && kvm_get_msr(c, MSR_TSC, &later) &&
+        value - probe - 1 < second && later - 3 * probe - 1 < second) {
+        c->kv->tsc_way = KVM_TSC_MSR;
+    }
+}
+
 static int64_t get_tsc_offset(struct kvm_cpu *c)
 {
     uint64_t value = 0;
-    struct kvm_device_attr a = tsc_attr(&value);
-    if (c->kv->has_tsc_offset && kvm_ioctl(c->fd, KVM_GET_DEVICE_ATTR, &a) == 0) {
+    if (c->kv->tsc_way == KVM_TSC_OFFSET && get_kernel_offset(c, &value)) {
         return (int64_t)(value - c->kv->tsc_base);
     }
-    if (!kvm_get_msr(c, MSR_TSC, &value)) {
-        return 0;
+    if (c->kv->tsc_way == KVM_TSC_MSR && kvm_get_msr(c, MSR_TSC, &value)) {
+        return (int64_t)(value - host_tsc() - c->kv->tsc_base);
     }
-    return (int64_t)(value - host_tsc() - c->kv->tsc_base);
+    return x86_vcpu_of(c->vcpu)->tsc_offset;
 }
 
 static bool set_tsc_offset(struct kvm_cpu *c, int64_t offset)
 {
     uint64_t value = c->kv->tsc_base + (uint64_t)offset;
-    struct kvm_device_attr a = tsc_attr(&value);
-    if (c->kv->has_tsc_offset && kvm_ioctl(c->fd, KVM_SET_DEVICE_ATTR, &a) == 0) {
-        return true;
+    switch (c->kv->tsc_way) {
+    case KVM_TSC_OFFSET: return set_kernel_offset(c, value);
+    case KVM_TSC_MSR: return kvm_set_msr(c, MSR_TSC, host_tsc() + value);
+    case KVM_TSC_KEPT: break;
     }
-    return kvm_set_msr(c, MSR_TSC, host_tsc() + value);
+    return true;
 }
 
 /* --- Segments and control registers ---------------------------------------- */
@@ -484,8 +517,10 @@ static void get_events(struct kvm_cpu *c, struct x86_state *s)
 
 static bool set_events(struct kvm_cpu *c, const struct x86_state *s, GError **error)
 {
+    /* An NMI that waits belongs to the local APIC: lapic.c's, or see kvm_irq.c. */
     struct kvm_vcpu_events k = {
-        .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+        .flags = KVM_VCPUEVENT_VALID_SHADOW |
+                 (kvm_has_apic(c->kv) ? 0 : KVM_VCPUEVENT_VALID_NMI_PENDING),
         .interrupt.shadow =
             s->int_shadow ? KVM_X86_SHADOW_INT_STI | KVM_X86_SHADOW_INT_MOV_SS : 0,
         .nmi.masked = s->nmi_blocked,

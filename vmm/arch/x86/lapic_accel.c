@@ -21,7 +21,8 @@ void lapic_push(struct lapic *l)
 {
     const struct x86_apic_ops *ops = x86_accel_apic(l->vcpu->vm);
     struct x86_apic_regs r = {.base = atomic_load(&l->base),
-                              .tsc_deadline = l->timer.tsc};
+                              .tsc_deadline = l->timer.tsc,
+                              .nmi = atomic_load(&l->events) & EVENT_NMI};
     if (!ops) {
         return;
     }
@@ -59,6 +60,7 @@ void lapic_pull(struct lapic *l)
     }
     ops->get(l->vcpu, &r);
     atomic_store(&l->base, r.base);
+    atomic_store(&l->events, r.nmi ? EVENT_NMI : 0);
     l->tpr = r.word[REG_TPR] & 0xff;
     atomic_store(&l->ldr, r.word[REG_LDR]);
     atomic_store(&l->dfr, r.word[REG_DFR]);

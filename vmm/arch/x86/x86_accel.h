@@ -24,6 +24,7 @@ struct vcpu;
 struct x86_apic_regs {
     uint64_t base; /* IA32_APIC_BASE */
     uint64_t tsc_deadline;
+    bool nmi; /* one waits to be taken */
     uint32_t word[64];
 };
 
