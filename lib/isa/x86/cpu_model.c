@@ -35,10 +35,11 @@ static const uint8_t extra_haswell[] = {
     F(ERMS),      F(INVPCID), F(RDTSCP), F(ARAT),   F(XSAVEOPT), END,
 };
 static const uint8_t extra_epyc[] = {
-    F(PCLMULQDQ), F(AES),     F(RDRAND),     F(FSGSBASE), F(SMEP),        F(SMAP),
-    F(RDSEED),    F(ADX),     F(CLFLUSHOPT), F(SHA_NI),   F(ARAT),        F(XSAVEOPT),
-    F(XSAVEC),    F(XGETBV1), F(CR8LEGACY),  F(SSE4A),    F(MISALIGNSSE), F(PREFETCHW),
-    F(OSVW),      F(MMXEXT),  F(FXSR_OPT),   F(PDPE1GB),  F(RDTSCP),      END,
+    F(PCLMULQDQ), F(AES),         F(RDRAND),    F(FSGSBASE),   F(SMEP),
+    F(SMAP),      F(RDSEED),      F(ADX),       F(CLFLUSHOPT), F(SHA_NI),
+    F(ARAT),      F(XSAVEOPT),    F(XSAVEC),    F(XGETBV1),    F(CR8LEGACY),
+    F(SSE4A),     F(MISALIGNSSE), F(PREFETCHW), F(OSVW),       F(MMXEXT),
+    F(FXSR_OPT),  F(PDPE1GB),     F(RDTSCP),    F(TOPOEXT),    END,
 };
 /* Every model has these unless switched off: a guest wants to know that it is one. */
 static const uint8_t defaults[] = {
