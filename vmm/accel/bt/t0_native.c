@@ -360,7 +360,7 @@ bool native_case_aim(struct native_case *k, uint64_t target, uint64_t rip,
     unsigned disp_at = i->len - i->imm_size - i->disp_size;
     uint64_t off = target - (i->seg == X86_GS ? NATIVE_GS_BASE : 0);
 
-    bool vsib = k->row->props & X86_D_VSIB;
+    bool vsib = k->row->props & (X86_D_VSIB | X86_D_VSIB_HALF);
 
     if (i->addrsize == 2 || (i->base == i->index && !vsib)) {
         return i->addrsize != 2 && i->base == X86_REG_NONE && i->disp_size >= 4

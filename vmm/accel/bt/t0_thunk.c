@@ -389,7 +389,8 @@ unsigned thunk_emit(const struct x86_insn *insn, const uint8_t *bytes, uint8_t *
     struct encoding enc = {0};
     bool scheme = d->cls == X86_CLASS_X87 || d->cls == X86_CLASS_MMX ||
                   d->cls == X86_CLASS_SSE || d->cls == X86_CLASS_AVX;
-    if (!scheme || (d->props & X86_D_VSIB) || !sort_operands(insn, &enc)) {
+    if (!scheme || (d->props & (X86_D_VSIB | X86_D_VSIB_HALF)) ||
+        !sort_operands(insn, &enc)) {
         return 0;
     }
     enc.modrm_off = modrm_offset(insn, bytes);
