@@ -114,7 +114,7 @@ struct t0_tlb_entry {
     uint64_t pad;         /* an index is a shift, and no entry is on two cache lines */
 };
 
-#define T0_TLB_BITS 10
+#define T0_TLB_BITS 11
 #define T0_TLB_SIZE (1u << T0_TLB_BITS)
 #define T0_TLB_NONE UINT64_C(1) /* never equals a page's address */
 
