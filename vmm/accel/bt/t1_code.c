@@ -116,7 +116,8 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
     struct t1_core *t1 = core->t1;
     if (core->tvm->lockstep || core->exc_pending || core->exit_wanted ||
         vcpu_wants_attention(c->vcpu) ||
-        (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow)) ||
+        (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow ||
+                             lapic_nmi_pending(c->vcpu))) ||
         c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {
         return 0;
     }
