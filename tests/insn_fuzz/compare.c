@@ -6,6 +6,7 @@
 
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
+#include "vmm/accel/bt/bt.h"
 
 /* Two outcomes of one case: what differs, and what may. */
 
@@ -196,6 +197,11 @@ static bool is_beyond_us(const struct fz_case *k, const struct fz_outcome *want,
     }
     if (!decode_there(k, got, &i)) {
         return g->vector == X86_EXC_UD;
+    }
+    struct x86_featset guest;
+    bt_features(&guest);
+    if (g->vector == X86_EXC_UD && !x86_featset_has(&guest, x86_insn_desc(&i)->feat)) {
+        return true;
     }
     return (g->vector == X86_EXC_GP && x86_insn_desc(&i)->priv == X86_PRIV_UMIP);
 }
