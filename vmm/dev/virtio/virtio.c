@@ -420,7 +420,6 @@ static const struct state_field queue_fields[] = {
     QUEUE_FIELD(U16, "next-avail", vq.next_avail),
     QUEUE_FIELD(U16, "next-used", vq.next_used),
     QUEUE_FIELD(U16, "signalled", vq.signalled),
-    QUEUE_FIELD(BOOL, "signalled-valid", vq.signalled_valid),
     {.name = NULL},
 };
 

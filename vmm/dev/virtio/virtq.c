@@ -218,17 +218,18 @@ void virtq_push(struct virtq *q, const struct virtq_chain *c, uint32_t written)
 bool virtq_wants_interrupt(struct virtq *q)
 {
     uint16_t old = q->signalled, new = q->next_used;
+    q->signalled = new;
+    if (new == old) {
+        return false;
+    }
     atomic_thread_fence(memory_order_seq_cst);
     if (!q->event_idx) {
         return !(load16(q->avail + RING_FLAGS, __ATOMIC_RELAXED) & AVAIL_NO_INTERRUPT);
     }
-    bool known = q->signalled_valid;
     uint16_t event =
         load16(q->avail + RING_ENTRIES + 2 * (size_t)q->size, __ATOMIC_RELAXED);
-    q->signalled = new;
-    q->signalled_valid = true;
     /* Whether event lies in [old, new), modulo 2^16 (2.7.10). */
-    return !known || (uint16_t)(new - event - 1) < (uint16_t)(new - old);
+    return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
 }
 
 void virtq_kicks_off(struct virtq *q)

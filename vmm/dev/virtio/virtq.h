@@ -31,11 +31,10 @@ struct virtq {
 
     /* The device's position. */
     bool ready;
-    uint16_t next_avail;  /* index of the next avail entry to take */
-    uint16_t next_used;   /* index of the next used entry to write */
-    uint16_t signalled;   /* next_used when the driver was last told ... */
-    bool signalled_valid; /* ... if it ever was */
-    uint16_t in_use;      /* chains taken and not given back */
+    uint16_t next_avail; /* index of the next avail entry to take */
+    uint16_t next_used;  /* index of the next used entry to write */
+    uint16_t signalled;  /* next_used when we last asked whether to interrupt */
+    uint16_t in_use;     /* chains taken and not given back */
 
     uint8_t *desc, *avail, *used; /* where they are in this process */
 };
@@ -76,8 +75,8 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain);
  */
 void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written);
 
-/* Whether the driver wants an interrupt for what was pushed since it was last told.
- * Call once after a batch of pushes. Spec: 2.7.7, 2.7.10. */
+/* Whether the driver wants an interrupt for what was pushed since the last call; never
+ * when nothing was. Call once after a batch of pushes. Spec: 2.7.7, 2.7.10. */
 bool virtq_wants_interrupt(struct virtq *q);
 
 /*
