@@ -6,7 +6,8 @@ Without arguments: every suite but the long ones. A word is, in this order:
   asan, tsan        the unit suite in that build tree
   a Meson suite     unit ...
   a pytest suite    a folder under tests/ with test_*.py (its slow tests included
-                    only with `long`, or when it is named with a test)
+                    only with `long`, or when it is named with a test, or when the
+                    suites named have no others)
   a test            of Meson (base), or of pytest (boot/test_power.py::test_x)
   long              the tests marked long, of the suites named beside it or of all
   mutants           mistakes planted in the software CPU, for the instruction fuzzer
@@ -24,6 +25,7 @@ import xml.etree.ElementTree as xml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SANITIZERS = ("asan", "tsan")
 LONG = "long"
+NOTHING_SELECTED = 5  # pytest's exit code
 BY_NAME = (LONG, "mutants")  # suites that only run when they are named
 
 
@@ -112,8 +114,9 @@ def run_pytest(totals, paths, marks):
             failed = int(suite.get("failures")) + int(suite.get("errors"))
             skipped = int(suite.get("skipped"))
             totals.add(int(suite.get("tests")) - failed - skipped, failed, skipped)
-    if code not in (0, 5) and totals.failed == before:  # 5: nothing was selected
+    if code not in (0, NOTHING_SELECTED) and totals.failed == before:
         totals.add(failed=1)
+    return code
 
 
 class Plan:
@@ -164,7 +167,9 @@ class Plan:
         if self.names:
             run_meson(totals, release, self.names)
         if self.pytest:
-            run_pytest(totals, self.pytest, LONG if self.long else f"not {LONG}")
+            code = run_pytest(totals, self.pytest, LONG if self.long else f"not {LONG}")
+            if code == NOTHING_SELECTED and some and not self.long:
+                run_pytest(totals, self.pytest, LONG)  # suites of long tests only
         if self.paths:
             run_pytest(totals, self.paths, "")
 
