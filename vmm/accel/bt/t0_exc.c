@@ -1,10 +1,10 @@
-#include "vmm/accel/bt/t0_priv.h"
+#include "vmm/accel/bt/t0_seg.h"
 
 #include "lib/base/bytes.h"
 
 /*
  * Exceptions and interrupts: delivery through the IDT (APM 2 chapter 8), double and
- * triple faults, INT n, and the returns from them (IRET; RETF shares its checks).
+ * triple faults, INT n. The returns from them are in t0_ret.c.
  *
  * A delivery reads everything, writes the frame to the new stack, and only then
  * changes the CPU, so that a fault on the way leaves the state of before.
@@ -23,20 +23,14 @@ struct delivery {
     uint32_t ext;
 };
 
-static bool fail(struct t0_cpu *c, uint8_t vector, uint32_t error)
-{
-    t0_set_exc_error(c, vector, error);
-    return false;
-}
-
 static bool fail_gate(const struct delivery *d, uint8_t vector)
 {
-    return fail(d->c, vector, d->vector * 8u + 2 + d->ext);
+    return t0_fail(d->c, vector, d->vector * 8u + 2 + d->ext);
 }
 
 static bool fail_sel(const struct delivery *d, uint8_t vector, uint16_t sel)
 {
-    return fail(d->c, vector, (sel & 0xfffcu) | d->ext);
+    return t0_fail(d->c, vector, (sel & 0xfffcu) | d->ext);
 }
 
 /* RFLAGS to push: RF is set for faults, so that a breakpoint on the instruction does
@@ -59,7 +53,7 @@ bool t0_inner_stack(struct t0_cpu *c, unsigned cpl, uint32_t ext, uint16_t *ret_
     unsigned size = tss16 ? 4 : 8;
     uint8_t b[8] = {0};
     if (off + size - 1 > tr->limit) {
-        return fail(c, X86_EXC_TS, (tr->sel & 0xfffcu) | ext);
+        return t0_fail(c, X86_EXC_TS, (tr->sel & 0xfffcu) | ext);
     }
     if (t0_sys_read(c, tr->base + off, b, size)) {
         return false;
@@ -84,7 +78,7 @@ bool t0_inner_ss(struct t0_cpu *c, uint16_t sel, unsigned cpl, uint32_t ext,
     struct t0_desc d;
     uint32_t error = (sel & 0xfffcu) | ext;
     if ((sel & 0xfffc) == 0) {
-        return fail(c, X86_EXC_TS, ext);
+        return t0_fail(c, X86_EXC_TS, ext);
     }
     int r = t0_desc_get(c, sel, &d);
     if (r == T0_DESC_FAULT) {
@@ -94,10 +88,10 @@ bool t0_inner_ss(struct t0_cpu *c, uint16_t sel, unsigned cpl, uint32_t ext,
     unsigned dpl = s.attr >> X86_SEG_DPL_SHIFT & 3;
     if (r == T0_DESC_LIMIT || (sel & 3) != cpl || dpl != cpl || !(s.attr & X86_SEG_S) ||
         (s.attr & X86_SEG_CODE) || !(s.attr & X86_SEG_RW)) {
-        return fail(c, X86_EXC_TS, error);
+        return t0_fail(c, X86_EXC_TS, error);
     }
     if (!(s.attr & X86_SEG_P)) {
-        return fail(c, X86_EXC_SS, error);
+        return t0_fail(c, X86_EXC_SS, error);
     }
     if (t0_desc_accessed(c, &d)) {
         return false;
@@ -116,7 +110,7 @@ bool t0_push_frame(struct t0_cpu *c, const struct x86_segment *ss, uint64_t *sp,
     uint64_t last = (uint64_t)off + n - 1;
     bool down = ss->attr & X86_SEG_DOWN;
     if (down ? off <= ss->limit || last > mask : last > ss->limit) {
-        return fail(c, X86_EXC_SS, ss_error);
+        return t0_fail(c, X86_EXC_SS, ss_error);
     }
     struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, cpl));
     uint64_t bad = t0_write_bytes(c, (uint32_t)(ss->base + off), frame, n, X86_SS);
@@ -133,7 +127,7 @@ static bool deliver_real(const struct delivery *d)
     uint8_t entry[4], frame[6];
     uint64_t sp = c->gpr[X86_RSP];
     if (d->vector * 4u + 3 > c->s.idtr.limit) {
-        return fail(c, X86_EXC_GP, d->vector * 8u + 2 + d->ext);
+        return t0_fail(c, X86_EXC_GP, d->vector * 8u + 2 + d->ext);
     }
     if (t0_sys_read(c, c->s.idtr.base + d->vector * 4u, entry, 4)) {
         return false;
@@ -200,7 +194,7 @@ static bool gate_code(const struct delivery *d, const struct gate *g,
     struct t0_cpu *c = d->c;
     struct t0_desc desc;
     if ((g->sel & 0xfffc) == 0) {
-        return fail(c, X86_EXC_GP, d->ext);
+        return t0_fail(c, X86_EXC_GP, d->ext);
     }
     int r = t0_desc_get(c, g->sel, &desc);
     if (r == T0_DESC_FAULT) {
@@ -279,10 +273,10 @@ static bool deliver_long(const struct delivery *d)
         }
     }
     if (!t0_canonical(sp)) {
-        return fail(c, X86_EXC_SS, d->ext);
+        return t0_fail(c, X86_EXC_SS, d->ext);
     }
     if (!t0_canonical(g.off)) {
-        return fail(c, X86_EXC_GP, d->ext);
+        return t0_fail(c, X86_EXC_GP, d->ext);
     }
     uint64_t frame[6] = {d->error,        c->s.rip,        c->s.seg[X86_CS].sel,
                          pushed_flags(d), c->gpr[X86_RSP], c->s.seg[X86_SS].sel};
@@ -336,7 +330,7 @@ static bool deliver_protected(const struct delivery *d)
         ss_error = (sel & 0xfffcu) | d->ext;
     }
     if (g.off > cs.limit) {
-        return fail(c, X86_EXC_GP, d->ext);
+        return t0_fail(c, X86_EXC_GP, d->ext);
     }
     unsigned size = g.type >= X86_SYS_INT ? 4 : 2;
     uint8_t frame[24];
@@ -423,179 +417,7 @@ bool t0_deliver_exc(struct t0_cpu *c)
     }
 }
 
-/* --- Returns --------------------------------------------------------------- */
-
-/* Values popped from the stack one after the other, without changing it. */
-struct popper {
-    struct t0_cpu *c;
-    uint64_t sp;
-    unsigned size;
-    bool bad;
-};
-
-static uint64_t pop_next(struct popper *p)
-{
-    struct t0_cpu *c = p->c;
-    uint64_t saved = c->gpr[X86_RSP];
-    if (p->bad) {
-        return 0;
-    }
-    c->gpr[X86_RSP] = p->sp;
-    struct t0_val v = t0_pop_peek(c, p->size);
-    t0_sp_add(c, p->size);
-    p->sp = c->gpr[X86_RSP];
-    c->gpr[X86_RSP] = saved;
-    p->bad = v.fault;
-    return v.v;
-}
-
-/* The code segment that a far return goes to; the new CPL is its RPL. */
-static bool return_code(struct t0_cpu *c, uint16_t sel, struct x86_segment *cs)
-{
-    struct t0_desc d;
-    unsigned rpl = sel & 3;
-    if ((sel & 0xfffc) == 0) {
-        return fail(c, X86_EXC_GP, 0);
-    }
-    int r = t0_desc_get(c, sel, &d);
-    if (r == T0_DESC_FAULT) {
-        return false;
-    }
-    *cs = t0_desc_segment(sel, d.raw);
-    unsigned dpl = cs->attr >> X86_SEG_DPL_SHIFT & 3;
-    uint16_t sc = X86_SEG_S | X86_SEG_CODE;
-    bool conforming = cs->attr & X86_SEG_DOWN;
-    bool both = t0_long_mode(c) && (cs->attr & X86_SEG_L) && (cs->attr & X86_SEG_DB);
-    if (r == T0_DESC_LIMIT || (cs->attr & sc) != sc || rpl < c->s.cpl ||
-        (conforming ? dpl > rpl : dpl != rpl) || both) {
-        return fail(c, X86_EXC_GP, sel & 0xfffcu);
-    }
-    if (!(cs->attr & X86_SEG_P)) {
-        return fail(c, X86_EXC_NP, sel & 0xfffcu);
-    }
-    cs->attr |= X86_SEG_ACCESSED;
-    return !t0_desc_accessed(c, &d);
-}
-
-/* The stack segment that comes with it. */
-static bool return_stack(struct t0_cpu *c, uint16_t sel, unsigned cpl, bool to64,
-                         struct x86_segment *ss)
-{
-    struct t0_desc d;
-    uint32_t error = sel & 0xfffcu;
-    if (error == 0) {
-        *ss = (struct x86_segment){.sel = sel,
-                                   .attr = (uint16_t)(cpl << X86_SEG_DPL_SHIFT)};
-        return (to64 && cpl != 3 && (sel & 3) == cpl) || fail(c, X86_EXC_GP, 0);
-    }
-    int r = t0_desc_get(c, sel, &d);
-    if (r == T0_DESC_FAULT) {
-        return false;
-    }
-    *ss = t0_desc_segment(sel, d.raw);
-    unsigned dpl = ss->attr >> X86_SEG_DPL_SHIFT & 3;
-    if (r == T0_DESC_LIMIT || (sel & 3) != cpl || dpl != cpl ||
-        !(ss->attr & X86_SEG_S) || (ss->attr & X86_SEG_CODE) ||
-        !(ss->attr & X86_SEG_RW)) {
-        return fail(c, X86_EXC_GP, error);
-    }
-    if (!(ss->attr & X86_SEG_P)) {
-        return fail(c, X86_EXC_SS, error);
-    }
-    ss->attr |= X86_SEG_ACCESSED;
-    return !t0_desc_accessed(c, &d);
-}
-
-/* RFLAGS bits that IRET and POPF may change at this level (APM 3, IRET). */
-uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size)
-{
-    uint64_t m = X86_FL_ARITH | X86_FL_TF | X86_FL_DF | X86_FL_NT;
-    unsigned iopl = (unsigned)(c->s.rflags / (X86_FL_IOPL / 3)) & 3;
-    if (size > 2) {
-        m |= X86_FL_AC | X86_FL_ID;
-    }
-    if (c->s.cpl <= iopl) {
-        m |= X86_FL_IF;
-    }
-    if (c->s.cpl == 0) {
-        m |= X86_FL_IOPL;
-    }
-    return m;
-}
-
-static void set_flags_masked(struct t0_cpu *c, uint64_t v, unsigned size)
-{
-    uint64_t m = t0_flags_mask(c, size);
-    t0_set_rflags(c, (t0_get_rflags(c) & ~m & ~(uint64_t)X86_FL_RF) | (v & m));
-}
-
-static void set_sp(struct t0_cpu *c, uint64_t sp)
-{
-    if (t0_is64(c)) {
-        c->gpr[X86_RSP] = sp;
-    } else if (c->s.seg[X86_SS].attr & X86_SEG_DB) {
-        c->gpr[X86_RSP] = (uint32_t)sp;
-    } else {
-        T0_W16(c, X86_RSP * 8, sp);
-    }
-}
-
-bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
-{
-    struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = size};
-    struct x86_segment cs, ss;
-    bool from64 = t0_is64(c);
-    uint64_t rip = pop_next(&p);
-    uint16_t sel = (uint16_t)pop_next(&p);
-    uint64_t flags = iret ? pop_next(&p) : 0;
-    if (p.bad) {
-        return false;
-    }
-    if (iret && !t0_long_mode(c) && size == 4 && (flags & X86_FL_VM) && c->s.cpl == 0) {
-        return fail(c, X86_EXC_GP, 0);
-    }
-    if (!return_code(c, sel, &cs)) {
-        return false;
-    }
-    unsigned cpl = sel & 3, old_cpl = c->s.cpl;
-    bool to64 = t0_long_mode(c) && (cs.attr & X86_SEG_L);
-    bool stack = cpl > old_cpl || (iret && from64);
-    uint64_t sp = p.sp + release;
-    if (stack) {
-        p.sp = sp;
-        sp = pop_next(&p);
-        uint16_t ss_sel = (uint16_t)pop_next(&p);
-        if (p.bad || !return_stack(c, ss_sel, cpl, to64, &ss)) {
-            return false;
-        }
-        sp += cpl > old_cpl ? release : 0;
-    }
-    if (to64 ? !t0_canonical(rip) : (uint32_t)rip > cs.limit) {
-        return fail(c, X86_EXC_GP, 0);
-    }
-    if (iret) {
-        set_flags_masked(c, flags, size);
-        c->s.nmi_blocked = false;
-    }
-    c->s.seg[X86_CS] = cs;
-    c->s.cpl = (uint8_t)cpl;
-    if (stack) {
-        c->s.seg[X86_SS] = ss;
-    }
-    c->s.rip = to64 ? rip : (uint32_t)rip;
-    t0_update_mode(c);
-    set_sp(c, sp);
-    if (cpl > old_cpl) {
-        t0_drop_outer_segs(c);
-        t0_update_mode(c);
-    }
-    return true;
-}
-
 /* --- Instructions ---------------------------------------------------------- */
-
-#define HANDLER(name) \
-    static const struct t0_op *name(struct t0_cpu *c, const struct t0_op *op)
 
 /* INT n, INT3, INTO, INT1; aux: vector */
 HANDLER(op_int)
@@ -613,40 +435,6 @@ HANDLER(op_int)
 HANDLER(op_into)
 {
     return (c->flags & T0_FLAG_OF) ? op_int(c, op) : t0_end_block(c, op);
-}
-
-HANDLER(op_iret_real)
-{
-    struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = op->size};
-    uint64_t rip = pop_next(&p);
-    uint16_t sel = (uint16_t)pop_next(&p);
-    uint64_t flags = pop_next(&p);
-    if (p.bad) {
-        return T0_FAULT(c, op);
-    }
-    if (rip > c->s.seg[X86_CS].limit) {
-        return t0_raise_error(c, op, X86_EXC_GP, 0);
-    }
-    c->gpr[X86_RSP] = p.sp;
-    c->s.seg[X86_CS].sel = sel;
-    c->s.seg[X86_CS].base = (uint64_t)sel << 4;
-    set_flags_masked(c, flags, op->size);
-    c->s.nmi_blocked = false;
-    t0_update_mode(c);
-    return t0_leave(c, op, rip);
-}
-
-HANDLER(op_iret)
-{
-    if (c->s.rflags & X86_FL_NT) {
-        /* Long mode has no nested tasks; elsewhere they are not implemented. */
-        return t0_raise_error(c, op, X86_EXC_GP, 0);
-    }
-    if (!t0_far_return(c, op->size, 0, true)) {
-        return T0_FAULT(c, op);
-    }
-    c->insns += t0_nb_done(c, op);
-    return NULL;
 }
 
 HANDLER(op_ud)
@@ -675,9 +463,7 @@ bool t0_lower_exc(const struct x86_insn *insn, const struct t0_lower *ctx,
         op->aux = X86_EXC_OF;
         op->fn = op_into;
         return true;
-    case X86_OP_IRET:
-        op->fn = ctx->mode & T0_MODE_PE ? op_iret : op_iret_real;
-        return true;
+    case X86_OP_IRET: return t0_lower_ret(insn, ctx, op);
     case X86_OP_UD0:
     case X86_OP_UD1:
     case X86_OP_UD2: op->fn = op_ud; return true;

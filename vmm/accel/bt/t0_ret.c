@@ -1,0 +1,216 @@
+#include "vmm/accel/bt/t0_seg.h"
+
+/*
+ * Returns: IRET and RETF, out of events, calls and nested levels. APM 2 4.11.4, 8.7.4,
+ * 8.9.3; the instructions' own pages in APM 3.
+ */
+
+/* Values popped from the stack one after the other, without changing it. */
+struct popper {
+    struct t0_cpu *c;
+    uint64_t sp;
+    unsigned size;
+    bool bad;
+};
+
+static uint64_t pop_next(struct popper *p)
+{
+    struct t0_cpu *c = p->c;
+    uint64_t saved = c->gpr[X86_RSP];
+    if (p->bad) {
+        return 0;
+    }
+    c->gpr[X86_RSP] = p->sp;
+    struct t0_val v = t0_pop_peek(c, p->size);
+    t0_sp_add(c, p->size);
+    p->sp = c->gpr[X86_RSP];
+    c->gpr[X86_RSP] = saved;
+    p->bad = v.fault;
+    return v.v;
+}
+
+/* The code segment that a far return goes to; the new CPL is its RPL. */
+static bool return_code(struct t0_cpu *c, uint16_t sel, struct x86_segment *cs)
+{
+    struct t0_desc d;
+    unsigned rpl = sel & 3;
+    if ((sel & 0xfffc) == 0) {
+        return t0_fail(c, X86_EXC_GP, 0);
+    }
+    int r = t0_desc_get(c, sel, &d);
+    if (r == T0_DESC_FAULT) {
+        return false;
+    }
+    *cs = t0_desc_segment(sel, d.raw);
+    unsigned dpl = cs->attr >> X86_SEG_DPL_SHIFT & 3;
+    uint16_t sc = X86_SEG_S | X86_SEG_CODE;
+    bool conforming = cs->attr & X86_SEG_DOWN;
+    bool both = t0_long_mode(c) && (cs->attr & X86_SEG_L) && (cs->attr & X86_SEG_DB);
+    if (r == T0_DESC_LIMIT || (cs->attr & sc) != sc || rpl < c->s.cpl ||
+        (conforming ? dpl > rpl : dpl != rpl) || both) {
+        return t0_fail(c, X86_EXC_GP, sel & 0xfffcu);
+    }
+    if (!(cs->attr & X86_SEG_P)) {
+        return t0_fail(c, X86_EXC_NP, sel & 0xfffcu);
+    }
+    cs->attr |= X86_SEG_ACCESSED;
+    return !t0_desc_accessed(c, &d);
+}
+
+/* The stack segment that comes with it. */
+static bool return_stack(struct t0_cpu *c, uint16_t sel, unsigned cpl, bool to64,
+                         struct x86_segment *ss)
+{
+    struct t0_desc d;
+    uint32_t error = sel & 0xfffcu;
+    if (error == 0) {
+        *ss = (struct x86_segment){.sel = sel,
+                                   .attr = (uint16_t)(cpl << X86_SEG_DPL_SHIFT)};
+        return (to64 && cpl != 3 && (sel & 3) == cpl) || t0_fail(c, X86_EXC_GP, 0);
+    }
+    int r = t0_desc_get(c, sel, &d);
+    if (r == T0_DESC_FAULT) {
+        return false;
+    }
+    *ss = t0_desc_segment(sel, d.raw);
+    unsigned dpl = ss->attr >> X86_SEG_DPL_SHIFT & 3;
+    if (r == T0_DESC_LIMIT || (sel & 3) != cpl || dpl != cpl ||
+        !(ss->attr & X86_SEG_S) || (ss->attr & X86_SEG_CODE) ||
+        !(ss->attr & X86_SEG_RW)) {
+        return t0_fail(c, X86_EXC_GP, error);
+    }
+    if (!(ss->attr & X86_SEG_P)) {
+        return t0_fail(c, X86_EXC_SS, error);
+    }
+    ss->attr |= X86_SEG_ACCESSED;
+    return !t0_desc_accessed(c, &d);
+}
+
+/* RFLAGS bits that IRET and POPF may change at this level (APM 3, IRET). */
+uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size)
+{
+    uint64_t m = X86_FL_ARITH | X86_FL_TF | X86_FL_DF | X86_FL_NT;
+    unsigned iopl = (unsigned)(c->s.rflags / (X86_FL_IOPL / 3)) & 3;
+    if (size > 2) {
+        m |= X86_FL_AC | X86_FL_ID;
+    }
+    if (c->s.cpl <= iopl) {
+        m |= X86_FL_IF;
+    }
+    if (c->s.cpl == 0) {
+        m |= X86_FL_IOPL;
+    }
+    return m;
+}
+
+static void set_flags_masked(struct t0_cpu *c, uint64_t v, unsigned size)
+{
+    uint64_t m = t0_flags_mask(c, size);
+    t0_set_rflags(c, (t0_get_rflags(c) & ~m & ~(uint64_t)X86_FL_RF) | (v & m));
+}
+
+static void set_sp(struct t0_cpu *c, uint64_t sp)
+{
+    if (t0_is64(c)) {
+        c->gpr[X86_RSP] = sp;
+    } else if (c->s.seg[X86_SS].attr & X86_SEG_DB) {
+        c->gpr[X86_RSP] = (uint32_t)sp;
+    } else {
+        T0_W16(c, X86_RSP * 8, sp);
+    }
+}
+
+bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
+{
+    struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = size};
+    struct x86_segment cs, ss;
+    bool from64 = t0_is64(c);
+    uint64_t rip = pop_next(&p);
+    uint16_t sel = (uint16_t)pop_next(&p);
+    uint64_t flags = iret ? pop_next(&p) : 0;
+    if (p.bad) {
+        return false;
+    }
+    if (iret && !t0_long_mode(c) && size == 4 && (flags & X86_FL_VM) && c->s.cpl == 0) {
+        return t0_fail(c, X86_EXC_GP, 0);
+    }
+    if (!return_code(c, sel, &cs)) {
+        return false;
+    }
+    unsigned cpl = sel & 3, old_cpl = c->s.cpl;
+    bool to64 = t0_long_mode(c) && (cs.attr & X86_SEG_L);
+    bool stack = cpl > old_cpl || (iret && from64);
+    uint64_t sp = p.sp + release;
+    if (stack) {
+        p.sp = sp;
+        sp = pop_next(&p);
+        uint16_t ss_sel = (uint16_t)pop_next(&p);
+        if (p.bad || !return_stack(c, ss_sel, cpl, to64, &ss)) {
+            return false;
+        }
+        sp += cpl > old_cpl ? release : 0;
+    }
+    if (to64 ? !t0_canonical(rip) : (uint32_t)rip > cs.limit) {
+        return t0_fail(c, X86_EXC_GP, 0);
+    }
+    if (iret) {
+        set_flags_masked(c, flags, size);
+        c->s.nmi_blocked = false;
+    }
+    c->s.seg[X86_CS] = cs;
+    c->s.cpl = (uint8_t)cpl;
+    if (stack) {
+        c->s.seg[X86_SS] = ss;
+    }
+    c->s.rip = to64 ? rip : (uint32_t)rip;
+    t0_update_mode(c);
+    set_sp(c, sp);
+    if (cpl > old_cpl) {
+        t0_drop_outer_segs(c);
+        t0_update_mode(c);
+    }
+    return true;
+}
+
+/* --- Instructions ---------------------------------------------------------- */
+
+HANDLER(op_iret_real)
+{
+    struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = op->size};
+    uint64_t rip = pop_next(&p);
+    uint16_t sel = (uint16_t)pop_next(&p);
+    uint64_t flags = pop_next(&p);
+    if (p.bad) {
+        return T0_FAULT(c, op);
+    }
+    if (rip > c->s.seg[X86_CS].limit) {
+        return t0_raise_error(c, op, X86_EXC_GP, 0);
+    }
+    c->gpr[X86_RSP] = p.sp;
+    c->s.seg[X86_CS].sel = sel;
+    c->s.seg[X86_CS].base = (uint64_t)sel << 4;
+    set_flags_masked(c, flags, op->size);
+    c->s.nmi_blocked = false;
+    t0_update_mode(c);
+    return t0_leave(c, op, rip);
+}
+
+HANDLER(op_iret)
+{
+    if (c->s.rflags & X86_FL_NT) {
+        /* Long mode has no nested tasks; elsewhere they are not implemented. */
+        return t0_raise_error(c, op, X86_EXC_GP, 0);
+    }
+    if (!t0_far_return(c, op->size, 0, true)) {
+        return T0_FAULT(c, op);
+    }
+    c->insns += t0_nb_done(c, op);
+    return NULL;
+}
+
+bool t0_lower_ret(const struct x86_insn *insn, const struct t0_lower *ctx,
+                  struct t0_op *op)
+{
+    op->fn = ctx->mode & T0_MODE_PE ? op_iret : op_iret_real;
+    return true;
+}
