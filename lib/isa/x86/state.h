@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "lib/isa/x86/regs.h"
 
@@ -209,5 +210,14 @@ void x86_state_reset(struct x86_state *s, uint32_t signature, bool init);
 
 /* Bits of code size, 16, 32 or 64, of the state's mode and CS. */
 unsigned x86_state_code_bits(const struct x86_state *s);
+
+/*
+ * Write the registers as text, in the layout of QEMU's "info registers". @parts beside
+ * the integer and system registers: x87 and vector registers; how the arithmetic flags
+ * are kept, a line of QEMU's logs.
+ */
+enum { X86_DUMP_FPU = 1 << 0, X86_DUMP_CC = 1 << 1 };
+
+void x86_state_dump(const struct x86_state *s, unsigned parts, FILE *out);
 
 #endif
