@@ -6,7 +6,9 @@
 #include <time.h>
 
 #include "lib/base/base.h"
+#include "vmm/vm/log.h"
 #include "vmm/vm/vcpu.h"
+#include "vmm/vm/vm.h"
 
 /*
  * One access: look the region up in a sorted immutable array, do it, count and time
@@ -152,6 +154,18 @@ static void count_unassigned(struct aspace *as)
     atomic_fetch_add_explicit(&as->unassigned, 1, memory_order_relaxed);
 }
 
+/* -d guest_errors: in QEMU's words, and which CPU and space it was. */
+static void log_unassigned(const struct aspace *as, const struct vcpu *vcpu,
+                           const char *what, uint64_t addr, unsigned len)
+{
+    if (vcpu) {
+        vm_log_printf(vcpu->vm->log, VM_LOG_GUEST_ERRORS,
+                      "Invalid %s at addr 0x%" PRIX64
+                      ", size %u, region '(null)', reason: rejected (%s, CPU %u)\n",
+                      what, addr, len, as->name, vcpu->index);
+    }
+}
+
 static unsigned max_len(const struct io_region *r)
 {
     return r->ops->max_len ? r->ops->max_len : 8;
@@ -262,6 +276,7 @@ uint64_t aspace_read(struct aspace *as, struct vcpu *vcpu, uint64_t addr, unsign
     } else {
         value = all_ones(len);
         count_unassigned(as);
+        log_unassigned(as, vcpu, "read", addr, len);
         ns = now_ns() - start;
     }
     if (vcpu) {
@@ -285,6 +300,7 @@ void aspace_write(struct aspace *as, struct vcpu *vcpu, uint64_t addr, uint64_t 
         ns = now_ns() - start;
     } else {
         count_unassigned(as);
+        log_unassigned(as, vcpu, "write", addr, len);
         ns = now_ns() - start;
     }
     if (vcpu) {

@@ -8,6 +8,7 @@
 #include "vmm/vm/arch.h"
 #include "vmm/vm/aspace.h"
 #include "vmm/vm/clock.h"
+#include "vmm/vm/log.h"
 #include "vmm/vm/vcpu_priv.h"
 #include "vmm/vm/vm.h"
 
@@ -213,6 +214,7 @@ static void decide(struct vcpu *vcpu, enum vcpu_exit exit)
         atomic_store_explicit(&vcpu->halted, true, memory_order_relaxed);
         break;
     case VCPU_EXIT_SHUTDOWN:
+        vm_log_printf(vm->log, VM_LOG_INT | VM_LOG_CPU_RESET, "Triple fault\n");
         /* Nothing but a reset leaves this state. */
         atomic_store_explicit(&vcpu->powered, false, memory_order_relaxed);
         vm_request_triple_fault(vm, vcpu);
@@ -395,19 +397,36 @@ void vcpu_set_powered(struct vcpu *vcpu, bool powered)
     atomic_store_explicit(&vcpu->halted, false, memory_order_relaxed);
 }
 
-void vcpu_dump(struct vcpu *vcpu, FILE *out)
+static void dump_registers(struct vcpu *vcpu, FILE *out)
 {
     const struct vm *vm = vcpu->vm;
-    fprintf(out, "vCPU %u: %s, %" PRIu64 " instructions\n", vcpu->index,
-            !atomic_load(&vcpu->powered) ? "off"
-            : atomic_load(&vcpu->halted) ? "halted"
-                                         : "running",
-            atomic_load_explicit(&vcpu->insns, memory_order_relaxed));
     if (vm->accel->get_state && vm->arch->dump && vm->arch->state_size) {
         g_autofree void *state = g_malloc0(vm->arch->state_size);
         vm->accel->get_state(vcpu, state);
         vm->arch->dump(state, out);
     }
+}
+
+void vcpu_log_reset(struct vcpu *vcpu)
+{
+    struct vm_log *log = vcpu->vm->log;
+    if (vm_log_has(log, VM_LOG_CPU_RESET)) {
+        FILE *out = vm_log_begin(log);
+        fprintf(out, "CPU Reset (CPU %u)\n", vcpu->index);
+        dump_registers(vcpu, out);
+        vm_log_end(log);
+    }
+}
+
+void vcpu_dump(struct vcpu *vcpu, FILE *out)
+{
+    const struct vm *vm = vcpu->vm;
+    fprintf(out, "CPU#%u: %s, %" PRIu64 " instructions\n", vcpu->index,
+            !atomic_load(&vcpu->powered) ? "off"
+            : atomic_load(&vcpu->halted) ? "halted"
+                                         : "running",
+            atomic_load_explicit(&vcpu->insns, memory_order_relaxed));
+    dump_registers(vcpu, out);
     if (vm->accel->dump) {
         vm->accel->dump(vcpu, out);
     }

@@ -103,6 +103,9 @@ void vcpu_set_powered(struct vcpu *vcpu, bool powered);
 void vcpu_run_on(struct vcpu *vcpu, void (*fn)(struct vcpu *vcpu, void *opaque),
                  void *opaque);
 
+/* -d cpu_reset: the registers before a reset. Thread: the vCPU's, or stopped. */
+void vcpu_log_reset(struct vcpu *vcpu);
+
 /* Write the registers (through the architecture) and the accelerator's dump.
  * Thread: the vCPU's, or any while it is stopped. */
 void vcpu_dump(struct vcpu *vcpu, FILE *out);

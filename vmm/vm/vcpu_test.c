@@ -310,7 +310,7 @@ static void no_reboot_ends_instead(void)
     FILE *out = open_memstream(&text, &len);
     vcpu_dump(vm->end_vcpu, out);
     fclose(out);
-    g_assert_nonnull(strstr(text, "vCPU 0: off"));
+    g_assert_nonnull(strstr(text, "CPU#0: off"));
     vm_free(vm);
 }
 

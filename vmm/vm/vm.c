@@ -73,6 +73,7 @@ struct vm *vm_new(const struct vm_config *config, GError **error)
     vm->name = g_strdup(config->name);
     vm->arch = config->arch;
     vm->loop = config->loop;
+    vm->log = config->log;
     vm->cpu_model = config->cpu_model;
     vm->gmem = gmem_new();
     vm->mmio = aspace_new("mmio", vm->arch->phys_bits, VCPU_EXIT_MMIO);
@@ -193,6 +194,7 @@ void vm_reset(struct vm *vm)
         }
     }
     for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        vcpu_log_reset(vm->vcpus[i]);
         vcpu_set_powered(vm->vcpus[i], i == 0);
         vm->arch->vcpu_reset(vm->vcpus[i]);
     }

@@ -18,6 +18,7 @@ struct gmem;
 struct loop;
 struct vcpu;
 struct vm_clock;
+struct vm_log;
 
 /*
  * The virtual machine: owns everything of one guest. No global state; two VMs may
@@ -59,6 +60,8 @@ struct vm {
     unsigned nb_vcpus;
     const void *cpu_model; /* lib/isa's description; what -cpu chose; borrowed */
     GPtrArray *devices;    /* struct device *, in the order of creation; owned */
+
+    struct vm_log *log; /* -d; NULL: none. Borrowed. See log.h */
 
     bool no_reboot;
     bool no_shutdown;
@@ -102,7 +105,8 @@ struct vm_config {
     struct loop *loop; /* the caller attached it to the default main context */
     unsigned nb_vcpus;
     const void *cpu_model;
-    const char *name; /* or NULL */
+    const char *name;   /* or NULL */
+    struct vm_log *log; /* borrowed; or NULL */
 };
 
 /* "poweroff", "reset", "triple-fault", ...: static storage. */

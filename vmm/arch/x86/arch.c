@@ -102,6 +102,7 @@ static void arch_attention_reset(struct vcpu *vcpu)
     if (!(what & LAPIC_INIT) && s.activity != X86_WAIT_SIPI)
         return;
     if (what & LAPIC_INIT) {
+        vcpu_log_reset(vcpu);
         x86_state_reset(&s, signature(vcpu), true);
         lapic_init_reset(vcpu);
         if (x86_vcpu_of(vcpu)->pv)
@@ -119,38 +120,9 @@ static void arch_attention_reset(struct vcpu *vcpu)
     vcpu_set_powered(vcpu, s.activity == X86_ACTIVE);
 }
 
-static void dump_segment(const char *name, const struct x86_segment *s, FILE *out)
-{
-    fprintf(out, "%-3s=%04x %016" PRIx64 " %08x %04x\n", name, s->sel, s->base,
-            s->limit, s->attr);
-}
-
 static void arch_dump(const void *state, FILE *out)
 {
-    static const char *const gpr[] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP",
-                                      "RSI", "RDI", "R8",  "R9",  "R10", "R11",
-                                      "R12", "R13", "R14", "R15"};
-    static const char *const seg[] = {"ES", "CS", "SS", "DS", "FS", "GS"};
-    const struct x86_state *s = state;
-
-    for (unsigned i = 0; i < X86_NB_GPR; i++)
-        fprintf(out, "%-3s=%016" PRIx64 "%s", gpr[i], s->gpr[i],
-                i % 4 == 3 ? "\n" : " ");
-    fprintf(out, "RIP=%016" PRIx64 " RFL=%08" PRIx64 " CPL=%u, %u-bit code%s\n", s->rip,
-            s->rflags, s->cpl, x86_state_code_bits(s),
-            s->activity == X86_HALTED ? ", halted" : "");
-    for (unsigned i = 0; i < X86_NB_SEG; i++)
-        dump_segment(seg[i], &s->seg[i], out);
-    dump_segment("LDT", &s->ldtr, out);
-    dump_segment("TR", &s->tr, out);
-    fprintf(out, "GDT=     %016" PRIx64 " %08x\n", s->gdtr.base, s->gdtr.limit);
-    fprintf(out, "IDT=     %016" PRIx64 " %08x\n", s->idtr.base, s->idtr.limit);
-    fprintf(out,
-            "CR0=%08" PRIx64 " CR2=%016" PRIx64 " CR3=%016" PRIx64 " CR4=%08" PRIx64
-            " CR8=%" PRIx64 "\nEFER=%08" PRIx64 " XCR0=%" PRIx64 " DR6=%08" PRIx64
-            " DR7=%08" PRIx64 "\n",
-            s->cr0, s->cr2, s->cr3, s->cr4, s->cr8, s->efer, s->xcr0, s->dr[6],
-            s->dr[7]);
+    x86_state_dump(state, X86_DUMP_FPU, out);
 }
 
 const struct arch_ops x86_arch = {
