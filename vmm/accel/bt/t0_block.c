@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "lib/base/base.h"
+#include "vmm/accel/bt/t0_log.h"
 #include "vmm/accel/bt/t1.h"
 
 /*
@@ -825,6 +826,21 @@ static bool fetch_init(struct fetch *f, struct t0_cpu *c)
     return true;
 }
 
+static void log_block(struct t0_cpu *c, struct t0_block *b, const struct fetch *f,
+                      const struct decoded *d)
+{
+    t0_log_block(c, b,
+                 &(struct t0_log_code){
+                     .rip = c->s.rip,
+                     .lin = f->lin,
+                     .nb = d->raise == 0xff ? d->nb : 0,
+                     .insn = d->insn,
+                     .start = d->start,
+                     .bytes = d->bytes[0],
+                     .bytes_step = sizeof(d->bytes[0]),
+                 });
+}
+
 static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
 {
     struct t0_core *core = c->core;
@@ -856,6 +872,9 @@ static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
         }
     }
     t1_block_new(c, b);
+    if (unlikely(c->vcpu->vm->log)) {
+        log_block(c, b, f, &d);
+    }
     return b;
 }
 
@@ -870,6 +889,9 @@ struct t0_block *t0_block_step(struct t0_cpu *c)
     struct t0_block *b = c->core->scratch;
     fill_block(c, b, &f, &d);
     b->flags |= T0_BLOCK_SCRATCH;
+    if (unlikely(c->vcpu->vm->log)) {
+        log_block(c, b, &f, &d);
+    }
     return b;
 }
 
@@ -942,7 +964,7 @@ struct t0_block *t0_block_get(struct t0_cpu *c)
 void t0_block_chain(struct t0_cpu *c, struct t0_chain *chain, struct t0_block *b)
 {
     bool in_arena = (size_t)((uint8_t *)chain - c->core->arena) < c->core->arena_size;
-    if (!in_arena || c->core->tvm->lockstep || !(c->mode & T0_MODE_FLAT) || chain->to ||
+    if (!in_arena || c->core->tvm->nochain || !(c->mode & T0_MODE_FLAT) || chain->to ||
         (b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_DEAD | T0_BLOCK_SCRATCH))) {
         return;
     }

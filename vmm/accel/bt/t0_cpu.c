@@ -7,6 +7,7 @@
 #include "vmm/accel/bt/t1.h"
 #include "vmm/arch/x86/lapic.h"
 #include "vmm/vm/clock.h"
+#include "vmm/vm/log.h"
 
 /*
  * The run loop and the accelerator's face.
@@ -448,6 +449,9 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
         /* When it is full, translations go too, and they are dearer. */
         t->cache_bytes = t->t1 ? 16 * MIB : 5 * MIB;
     }
+    /* Translations write no log. */
+    t->t1 = t->t1 && !vm_log_has(vm->log, VM_LOG_CPU | VM_LOG_EXEC | VM_LOG_NOCHAIN);
+    t->nochain = t->lockstep || vm_log_has(vm->log, VM_LOG_NOCHAIN);
     *ret_state = t;
     return true;
 }

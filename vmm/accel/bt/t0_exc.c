@@ -1,6 +1,7 @@
 #include "vmm/accel/bt/t0_seg.h"
 
 #include "lib/base/bytes.h"
+#include "vmm/accel/bt/t0_log.h"
 
 /*
  * Exceptions and interrupts: delivery through the IDT (APM 2 chapter 8), double and
@@ -365,6 +366,9 @@ bool t0_deliver(struct t0_cpu *c, enum t0_event kind, uint8_t vector, bool has_e
         .ext = kind != T0_EVENT_SOFT,
     };
     bool ok;
+    if (unlikely(c->vcpu->vm->log)) {
+        t0_log_event(c, kind, vector, error);
+    }
     if (!(c->s.cr0 & X86_CR0_PE)) {
         d.has_error = false;
         ok = deliver_real(&d);
@@ -407,6 +411,7 @@ bool t0_deliver_exc(struct t0_cpu *c)
         if (e.vector == X86_EXC_DF) {
             return false;
         }
+        t0_log_second_fault(c, e.vector, c->exc.vector);
         int first = exc_class(e.vector), second = exc_class(c->exc.vector);
         bool dbl = (first == 1 && second == 1) || (first == 2 && second != 0);
         e = c->exc;

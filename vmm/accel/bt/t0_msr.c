@@ -1,3 +1,4 @@
+#include "vmm/accel/bt/t0_log.h"
 #include "vmm/accel/bt/t0_priv.h"
 
 #include "vmm/vm/clock.h"
@@ -144,6 +145,7 @@ bool t0_msr_read(struct t0_cpu *c, uint32_t msr, uint64_t *ret)
     }
     const struct msr_row *r = find_row(msr);
     if (!r) {
+        t0_log_msr(c, msr, "read");
         return false;
     }
     *ret = r->kind == MSR_CONST ? r->mask : r->kind == MSR_DROP ? 0 : *field(c, r, msr);
@@ -192,6 +194,7 @@ static bool write_row(struct t0_cpu *c, uint32_t msr, uint64_t v)
 {
     const struct msr_row *r = find_row(msr);
     if (!r) {
+        t0_log_msr(c, msr, "write");
         return false;
     }
     switch (r->kind) {

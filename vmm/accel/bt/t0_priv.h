@@ -70,6 +70,7 @@ struct t0_vm {
     struct vm *vm;
     bool t1;       /* -accel bt,tier=1: translate */
     bool lockstep; /* check translations against T0 */
+    bool nochain;  /* every block is entered by the run loop */
     uint32_t heat; /* executions after which a block is translated */
     bool record;   /* -accel bt,record=on: every block start goes into the ring */
     uint64_t cache_bytes;
