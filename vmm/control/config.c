@@ -480,49 +480,40 @@ out:
     return ok;
 }
 
-static const struct {
-    const char *name;
-    unsigned bit;
-    const char *help;
-} log_items[] = {
-    {"stats", VMM_LOG_STATS, "at the end: exits, devices, instructions, as JSON"},
-    {"accel", VMM_LOG_ACCEL,
-     "at the end: every CPU's registers and what its "
-     "accelerator counted"},
-};
-
 void vmm_log_help(FILE *out)
 {
     fprintf(out, "Log items (comma separated):\n");
-    for (size_t i = 0; i < ARRAY_LEN(log_items); i++)
-        fprintf(out, "  %-12s %s\n", log_items[i].name, log_items[i].help);
+    for (unsigned i = 0; i < VM_LOG_COUNT; i++)
+        fprintf(out, "%-15s %s\n", vm_log_name(i), vm_log_help(i));
 }
 
 static bool opt_log(struct vmm_config *c, const char *arg, GError **error)
 {
     g_auto(GStrv) items = g_strsplit(arg, ",", -1);
-    const char *names[ARRAY_LEN(log_items) + 1] = {0};
+    const char *names[VM_LOG_COUNT + 1] = {0};
 
     if (is_help(arg))
         want_help(c, VMM_HELP_LOG, NULL);
+    for (unsigned i = 0; i < VM_LOG_COUNT; i++)
+        names[i] = vm_log_name(i);
     for (char **item = items; *item && c->help == VMM_HELP_NONE; item++) {
-        const char *near;
-        bool found = false;
+        const char *near = nearest_name(*item, names);
+        unsigned i = 0;
 
-        for (size_t i = 0; i < ARRAY_LEN(log_items); i++) {
-            names[i] = log_items[i].name;
-            if (strcmp(*item, names[i]) == 0) {
-                c->log |= log_items[i].bit;
-                found = true;
-            }
-        }
-        near = nearest_name(*item, names);
-        if (!found)
+        while (i < VM_LOG_COUNT && strcmp(*item, names[i]) != 0)
+            i++;
+        if (i == VM_LOG_COUNT)
             return error_msg(
                 error, "there is no log item '%s'%s%s%s; -d help lists them", *item,
                 near ? ", did you mean '" : "", near ?: "", near ? "'?" : "");
+        c->log |= 1u << i;
     }
     return true;
+}
+
+static bool opt_log_filter(struct vmm_config *c, const char *arg, GError **error)
+{
+    return vm_log_ranges_parse(arg, c->log_ranges, error);
 }
 
 static bool opt_log_file(struct vmm_config *c, const char *arg, GError **error)
@@ -594,7 +585,10 @@ static const struct option options[] = {
     {"pidfile", "FILE", "write the process ID there", opt_pidfile},
     {"daemonize", NULL, "go to the background when the guest runs", opt_daemonize},
     {"d", "ITEM,...", "log (-d help)", opt_log},
-    {"D", "FILE", "log there instead of to standard error", opt_log_file},
+    {"D", "FILE", "log there instead of to standard error; %d is the process ID",
+     opt_log_file},
+    {"dfilter", "START..END,START+LEN,START-LEN,...",
+     "of in_asm, exec and cpu log only code at these addresses", opt_log_filter},
 };
 
 void vmm_config_help(FILE *out)
@@ -699,6 +693,7 @@ struct vmm_config *vmm_config_new(void)
     c->serials = items_new();
     c->devices = items_new();
     c->objects = items_new();
+    c->log_ranges = g_array_new(FALSE, FALSE, sizeof(struct vm_log_range));
     c->nb_cpus = 1;
     return c;
 }
@@ -715,6 +710,7 @@ void vmm_config_free(struct vmm_config *c)
     g_ptr_array_unref(c->serials);
     g_ptr_array_unref(c->devices);
     g_ptr_array_unref(c->objects);
+    g_array_unref(c->log_ranges);
     g_free(c->help_name);
     g_free(c->machine);
     g_free(c->cpu);

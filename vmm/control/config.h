@@ -9,6 +9,7 @@
 #include <jansson.h>
 
 #include "lib/isa/x86/cpu_model.h"
+#include "vmm/vm/log.h"
 
 /*
  * What a command line asked for, before anything of it is opened or made.
@@ -32,10 +33,6 @@ enum vmm_help {
     VMM_HELP_OBJECTS,
     VMM_HELP_LOG,
 };
-
-/* Items of -d. */
-#define VMM_LOG_STATS (1u << 0)
-#define VMM_LOG_ACCEL (1u << 1)
 
 struct vmm_config {
     enum vmm_help help; /* the first that was asked for; nothing else is done then */
@@ -62,8 +59,9 @@ struct vmm_config {
     bool no_reboot, no_shutdown;
     bool daemonize;
     char *name, *uuid, *pidfile;
-    unsigned log; /* VMM_LOG_... */
-    char *log_file;
+    unsigned log;       /* VM_LOG_... */
+    GArray *log_ranges; /* -dfilter: struct vm_log_range */
+    char *log_file;     /* "%d" stands for the process ID */
 };
 
 struct vmm_config *vmm_config_new(void);

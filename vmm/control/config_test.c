@@ -50,7 +50,8 @@ static void options_arrive_in_the_config(void)
         "lodge-vmm -M microvm,pit=off --machine acpi=on -accel bt,tier=0 -cpu max,-avx "
         "-m 256M -smp 2 -kernel k -initrd i -append a_b=c -drive d.img,if=none,id=x "
         "-device virtio-blk-device,drive=x -device {\"driver\":\"isa-serial\"} "
-        "-no-reboot -name guest=vm1,debug-threads=on -d stats -D log");
+        "-no-reboot -name guest=vm1,debug-threads=on -d stats,exec -D log "
+        "-dfilter 0x10+4,1..2");
 
     g_assert_cmpstr(c->machine, ==, "microvm");
     g_assert_cmpuint(json_object_size(c->machine_options), ==, 2);
@@ -66,7 +67,8 @@ static void options_arrive_in_the_config(void)
                     "-device virtio-blk-device,drive=x");
     g_assert_true(c->no_reboot);
     g_assert_cmpstr(c->name, ==, "vm1");
-    g_assert_cmpuint(c->log, ==, VMM_LOG_STATS);
+    g_assert_cmpuint(c->log, ==, VM_LOG_STATS | VM_LOG_EXEC);
+    g_assert_cmpuint(c->log_ranges->len, ==, 2);
     vmm_config_free(c);
 }
 
@@ -116,6 +118,7 @@ static void mistakes_are_named(void)
     bad("lodge-vmm -serial tcp:localhost", "tcp: needs HOST:PORT");
     bad("lodge-vmm -blockdev driver=raw,file=x", "'node-name' is missing");
     bad("lodge-vmm -d stat", "did you mean 'stats'?");
+    bad("lodge-vmm -dfilter 5", "'5' is no range of addresses");
     bad("lodge-vmm -rtc base=localtime", "only base=utc");
 }
 

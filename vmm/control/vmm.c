@@ -37,7 +37,8 @@ struct vmm {
     struct backends *backends;
     struct board *board;
     struct vm *vm;
-    FILE *log;
+    FILE *log_out;
+    struct vm_log *log; /* NULL without -d */
     bool pidfile_made;
     int ready_fd; /* the parent of -daemonize waits there; -1 */
     guint signals[3];
@@ -274,6 +275,7 @@ static bool make_all(struct vmm *v, GError **error)
     if (!backends_open(v->backends, v->loop, error))
         return false;
     vc.loop = v->loop;
+    vc.log = v->log;
     v->vm = vm_new(&vc, error);
     if (!v->vm)
         return false;
@@ -283,14 +285,26 @@ static bool make_all(struct vmm *v, GError **error)
            make_devices(v, error) && board_finish(v->board, error);
 }
 
+/* "%d" in @file becomes the process ID. */
+static char *log_path(const char *file)
+{
+    g_autofree char *pid = g_strdup_printf("%d", (int)getpid());
+    g_auto(GStrv) parts = file ? g_strsplit(file, "%d", -1) : NULL;
+
+    return parts ? g_strjoinv(pid, parts) : NULL;
+}
+
 static bool open_log(struct vmm *v, GError **error)
 {
-    if (!v->config->log_file) {
-        v->log = stderr;
-        return true;
-    }
-    v->log = fopen(v->config->log_file, "we");
-    return v->log || error_errno(error, errno, "-D %s", v->config->log_file);
+    const struct vmm_config *c = v->config;
+    g_autofree char *path = log_path(c->log_file);
+
+    v->log_out = path ? fopen(path, "we") : stderr;
+    if (!v->log_out)
+        return error_errno(error, errno, "-D %s", path);
+    if (c->log)
+        v->log = vm_log_new(c->log, v->log_out, c->log_ranges);
+    return true;
 }
 
 static bool write_pidfile(struct vmm *v, GError **error)
@@ -366,8 +380,8 @@ struct vmm *vmm_new(struct vmm_config *c, const struct vmm_accel *accels,
 
     v->config = c;
     v->ready_fd = -1;
-    if (!check_all(v, accels, error) || !daemonize(v, error) || !make_all(v, error) ||
-        !open_log(v, error) || !write_pidfile(v, error)) {
+    if (!check_all(v, accels, error) || !daemonize(v, error) || !open_log(v, error) ||
+        !make_all(v, error) || !write_pidfile(v, error)) {
         vmm_free(v);
         return NULL;
     }
@@ -382,8 +396,9 @@ void vmm_free(struct vmm *v)
     board_free(v->board);
     backends_free(v->backends);
     loop_free(v->loop);
-    if (v->log && v->log != stderr)
-        fclose(v->log);
+    vm_log_free(v->log);
+    if (v->log_out && v->log_out != stderr)
+        fclose(v->log_out);
     if (v->pidfile_made)
         unlink(v->config->pidfile);
     if (v->ready_fd >= 0)
@@ -408,14 +423,13 @@ static gboolean on_signal(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-/* Where the guest was. An accelerator without a dump has no guest. */
+/* Where every CPU of the guest was; which one died is said before. An accelerator
+ * without a dump has no guest. */
 static void dump_vcpus(struct vmm *v)
 {
     fflush(stdout);
-    for (unsigned i = 0; i < v->vm->nb_vcpus && v->accel->ops->dump; i++) {
-        if (!v->vm->end_vcpu || v->vm->end_vcpu == v->vm->vcpus[i])
-            vcpu_dump(v->vm->vcpus[i], stderr);
-    }
+    for (unsigned i = 0; i < v->vm->nb_vcpus && v->accel->ops->dump; i++)
+        vcpu_dump(v->vm->vcpus[i], stderr);
 }
 
 static int report_end(struct vmm *v, enum vm_end end)
@@ -423,7 +437,8 @@ static int report_end(struct vmm *v, enum vm_end end)
     switch (end) {
     case VM_END_EXIT: return v->vm->exit_status;
     case VM_END_TRIPLE_FAULT:
-        fprintf(stderr, "lodge-vmm: the guest died of a triple fault\n");
+        fprintf(stderr, "lodge-vmm: the guest died of a triple fault of CPU %u\n",
+                v->vm->end_vcpu->index);
         dump_vcpus(v);
         return 1;
     case VM_END_ERROR:
@@ -448,9 +463,9 @@ static void log_stats(struct vmm *v, enum vm_end end)
     json_object_set_new(stats, "end", json_string(vm_end_name(end)));
     json_object_set_new(stats, "insns", json_integer(insns));
     json_object_set_new(stats, "wall-ns", json_integer(loop_now_ns() - v->start_ns));
-    json_dumpf(stats, v->log, JSON_COMPACT);
-    fputc('\n', v->log);
-    fflush(v->log);
+    json_dumpf(stats, v->log_out, JSON_COMPACT);
+    fputc('\n', v->log_out);
+    fflush(v->log_out);
     json_decref(stats);
 }
 
@@ -472,11 +487,11 @@ int vmm_run(struct vmm *v)
         tell_parent(v);
         end = vm_run_main(v->vm);
         code = report_end(v, end);
-        if (v->config->log & VMM_LOG_STATS)
+        if (v->config->log & VM_LOG_STATS)
             log_stats(v, end);
         for (unsigned i = 0; i < v->vm->nb_vcpus && v->accel->ops->dump; i++)
-            if (v->config->log & VMM_LOG_ACCEL)
-                vcpu_dump(v->vm->vcpus[i], v->log);
+            if (v->config->log & VM_LOG_ACCEL)
+                vcpu_dump(v->vm->vcpus[i], v->log_out);
     }
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
         g_source_remove(v->signals[i]);
