@@ -60,10 +60,10 @@ def kernel_words(program, append):
 
 
 def vm_argv(program, *, kernel=None, initrd=None, append=None, disks=(), memory="256M",
-            cpu="max", serial="stdio", extra=()):
+            cpu="max", serial="stdio", accel=None, extra=()):
     """A command line. @disks: image paths, or dicts of -drive properties."""
-    argv = [str(program), *machine_args(program), "-nodefaults", "-display", "none",
-            "-m", memory, "-cpu", cpu, "-serial", serial]
+    argv = [str(program), *machine_args(program, accel=accel), "-nodefaults",
+            "-display", "none", "-m", memory, "-cpu", cpu, "-serial", serial]
     words = append and kernel_words(program, append)
     for option, value in (("-kernel", kernel), ("-initrd", initrd), ("-append", words)):
         if value is not None:
