@@ -1,6 +1,7 @@
 """Measure Lodge against a peer, alternating in one run.
 
-usage: bench.py [NAME] [--rounds N] [--json] [--list]     (no name: all of them)
+usage: bench.py [NAME] [--rounds N] [--json] [--list]     (no name: boot and loops)
+       bench.py cpu [OPTION...]                           (--help: its own options)
 """
 import argparse
 import difflib
@@ -10,6 +11,7 @@ import sys
 
 import assets
 import bench_boot
+import bench_cpu
 import bench_loops
 
 BENCHES = {"boot": bench_boot, "loops": bench_loops}
@@ -25,7 +27,7 @@ def parse():
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
     if options.name and options.name not in BENCHES:
-        near = difflib.get_close_matches(options.name, BENCHES, 1)
+        near = difflib.get_close_matches(options.name, [*BENCHES, "cpu"], 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         parser.error(f"no benchmark '{options.name}'{hint} (./dev bench --list)")
     return options
@@ -71,9 +73,11 @@ def show(bench, results):
 
 
 def main():
+    if sys.argv[1:2] == ["cpu"]:
+        return bench_cpu.main(sys.argv[2:])
     options = parse()
     if options.list:
-        for name, bench in BENCHES.items():
+        for name, bench in (BENCHES | {"cpu": bench_cpu}).items():
             print(f"{name}: {bench.__doc__.splitlines()[0]}")
         return 0
     everything = {}
