@@ -29,6 +29,7 @@ struct vm;
 /* What -kernel, -m, -smp... say. Strings are borrowed for the board's life. */
 struct board_config {
     const char *kernel, *initrd, *cmdline; /* NULL: none */
+    const char *bios;                      /* firmware's path; NULL: none */
     uint64_t memory;                       /* bytes, a multiple of 4096 */
     unsigned nb_cpus;
 };
@@ -70,7 +71,7 @@ void board_type_help(const struct board_type *type, FILE *out);
 
 /*
  * A board of @type with -machine's @options (an object, borrowed). Opens and checks
- * kernel and initrd. NULL with @error.
+ * firmware, kernel and initrd. NULL with @error.
  */
 struct board *board_new(const struct board_type *type, const json_t *options,
                         const struct board_config *config, GError **error);

@@ -1,5 +1,6 @@
 #include "vmm/board/board.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include <glib/gstdio.h>
@@ -250,6 +251,55 @@ static void power_button_is_an_event(void)
     machine_free(&m);
 }
 
+/* 192 KiB of firmware, each 64 KiB filled with a byte of its own. */
+static void firmware_ends_at_4_gib_and_at_1_mib(void)
+{
+    struct machine m = {.loop = loop_new(NULL, NULL)};
+    struct board_config config = {.memory = 64 * MIB, .nb_cpus = 1};
+    struct chardev *serial[BOARD_SERIALS] = {NULL};
+    g_autofree uint8_t *image = g_malloc(192 * KIB);
+    g_autofree char *path = NULL;
+    int fd = g_file_open_tmp("lodge-bios-XXXXXX", &path, NULL);
+    struct x86_state s;
+    uint8_t b[2];
+
+    g_close(fd, NULL);
+    for (unsigned i = 0; i < 3; i++)
+        memset(image + i * 64 * KIB, 'a' + i, 64 * KIB);
+    g_assert_true(g_file_set_contents(path, (const char *)image, 192 * KIB, NULL));
+    config.bios = path;
+    m.board = board_new(board_types[0], NULL, &config, NULL);
+    g_assert_nonnull(m.board);
+    m.vm = vm_new(
+        &(struct vm_config){
+            .arch = &x86_arch, .accel = &no_accel, .loop = m.loop, .nb_vcpus = 1},
+        NULL);
+    g_assert_true(board_build(m.board, m.vm, serial, NULL));
+    g_assert_true(board_finish(m.board, NULL));
+    for (int round = 0; round < 2; round++) {
+        vm_reset(m.vm);
+        peek(&m, 4 * GIB - 192 * KIB, b, 1);
+        g_assert_cmphex(b[0], ==, 'a');
+        peek(&m, 4 * GIB - 64 * KIB - 1, b, 2);
+        g_assert_cmpmem(b, 2, "bc", 2);
+        peek(&m, MIB - 128 * KIB - 1, b, 2);
+        g_assert_cmpmem(b, 2, "\0b", 2);
+        peek(&m, MIB - 1, b, 2);
+        g_assert_cmpmem(b, 2, "c", 2);
+        g_assert_cmpint(gmem_write(m.vm->gmem, MIB - 16, b, 1), ==, -EACCES);
+        no_get_state(m.vm->vcpus[0], &s);
+        g_assert_cmphex(s.seg[X86_CS].base, ==, 0xffff0000);
+        g_assert_cmphex(s.rip, ==, 0xfff0);
+        memset(&s, 0, sizeof(s));
+        no_set_state(m.vm->vcpus[0], &s, NULL);
+        gmem_load(m.vm->gmem, 4 * GIB - 64 * KIB - 1, "xx", 2);
+    }
+    vm_free(m.vm);
+    board_free(m.board);
+    loop_free(m.loop);
+    g_unlink(path);
+}
+
 static void refused(const char *options, struct board_config config, const char *why)
 {
     json_t *o = json_loads(options, 0, NULL);
@@ -289,6 +339,8 @@ int main(int argc, char **argv)
     g_test_add_func("/board/guest_switches_off_and_resets_through_acpi",
                     guest_switches_off_and_resets_through_acpi);
     g_test_add_func("/board/power_button_is_an_event", power_button_is_an_event);
+    g_test_add_func("/board/firmware_ends_at_4_gib_and_at_1_mib",
+                    firmware_ends_at_4_gib_and_at_1_mib);
     g_test_add_func("/board/mistakes_are_found_before_there_is_a_vm",
                     mistakes_are_found_before_there_is_a_vm);
     return g_test_run();

@@ -4,11 +4,10 @@
 #include <string.h>
 
 #include "lib/base/base.h"
-#include "lib/isa/x86/state.h"
-#include "vmm/arch/x86/boot.h"
 #include "vmm/arch/x86/lapic.h"
 #include "vmm/board/acpi.h"
 #include "vmm/board/ged.h"
+#include "vmm/board/pc_boot.h"
 #include "vmm/chardev/chardev.h"
 #include "vmm/dev/pc/i8042.h"
 #include "vmm/dev/pc/i8254.h"
@@ -23,16 +22,14 @@
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/vm.h"
 
-#define LOW_RAM_MAX  (3 * GIB)
-#define HIGH_RAM     (4 * GIB)
-#define EBDA         0x9fc00
-#define ACPI_TABLES  0xe0000
-#define GED_BASE     0xfea00000
-#define GED_GSI      9
-#define VIRTIO_BASE  0xfeb00000
-#define SLOTS_MAX    16
-#define RESET_VECTOR 0xffff0    /* ffff:0000 of real mode */
-#define ROM_BASE     0xfffff000 /* its last 16 bytes are where a processor starts */
+#define LOW_RAM_MAX (3 * GIB)
+#define HIGH_RAM    (4 * GIB)
+#define EBDA        0x9fc00
+#define ACPI_TABLES 0xe0000
+#define GED_BASE    0xfea00000
+#define GED_GSI     9
+#define VIRTIO_BASE 0xfeb00000
+#define SLOTS_MAX   16
 
 /* Inputs of the slots, in the order in which they are filled. */
 static const uint8_t acpi_gsis[] = {16, 17, 18, 19, 20, 21, 22, 23,
@@ -55,7 +52,7 @@ struct microvm {
 
     struct pc_irqs irqs;
     struct device *ged;
-    struct x86_boot *boot;
+    struct pc_boot boot;
     GByteArray *tables; /* ACPI, written at each reset */
 };
 
@@ -81,49 +78,16 @@ static bool memory_map(const struct microvm *m, struct x86_e820 *map)
     return ok;
 }
 
-static struct x86_boot *make_boot(struct microvm *m, const char *cmdline,
-                                  GError **error)
-{
-    const struct board_config *config = &m->board.config;
-    struct x86_boot_config c = {
-        .cmdline = cmdline,
-        .memory = config->memory,
-        .rsdp = is_on(m->acpi) ? ACPI_TABLES : 0,
-    };
-
-    if (!memory_map(m, &c.map)) {
-        error_msg(error, "memory of %" PRIu64 " bytes makes no memory map",
-                  config->memory);
-        return NULL;
-    }
-    c.kernel = x86_boot_file_open("kernel", config->kernel, error);
-    if (!c.kernel)
-        return NULL;
-    if (config->initrd) {
-        c.initrd = x86_boot_file_open("initrd", config->initrd, error);
-        if (!c.initrd) {
-            x86_boot_file_free(c.kernel);
-            return NULL;
-        }
-    }
-    return x86_boot_new(&c, error);
-}
-
-/* Files and memory are looked at before anything is made: finish does it again with
- * the final command line. */
 static bool microvm_check(struct board *b, GError **error)
 {
     struct microvm *m = container_of(b, struct microvm, board);
-    struct x86_boot *boot;
 
-    if (!b->config.kernel && (b->config.initrd || b->config.cmdline))
-        return error_msg(error, "%s needs -kernel",
-                         b->config.initrd ? "-initrd" : "-append");
-    if (!b->config.kernel)
-        return true;
-    boot = make_boot(m, b->config.cmdline, error);
-    x86_boot_free(boot);
-    return boot != NULL;
+    m->boot.config = &b->config;
+    m->boot.rsdp = is_on(m->acpi) ? ACPI_TABLES : 0;
+    if (!memory_map(m, &m->boot.map))
+        return error_msg(error, "memory of %" PRIu64 " bytes makes no memory map",
+                         b->config.memory);
+    return pc_boot_check(&m->boot, error);
 }
 
 /* devices */
@@ -205,13 +169,8 @@ static bool add_virtio_slots(struct microvm *m, GError **error)
 static bool microvm_build(struct board *b, GError **error)
 {
     struct microvm *m = container_of(b, struct microvm, board);
-    uint64_t low = MIN(b->config.memory, LOW_RAM_MAX);
 
-    if (!gmem_add(b->vm->gmem, "ram", GMEM_RAM, 0, low, error) ||
-        !gmem_add(b->vm->gmem, "reset", GMEM_ROM, ROM_BASE, GMEM_PAGE_SIZE, error))
-        return false;
-    if (b->config.memory > low && !gmem_add(b->vm->gmem, "ram-high", GMEM_RAM, HIGH_RAM,
-                                            b->config.memory - low, error))
+    if (!pc_boot_add_memory(&m->boot, b->vm, LOW_RAM_MAX, error))
         return false;
     if (!add_irq_controllers(m, error) || !add_legacy(m, error) ||
         !add_virtio_slots(m, error))
@@ -284,17 +243,14 @@ static bool microvm_finish(struct board *b, GError **error)
 
     if (is_on(m->acpi))
         m->tables = make_tables(m);
-    if (!b->config.kernel)
-        return true;
     cmdline = make_cmdline(m);
-    m->boot = make_boot(m, cmdline, error);
-    return m->boot != NULL;
+    return pc_boot_load(&m->boot, cmdline, error);
 }
 
 /* reset */
 
-/* What a guest that was started by firmware would find: the 8259 quiet, its output
- * connected through the first local APIC. */
+/* What a guest that was started by firmware would find: the 8259 quiet, tables where
+ * they are looked for. */
 static void leave_as_firmware(struct microvm *m)
 {
     struct vm *vm = m->board.vm;
@@ -303,53 +259,19 @@ static void leave_as_firmware(struct microvm *m)
         aspace_write(vm->pio, NULL, 0x21, 0xff, 1);
         aspace_write(vm->pio, NULL, 0xa1, 0xff, 1);
     }
-    lapic_set_virtual_wire(vm->vcpus[0]);
-    pc_irqs_ready(&m->irqs);
-}
-
-static bool enter_kernel(struct microvm *m, GError **error)
-{
-    struct vcpu *first = m->board.vm->vcpus[0];
-    struct x86_state s;
-
-    if (!x86_boot_write(m->boot, m->board.vm->gmem, error))
-        return false;
-    m->board.vm->accel->get_state(first, &s);
-    x86_boot_set_state(m->boot, &s);
-    return m->board.vm->accel->set_state(first, &s, error);
-}
-
-/*
- * Where firmware would be entered there is code that resets the machine through the
- * keyboard controller: with hardware-reduced ACPI Linux reboots by asking EFI and,
- * where there is none, by jumping to the BIOS in real mode.
- */
-static void put_reset_code(struct microvm *m)
-{
-    static const uint8_t code[16] = {
-        0xb0, 0xfe, /* mov $0xfe, %al */
-        0xe6, 0x64, /* out %al, $0x64 */
-        0xf4,       /* 1: hlt */
-        0xeb, 0xfd, /* jmp 1b */
-    };
-
-    gmem_load(m->board.vm->gmem, RESET_VECTOR, code, sizeof(code));
-    gmem_load(m->board.vm->gmem, ROM_BASE + 0xff0, code, sizeof(code));
+    if (m->tables && m->board.config.memory >= MIB)
+        gmem_load(vm->gmem, ACPI_TABLES, m->tables->data, m->tables->len);
 }
 
 static void microvm_reset(struct board *b)
 {
     struct microvm *m = container_of(b, struct microvm, board);
-    GError *error = NULL;
 
-    leave_as_firmware(m);
-    if (b->config.memory >= MIB) {
-        put_reset_code(m);
-        if (m->tables)
-            gmem_load(b->vm->gmem, ACPI_TABLES, m->tables->data, m->tables->len);
-    }
-    if (m->boot && !enter_kernel(m, &error))
-        vm_request_error(b->vm, error);
+    lapic_set_virtual_wire(b->vm->vcpus[0]);
+    if (!pc_boot_is_firmware(&m->boot))
+        leave_as_firmware(m);
+    pc_irqs_ready(&m->irqs);
+    pc_boot_reset(&m->boot, b->vm);
 }
 
 static void microvm_power_button(struct board *b)
@@ -364,7 +286,7 @@ static void microvm_done(struct board *b)
 {
     struct microvm *m = container_of(b, struct microvm, board);
 
-    x86_boot_free(m->boot);
+    pc_boot_done(&m->boot);
     if (m->tables)
         g_byte_array_unref(m->tables);
 }
@@ -384,6 +306,8 @@ static const struct prop microvm_props[] = {
      .help = "serial ports for -serial"},
     {"auto-kernel-cmdline", PROP_BOOL, PROP_FIELD(struct microvm, auto_cmdline),
      .def = true, .help = "without ACPI: add virtio_mmio.device= for each device"},
+    {"bios-writable", PROP_BOOL, PROP_FIELD(struct microvm, boot.bios_writable),
+     .def = false, .help = "the firmware of -bios may write to itself, as on QEMU's"},
     {"x-option-roms", PROP_BOOL, PROP_FIELD(struct microvm, option_roms), .def = true,
      .help = "accepted for compatibility: there are none"},
     {NULL},
@@ -391,7 +315,7 @@ static const struct prop microvm_props[] = {
 
 const struct board_type microvm_board = {
     .name = "microvm",
-    .desc = "no PCI, no firmware: virtio-mmio devices, kernels are entered directly",
+    .desc = "no PCI: virtio-mmio devices, kernels are entered directly",
     .max_cpus = 255,
     .default_memory = 128 * MIB,
     .default_cpu = "qemu64",

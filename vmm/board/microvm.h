@@ -4,14 +4,15 @@
 #include "vmm/board/board.h"
 
 /*
- * A PC without PCI and without firmware, as QEMU's machine of this name: kernels are
- * entered directly, disks and network are virtio-mmio devices.
+ * A PC without PCI and without firmware of its own, as QEMU's machine of this name:
+ * kernels are entered directly, disks and network are virtio-mmio devices.
  *
  *   0x00000000  RAM, at most 3 GiB; 0xe0000..0xfffff hold the ACPI tables
  *   0xfea00000  ACPI: events, sleep, reset
  *   0xfeb00000  virtio-mmio slots, 0x200 bytes each
  *   0xfec00000  IOAPIC, 24 inputs      0xfee00000  local APICs
- *   0xfffff000  ROM: code that resets the machine, for who jumps to the reset vector
+ *   0xfffff000  ROM: code that resets the machine, for who jumps to the reset vector;
+ *               -bios: that file, ending at 4 GiB, and its last 128 KiB below 1 MiB
  *   0x1_00000000  the rest of RAM
  *
  * Ports: 8259 pair, 8254, RTC, keyboard controller (reset), serial ports. There is no

@@ -145,8 +145,11 @@ static bool opt_machine(struct vmm_config *c, const char *arg, GError **error)
         for (char **n = names; *n; n++)
             add_item(c->accels, json_pack("{s:s}", "accel", *n));
     }
+    if (get(o, "firmware"))
+        set_string(&c->bios, get(o, "firmware"));
     json_object_del(o, "type");
     json_object_del(o, "accel");
+    json_object_del(o, "firmware");
     /* Say whether the host may merge or dump guest memory: nothing to choose yet. */
     json_object_del(o, "mem-merge");
     json_object_del(o, "dump-guest-core");
@@ -284,6 +287,20 @@ static bool opt_append(struct vmm_config *c, const char *arg, GError **error)
     return set_string(&c->append, arg);
 }
 
+static bool opt_bios(struct vmm_config *c, const char *arg, GError **error)
+{
+    return set_string(&c->bios, arg);
+}
+
+static bool opt_data_dir(struct vmm_config *c, const char *arg, GError **error)
+{
+    if (is_help(arg))
+        want_help(c, VMM_HELP_DATA_DIRS, NULL);
+    else
+        g_ptr_array_add(c->data_dirs, g_strdup(arg));
+    return true;
+}
+
 static bool opt_drive(struct vmm_config *c, const char *arg, GError **error)
 {
     json_t *o = blk_options_parse(arg, "file", error);
@@ -324,6 +341,34 @@ static bool opt_device(struct vmm_config *c, const char *arg, GError **error)
     return true;
 }
 
+/* "TYPE.PROPERTY=VALUE", where both may have dots of their own only in the long form.
+ */
+static bool opt_global(struct vmm_config *c, const char *arg, GError **error)
+{
+    static const char *const known[] = {"driver", "property", "value", NULL};
+    const char *equals = strchr(arg, '=');
+    const char *dot = equals ? memchr(arg, '.', equals - arg) : NULL;
+    json_t *o;
+
+    if (dot) {
+        o = json_pack("{s:s%, s:s%, s:s}", "driver", arg, (size_t)(dot - arg),
+                      "property", dot + 1, (size_t)(equals - dot - 1), "value",
+                      equals + 1);
+        if (!o)
+            return error_msg(error, "not UTF-8");
+    } else {
+        o = blk_options_parse(arg, NULL, error);
+    }
+    if (!o)
+        return false;
+    add_item(c->globals, o);
+    for (const char *const *k = known; *k; k++) {
+        if (!get(o, *k) || !*get(o, *k))
+            return error_msg(error, "'%s' is missing: TYPE.PROPERTY=VALUE", *k);
+    }
+    return check_keys(o, known, error);
+}
+
 static bool opt_object(struct vmm_config *c, const char *arg, GError **error)
 {
     json_t *o = parse_any(arg, "qom-type", error);
@@ -358,6 +403,34 @@ static bool opt_serial(struct vmm_config *c, const char *arg, GError **error)
     if (!o)
         return false;
     add_item(c->serials, o);
+    return true;
+}
+
+/* A device at port 0xe9, made before the user's own so that one of them that claims
+ * several ports may leave it this one. */
+static bool opt_debugcon(struct vmm_config *c, const char *arg, GError **error)
+{
+    struct vmm_item *device;
+    json_t *o = serial_parse(arg, 0, error);
+    g_autofree char *id = NULL;
+
+    if (!o)
+        return false;
+    if (get(o, "chardev")) {
+        id = g_strdup(get(o, "chardev"));
+        json_decref(o);
+    } else if (strcmp(get(o, "backend"), "none") == 0) {
+        json_decref(o);
+        return true;
+    } else {
+        id = g_strdup_printf("debugcon%u", c->chardevs->len);
+        json_object_set_new(o, "id", json_string(id));
+        add_item(c->chardevs, o);
+    }
+    device = g_new0(struct vmm_item, 1);
+    device->where = g_strdup_printf("-debugcon %s", arg);
+    device->options = json_pack("{s:s, s:s}", "driver", "isa-debugcon", "chardev", id);
+    g_ptr_array_insert(c->devices, 0, device);
     return true;
 }
 
@@ -548,6 +621,9 @@ static const struct option options[] = {
     {"m", "[size=]MEGABYTES[K|M|G|T]", "guest memory", opt_memory},
     {"smp", "[cpus=]N[,sockets=N][,cores=N][,threads=N]", "number of processors",
      opt_smp},
+    {"bios", "FILE|NAME", "firmware, where the processor starts without -kernel",
+     opt_bios},
+    {"L", "DIR", "look for firmware there too (-L help)", opt_data_dir},
     {"kernel", "FILE", "bzImage or ELF with a PVH entry", opt_kernel},
     {"initrd", "FILE", "initial RAM disk", opt_initrd},
     {"append", "TEXT", "the kernel's command line", opt_append},
@@ -557,6 +633,8 @@ static const struct option options[] = {
      opt_blockdev},
     {"device", "TYPE[,id=ID][,prop=VALUE...] | JSON",
      "a device (-device help, -device TYPE,help)", opt_device},
+    {"global", "TYPE.PROPERTY=VALUE", "a default for all devices of a type",
+     opt_global},
     {"object", "TYPE,id=ID[,prop=VALUE...] | JSON", "a back end object (-object help)",
      opt_object},
     {"chardev", "BACKEND,id=ID[,...]", "a character device (-chardev help)",
@@ -565,6 +643,8 @@ static const struct option options[] = {
      "a serial port: none null stdio pty file:F pipe:F unix:F[,server]\n"
      "tcp:HOST:PORT[,server] chardev:ID mon:stdio",
      opt_serial},
+    {"debugcon", "DEV", "what is written to port 0xe9, to the same kinds",
+     opt_debugcon},
     {"parallel", "none", "accepted for compatibility", only_none},
     {"monitor", "none", "accepted for compatibility", only_none},
     {"nographic", NULL, "the serial port on this terminal; Ctrl-A x leaves",
@@ -629,7 +709,7 @@ static const struct option *find_option(const char *arg, GError **error)
 static void set_where(struct vmm_config *c, const char *where)
 {
     GPtrArray *const lists[] = {c->accels,  c->drives,  c->blockdevs, c->chardevs,
-                                c->serials, c->devices, c->objects};
+                                c->serials, c->devices, c->objects,   c->globals};
 
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         for (guint k = lists[i]->len; k-- > 0;) {
@@ -694,6 +774,8 @@ struct vmm_config *vmm_config_new(void)
     c->devices = items_new();
     c->objects = items_new();
     c->log_ranges = g_array_new(FALSE, FALSE, sizeof(struct vm_log_range));
+    c->globals = items_new();
+    c->data_dirs = g_ptr_array_new_with_free_func(g_free);
     c->nb_cpus = 1;
     return c;
 }
@@ -711,6 +793,9 @@ void vmm_config_free(struct vmm_config *c)
     g_ptr_array_unref(c->devices);
     g_ptr_array_unref(c->objects);
     g_array_unref(c->log_ranges);
+    g_ptr_array_unref(c->globals);
+    g_ptr_array_unref(c->data_dirs);
+    g_free(c->bios);
     g_free(c->help_name);
     g_free(c->machine);
     g_free(c->cpu);

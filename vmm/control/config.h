@@ -32,6 +32,7 @@ enum vmm_help {
     VMM_HELP_CHARDEVS,
     VMM_HELP_OBJECTS,
     VMM_HELP_LOG,
+    VMM_HELP_DATA_DIRS,
 };
 
 struct vmm_config {
@@ -46,6 +47,8 @@ struct vmm_config {
     unsigned nb_cpus;
     struct x86_topology topology; /* all 0 without -smp */
     char *kernel, *initrd, *append;
+    char *bios;           /* a path, or a name to be looked for */
+    GPtrArray *data_dirs; /* char *, of -L */
 
     GPtrArray *drives;    /* struct vmm_item *, flat as blk_options_parse() makes it */
     GPtrArray *blockdevs; /* nested, for blk_open() */
@@ -54,6 +57,7 @@ struct vmm_config {
                              {"chardev": id}: one of chardevs */
     GPtrArray *devices;   /* "driver" names the type */
     GPtrArray *objects;   /* "qom-type" names it */
+    GPtrArray *globals;   /* "driver", "property", "value" */
 
     bool nographic, nodefaults;
     bool no_reboot, no_shutdown;

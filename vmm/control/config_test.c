@@ -72,6 +72,39 @@ static void options_arrive_in_the_config(void)
     vmm_config_free(c);
 }
 
+static void firmware_and_its_ports_arrive_in_the_config(void)
+{
+    struct vmm_config *c = good(
+        "lodge-vmm -L a -L b -bios x.bin -device isa-debug-exit -debugcon file:log "
+        "-chardev null,id=n -debugcon chardev:n -debugcon none "
+        "-global isa-debugcon.readback=1 "
+        "-global driver=isa-debug-exit,property=iobase,value=0xf4");
+
+    g_assert_cmpstr(c->bios, ==, "x.bin");
+    g_assert_cmpuint(c->data_dirs->len, ==, 2);
+    g_assert_cmpstr(c->data_dirs->pdata[1], ==, "b");
+    g_assert_cmpuint(c->devices->len, ==, 3);
+    g_assert_cmpstr(item_get(c->devices, 0, "chardev"), ==, "n");
+    g_assert_cmpstr(item_get(c->devices, 1, "chardev"), ==, "debugcon0");
+    g_assert_cmpstr(item_get(c->devices, 2, "driver"), ==, "isa-debug-exit");
+    g_assert_cmpstr(item_get(c->chardevs, 0, "path"), ==, "log");
+    for (guint i = 0; i < 3; i++)
+        g_assert_nonnull(((struct vmm_item *)c->devices->pdata[i])->where);
+    g_assert_cmpstr(item_get(c->globals, 0, "driver"), ==, "isa-debugcon");
+    g_assert_cmpstr(item_get(c->globals, 0, "property"), ==, "readback");
+    g_assert_cmpstr(item_get(c->globals, 0, "value"), ==, "1");
+    g_assert_cmpstr(item_get(c->globals, 1, "value"), ==, "0xf4");
+    vmm_config_free(c);
+
+    c = good("lodge-vmm -M microvm,firmware=y.bin");
+    g_assert_cmpstr(c->bios, ==, "y.bin");
+    vmm_config_free(c);
+    bad("lodge-vmm -global a.b", "TYPE.PROPERTY=VALUE");
+    bad("lodge-vmm -global .b=c", "'driver' is missing");
+    bad("lodge-vmm -global driver=a,property=b,value=c,x=d", "unknown parameter 'x'");
+    bad("lodge-vmm -debugcon", "needs an argument");
+}
+
 static void memory_takes_qemus_forms(void)
 {
     static const struct {
@@ -184,6 +217,8 @@ static void serial_takes_qemus_forms(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/config/firmware_and_its_ports_arrive_in_the_config",
+                    firmware_and_its_ports_arrive_in_the_config);
     g_test_add_func("/config/options_arrive_in_the_config",
                     options_arrive_in_the_config);
     g_test_add_func("/config/memory_takes_qemus_forms", memory_takes_qemus_forms);

@@ -8,6 +8,7 @@
 #include "lib/base/base.h"
 #include "vmm/board/board.h"
 #include "vmm/chardev/chardev.h"
+#include "vmm/control/firmware.h"
 #include "vmm/control/objects.h"
 #include "vmm/control/vmm.h"
 #include "vmm/dev/devices.h"
@@ -73,6 +74,7 @@ static bool show_help(const struct vmm_config *c, const struct vmm_accel *accels
     case VMM_HELP_CHARDEVS: chardev_help(stdout); break;
     case VMM_HELP_OBJECTS: objects_help(stdout); break;
     case VMM_HELP_LOG: vmm_log_help(stdout); break;
+    case VMM_HELP_DATA_DIRS: firmware_dirs_help(c, stdout); break;
     case VMM_HELP_NONE: break;
     }
     return true;

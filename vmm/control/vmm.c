@@ -23,6 +23,8 @@
 #include "vmm/arch/x86/arch.h"
 #include "vmm/board/board.h"
 #include "vmm/control/backends.h"
+#include "vmm/control/firmware.h"
+#include "vmm/control/globals.h"
 #include "vmm/control/objects.h"
 #include "vmm/dev/devices.h"
 #include "vmm/vm/device.h"
@@ -33,6 +35,7 @@ struct vmm {
     const struct vmm_accel *accel;
     json_t *accel_options;
     struct x86_cpu_model *cpu;
+    char *bios; /* where -bios was found */
     struct loop *loop;
     struct backends *backends;
     struct board *board;
@@ -151,8 +154,10 @@ static bool check_sizes(struct vmm *v, const struct board_type *board, GError **
                          " MiB are more than a processor with %u address "
                          "bits can use",
                          c->memory / MIB, v->cpu->phys_bits);
-    if (!c->kernel && !v->accel->no_guest)
-        return error_msg(error, "machine '%s' has no firmware: it needs -kernel",
+    if (!c->kernel && !c->bios && !v->accel->no_guest)
+        return error_msg(error,
+                         "machine '%s' has no firmware of its own: it needs -kernel "
+                         "or -bios",
                          board->name);
     if (c->nb_cpus > board->max_cpus)
         return error_msg(error, "-smp %u: machine '%s' has at most %u processors",
@@ -231,6 +236,18 @@ static bool make_devices(struct vmm *v, GError **error)
     return true;
 }
 
+static bool find_bios(struct vmm *v, GError **error)
+{
+    const char *name = v->config->bios;
+
+    if (!name)
+        return true;
+    v->bios = firmware_find(v->config, name, error);
+    if (!v->bios)
+        g_prefix_error(error, "-bios %s: ", name);
+    return v->bios;
+}
+
 /* ---- making ---- */
 
 static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **error)
@@ -243,13 +260,15 @@ static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **er
         !check_sizes(v, board, error) || !objects_check(c, error))
         return false;
     v->backends = backends_new(c, board, error);
-    if (!v->backends || !check_devices(v, error))
+    if (!v->backends || !globals_apply(c, error) || !check_devices(v, error) ||
+        !find_bios(v, error))
         return false;
     v->board = board_new(board, c->machine_options,
                          &(struct board_config){
                              .kernel = c->kernel,
                              .initrd = c->initrd,
                              .cmdline = c->append,
+                             .bios = v->bios,
                              .memory = c->memory,
                              .nb_cpus = c->nb_cpus,
                          },
@@ -405,6 +424,7 @@ void vmm_free(struct vmm *v)
         close(v->ready_fd);
     json_decref(v->accel_options);
     g_free(v->cpu);
+    g_free(v->bios);
     g_free(v);
 }
 

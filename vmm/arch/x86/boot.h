@@ -67,8 +67,8 @@ bool x86_e820_is_ram(const struct x86_e820 *map, uint64_t base, uint64_t len);
  */
 struct x86_boot_file;
 
-/* @what is "kernel" or "initrd", static. Opens @path; only regular files of at least
- * one byte will do. Errors read "kernel 'PATH': ...". */
+/* @what is "kernel", "initrd" or "bios", static. Opens @path; only regular files of at
+ * least one byte will do. Errors read "kernel 'PATH': ...". */
 struct x86_boot_file *x86_boot_file_open(const char *what, const char *path,
                                          GError **error);
 /* @data is borrowed and must outlive the file. */
@@ -111,5 +111,29 @@ bool x86_boot_write(struct x86_boot *b, struct gmem *m, GError **error);
 
 /* Make @state, which is as after reset, the state in which the kernel is entered. */
 void x86_boot_set_state(const struct x86_boot *b, struct x86_state *state);
+
+/*
+ * A flat firmware image for the top of 4 GiB, where a processor starts, and its last
+ * part below 1 MiB.
+ */
+#define X86_BIOS_MAX     (UINT32_C(16) << 20)
+#define X86_BIOS_LOW_MAX (UINT32_C(128) << 10) /* what a PC shows below 1 MiB */
+
+struct x86_bios;
+
+/* @file is taken, also on failure: its size must be a multiple of 64 KiB, at most
+ * X86_BIOS_MAX. */
+struct x86_bios *x86_bios_new(struct x86_boot_file *file, GError **error);
+void x86_bios_free(struct x86_bios *b);
+
+/* Its size in bytes. */
+uint32_t x86_bios_len(const struct x86_bios *b);
+
+/*
+ * Copy it into @m, where the board has memory for all of it below 4 GiB and for its
+ * last @low bytes below 1 MiB. Fails as x86_boot_write() does. vCPUs are stopped.
+ */
+bool x86_bios_write(const struct x86_bios *b, struct gmem *m, uint32_t low,
+                    GError **error);
 
 #endif
