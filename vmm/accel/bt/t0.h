@@ -43,11 +43,11 @@
  *
  * Files: t0.h this contract; t0_cpu.c the accel_ops and the run loop; t0_block.c
  * decode, lower, cache, invalidate; t0_mmu.c page walks and the software TLB;
- * t0_exc.c exceptions and interrupts, t0_ret.c the returns from them; t0_seg.c segment
- * registers, t0_desc.c descriptor tables, t0_far.c far transfers, t0_syscall.c system
- * calls; t0_sys.c system instructions; t0_branch.c near branches; t0_alu.c, t0_mov.c,
- * t0_shift.c, t0_muldiv.c, t0_bit.c, t0_string.c integer; t0_fpu.c, t0_simd.c,
- * t0_xsave.c floating point and vectors.
+ * t0_exc.c exceptions and interrupts, t0_ret.c the returns from them; t0_debug.c
+ * breakpoints and single step; t0_seg.c segment registers, t0_desc.c descriptor tables,
+ * t0_far.c far transfers, t0_syscall.c system calls; t0_sys.c system instructions;
+ * t0_branch.c near branches; t0_alu.c, t0_mov.c, t0_shift.c, t0_muldiv.c, t0_bit.c,
+ * t0_string.c integer; t0_fpu.c, t0_simd.c, t0_xsave.c floating point and vectors.
  */
 
 struct t0_cpu;
@@ -205,6 +205,7 @@ struct t0_cpu {
     struct t0_tlb_entry *tlb;      /* the current bank */
     struct vcpu *vcpu;
     bool stay_out;           /* single step: jumps go back to the run loop */
+    uint8_t debug;           /* T0_DEBUG_* of t0_priv.h: 0 when nothing is watched */
     struct t0_block *block;  /* being executed */
     uint64_t insns;          /* retired up to the start of this block */
     struct t0_exception exc; /* after a handler returned T0_FAULT */

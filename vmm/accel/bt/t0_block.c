@@ -296,6 +296,14 @@ static void kill_block(struct t0_cpu *c, struct t0_block *b)
     t1_block_kill(c, b);
 }
 
+void t0_block_abandon(struct t0_cpu *c)
+{
+    struct t0_block *b = c->block;
+    if (b && !(b->flags & (T0_BLOCK_SCRATCH | T0_BLOCK_DEAD))) {
+        kill_block(c, b);
+    }
+}
+
 static bool overlaps(const struct t0_block *b, unsigned which, uint64_t gpa,
                      uint64_t len)
 {
@@ -871,7 +879,9 @@ static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
             p->blocks = me | 1;
         }
     }
-    t1_block_new(c, b);
+    if (likely(!(c->debug & (T0_DEBUG_CODE | T0_DEBUG_DATA)))) {
+        t1_block_new(c, b);
+    }
     if (unlikely(c->vcpu->vm->log)) {
         log_block(c, b, f, &d);
     }
@@ -953,7 +963,7 @@ struct t0_block *t0_block_get(struct t0_cpu *c)
     if (b && unlikely(!flat && c->s.rip + b->len - 1 > c->s.seg[X86_CS].limit)) {
         return t0_block_step(c);
     }
-    if (b && flat && !(b->flags & T0_BLOCK_STRADDLES)) {
+    if (b && flat && !(b->flags & T0_BLOCK_STRADDLES) && !(c->debug & T0_DEBUG_CODE)) {
         j->key = key;
         j->block = b;
         c->core->code_seen[f.lin >> 12 >> 6 & 7] |= UINT64_C(1) << (f.lin >> 12 & 63);
@@ -964,7 +974,8 @@ struct t0_block *t0_block_get(struct t0_cpu *c)
 void t0_block_chain(struct t0_cpu *c, struct t0_chain *chain, struct t0_block *b)
 {
     bool in_arena = (size_t)((uint8_t *)chain - c->core->arena) < c->core->arena_size;
-    if (!in_arena || c->core->tvm->nochain || !(c->mode & T0_MODE_FLAT) || chain->to ||
+    if (!in_arena || c->core->tvm->nochain || (c->debug & T0_DEBUG_CODE) ||
+        !(c->mode & T0_MODE_FLAT) || chain->to ||
         (b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_DEAD | T0_BLOCK_SCRATCH))) {
         return;
     }

@@ -153,6 +153,9 @@ static bool bt_set_state(struct vcpu *vcpu, const void *state, GError **error)
     c->core->irq_maybe = true;
     c->core->exit_wanted = false;
     c->core->chain_wanted = NULL;
+    c->core->debug_bits = 0;
+    c->debug = 0;
+    t0_debug_update(c);
     t0_tlb_flush(c, true);
     t0_update_mode(c);
     return true;
@@ -175,6 +178,8 @@ const struct t0_op *t0_fault(struct t0_cpu *c, const struct t0_op *op)
     c->insns += t0_nb_done(c, op) - 1;
     c->s.rip = t0_op_rip(c, op);
     c->core->exc_pending = true;
+    c->debug &= (uint8_t)~T0_DEBUG_HIT; /* it will be executed again */
+    c->core->debug_bits = 0;
     return NULL;
 }
 
@@ -266,9 +271,13 @@ static void step(struct t0_cpu *c)
 {
     struct t0_core *core = c->core;
     bool tf = c->s.rflags & X86_FL_TF;
+    uint64_t rip = c->s.rip;
     c->s.int_shadow = false;
     core->no_trap = false;
     core->chain_wanted = NULL;
+    if (unlikely(c->debug) && t0_debug_before(c)) {
+        return;
+    }
     struct t0_block *b = t0_block_step(c);
     if (!b) {
         core->exc_pending = true;
@@ -277,11 +286,8 @@ static void step(struct t0_cpu *c)
     c->stay_out = true;
     execute(c, b);
     c->stay_out = false;
-    if (tf && !core->exc_pending && !core->no_trap) {
-        c->s.dr[6] |= 1u << 14; /* BS */
-        if (!t0_deliver(c, T0_EVENT_TRAP, X86_EXC_DB, false, 0)) {
-            core->exc_pending = true;
-        }
+    if (unlikely(tf || c->debug)) {
+        t0_debug_after(c, tf, rip, rip + b->len);
     }
 }
 
@@ -312,6 +318,12 @@ static bool turn(struct t0_cpu *c)
             return true;
         }
     }
+    if (unlikely(c->debug)) {
+        t0_debug_settle(c);
+        if (core->exc_pending) {
+            return false;
+        }
+    }
     if (unlikely(vcpu_wants_attention(c->vcpu)) && look_up(c)) {
         core->exit = VCPU_EXIT_KICK;
         return true;
@@ -332,7 +344,8 @@ static bool turn(struct t0_cpu *c)
         core->exit = c->s.activity == X86_SHUTDOWN ? VCPU_EXIT_SHUTDOWN : VCPU_EXIT_HLT;
         return true;
     }
-    if (unlikely((c->s.rflags & X86_FL_TF) || (c->s.int_shadow && core->irq_maybe))) {
+    if (unlikely((c->s.rflags & X86_FL_TF) || (c->s.int_shadow && core->irq_maybe) ||
+                 (c->debug && t0_debug_steps(c)))) {
         step(c);
         return false;
     }

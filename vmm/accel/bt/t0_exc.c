@@ -39,6 +39,9 @@ static bool fail_sel(const struct delivery *d, uint8_t vector, uint16_t sel)
 static uint64_t pushed_flags(const struct delivery *d)
 {
     uint64_t f = t0_get_rflags(d->c);
+    if (d->kind == T0_EVENT_EXTERNAL) {
+        return f; /* the next instruction is as it would have been */
+    }
     return d->kind == T0_EVENT_FAULT ? f | X86_FL_RF : f & ~(uint64_t)X86_FL_RF;
 }
 
@@ -431,6 +434,9 @@ HANDLER(op_int)
     c->s.rip = t0_next_rip(c, op);
     if (!t0_deliver(c, kind, op->aux, false, 0)) {
         return T0_FAULT(c, op);
+    }
+    if (op->dst) {
+        t0_debug_enter(c, c->core->debug_bits);
     }
     c->core->no_trap = true;
     c->insns += t0_nb_done(c, op);

@@ -461,7 +461,8 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
     side->read = page;
     side->write = x->dirty && (x->writable || !wp) ? page : T0_TLB_NONE;
     e->read = e->write = t0_tlb_none(i);
-    if (r && bank != T0_BANK_USER_AC) {
+    if (r && bank != T0_BANK_USER_AC &&
+        !((c->debug & T0_DEBUG_DATA) && t0_debug_watches(c, page))) {
         uint64_t n = (x->gpa - r->gpa) >> GMEM_PAGE_SHIFT;
         e->addend = (uintptr_t)(r->host + (x->gpa - r->gpa)) - page;
         e->read = page;
@@ -666,6 +667,14 @@ static uint64_t get_pages(struct t0_cpu *c, uint64_t la, unsigned size, bool wri
     return n < size && get_page(c, la + n, write, seg, &ret[1]);
 }
 
+/* The access will be done: breakpoints on data. */
+static inline void watch(struct t0_cpu *c, uint64_t la, unsigned size, bool write)
+{
+    if (unlikely(c->debug & T0_DEBUG_DATA)) {
+        t0_debug_access(c, la, size, write);
+    }
+}
+
 struct t0_val t0_load_slow(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg)
 {
     struct page_ref p[2];
@@ -674,6 +683,7 @@ struct t0_val t0_load_slow(struct t0_cpu *c, uint64_t la, unsigned size, unsigne
         r.fault = 1;
         return r;
     }
+    watch(c, la, size, false);
     unsigned n = first_part(la, size);
     if (n < size) {
         read_page(c, &p[0], la, &r.v, n);
@@ -700,6 +710,7 @@ uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
     if (misaligned(c, la, size) || get_pages(c, la, size, true, seg, p)) {
         return 1;
     }
+    watch(c, la, size, true);
     unsigned n = first_part(la, size);
     if (n < size) {
         write_page(c, &p[0], la, &v, n);
@@ -720,8 +731,8 @@ uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
     return 0;
 }
 
-uint64_t t0_read_bytes(struct t0_cpu *c, uint64_t la, void *buf, unsigned size,
-                       unsigned seg)
+static inline uint64_t read_bytes(struct t0_cpu *c, uint64_t la, void *buf,
+                                  unsigned size, unsigned seg, bool watched)
 {
     struct page_ref p[2];
     const void *h = t0_host_read(c, la, size);
@@ -732,6 +743,9 @@ uint64_t t0_read_bytes(struct t0_cpu *c, uint64_t la, void *buf, unsigned size,
     if (get_pages(c, la, size, false, seg, p)) {
         return 1;
     }
+    if (watched) {
+        watch(c, la, size, false);
+    }
     unsigned n = first_part(la, size);
     read_page(c, &p[0], la, buf, n);
     if (n < size) {
@@ -740,8 +754,14 @@ uint64_t t0_read_bytes(struct t0_cpu *c, uint64_t la, void *buf, unsigned size,
     return 0;
 }
 
-uint64_t t0_write_bytes(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size,
-                        unsigned seg)
+uint64_t t0_read_bytes(struct t0_cpu *c, uint64_t la, void *buf, unsigned size,
+                       unsigned seg)
+{
+    return read_bytes(c, la, buf, size, seg, true);
+}
+
+static inline uint64_t write_bytes(struct t0_cpu *c, uint64_t la, const void *buf,
+                                   unsigned size, unsigned seg, bool watched)
 {
     struct page_ref p[2];
     void *h = t0_host_write(c, la, size);
@@ -752,12 +772,21 @@ uint64_t t0_write_bytes(struct t0_cpu *c, uint64_t la, const void *buf, unsigned
     if (get_pages(c, la, size, true, seg, p)) {
         return 1;
     }
+    if (watched) {
+        watch(c, la, size, true);
+    }
     unsigned n = first_part(la, size);
     write_page(c, &p[0], la, buf, n);
     if (n < size) {
         write_page(c, &p[1], la + n, (const uint8_t *)buf + n, size - n);
     }
     return 0;
+}
+
+uint64_t t0_write_bytes(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size,
+                        unsigned seg)
+{
+    return write_bytes(c, la, buf, size, seg, true);
 }
 
 uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg)
@@ -769,7 +798,7 @@ uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned s
 uint64_t t0_sys_read(struct t0_cpu *c, uint64_t la, void *buf, unsigned size)
 {
     struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, 0));
-    uint64_t r = t0_read_bytes(c, la, buf, size, X86_DS);
+    uint64_t r = read_bytes(c, la, buf, size, X86_DS, false);
     c->tlb = old;
     return r;
 }
@@ -777,7 +806,7 @@ uint64_t t0_sys_read(struct t0_cpu *c, uint64_t la, void *buf, unsigned size)
 uint64_t t0_sys_write(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size)
 {
     struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, 0));
-    uint64_t r = t0_write_bytes(c, la, buf, size, X86_DS);
+    uint64_t r = write_bytes(c, la, buf, size, X86_DS, false);
     c->tlb = old;
     return r;
 }
@@ -791,6 +820,7 @@ struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
     if (misaligned(c, la, size) || get_pages(c, la, size, true, seg, p)) {
         return (struct t0_val){0, 1};
     }
+    watch(c, la, size, true);
     void *h = t0_host_write(c, la, size);
     if (h) {
         return (struct t0_val){(uint64_t)(uintptr_t)h, 0};

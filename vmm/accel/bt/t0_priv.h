@@ -142,10 +142,11 @@ struct t0_core {
     } rmw;
 
     /* t0_cpu.c */
-    bool exc_pending; /* c->exc is to be delivered */
-    bool exit_wanted; /* leave run() with exit */
-    bool irq_maybe;   /* the LAPIC may have something: look when IF allows */
-    bool no_trap;     /* the instruction stepped over takes no single-step trap */
+    bool exc_pending;    /* c->exc is to be delivered */
+    bool exit_wanted;    /* leave run() with exit */
+    bool irq_maybe;      /* the LAPIC may have something: look when IF allows */
+    bool no_trap;        /* the instruction stepped over takes no single-step trap */
+    uint64_t debug_bits; /* of DR6, for the trap that T0_DEBUG_HIT announces */
     enum vcpu_exit exit;
     uint32_t pauses; /* PAUSE instructions executed */
     struct t0_inbox inbox;
@@ -205,6 +206,10 @@ struct t0_block *t0_block_step(struct t0_cpu *c);
 
 /* Let @chain lead to @b, when b is one that may be entered directly. */
 void t0_block_chain(struct t0_cpu *c, struct t0_chain *chain, struct t0_block *b);
+
+/* What follows in the block that is running is not to be executed: the run loop goes
+ * on after the current instruction, unless that is a branch. */
+void t0_block_abandon(struct t0_cpu *c);
 
 /* Forget all blocks. Not while one is running. */
 void t0_code_flush(struct t0_cpu *c);
@@ -352,6 +357,58 @@ void t0_drop_outer_segs(struct t0_cpu *c);
 /* Flat code / stack segments of SYSCALL and friends. */
 struct x86_segment t0_flat_code(uint16_t sel, unsigned dpl, bool long_mode);
 struct x86_segment t0_flat_stack(uint16_t sel, unsigned dpl);
+
+/* --- t0_debug.c ------------------------------------------------------------ */
+
+/* c->debug */
+enum {
+    T0_DEBUG_CODE = 1 << 0,   /* instruction breakpoints are set, */
+    T0_DEBUG_DATA = 1 << 1,   /* data breakpoints, */
+    T0_DEBUG_IO = 1 << 2,     /* breakpoints on ports */
+    T0_DEBUG_HIT = 1 << 3,    /* #DB is due after the current instruction */
+    T0_DEBUG_SHADOW = 1 << 4, /* but MOV SS has just been executed */
+    T0_DEBUG_FLUSH = 1 << 5,  /* what is watched has changed: forget all */
+};
+
+#define T0_DR6_BD (UINT64_C(1) << 13)
+#define T0_DR6_BS (UINT64_C(1) << 14)
+
+/* DR0-DR3, DR7 or CR4.DE changed. The current block has to end. */
+void t0_debug_update(struct t0_cpu *c);
+
+/* Raise #DB with @bits in DR6 after the current instruction, whose handler has to leave
+ * the block or to be a branch. */
+void t0_debug_trap(struct t0_cpu *c, uint64_t bits);
+
+/* Whether data in @page (its linear address) is watched. */
+bool t0_debug_watches(const struct t0_cpu *c, uint64_t page);
+
+/* An access was done. Only called with T0_DEBUG_DATA, T0_DEBUG_IO. */
+void t0_debug_access(struct t0_cpu *c, uint64_t la, unsigned size, bool write);
+void t0_debug_io(struct t0_cpu *c, uint16_t port, unsigned size);
+
+/* #DB is being delivered: DR6 and what the processor switches off. */
+void t0_debug_enter(struct t0_cpu *c, uint64_t bits);
+
+/* For the run loop, with c->debug: no block is running. Deliver what is due. */
+void t0_debug_settle(struct t0_cpu *c);
+
+/* The same, before executing: whether to execute one instruction alone. */
+bool t0_debug_steps(struct t0_cpu *c);
+
+/* Around one instruction alone. before: true when #DB was delivered in its place.
+ * after: @tf as it was before; @rip the instruction's, @next that of the following. */
+bool t0_debug_before(struct t0_cpu *c);
+void t0_debug_after(struct t0_cpu *c, bool tf, uint64_t rip, uint64_t next);
+
+/* SS was loaded: traps wait for one instruction. */
+static inline void t0_debug_shadow(struct t0_cpu *c)
+{
+    if (unlikely((c->s.rflags & X86_FL_TF) ||
+                 (c->debug & (T0_DEBUG_CODE | T0_DEBUG_HIT)))) {
+        c->debug |= T0_DEBUG_SHADOW;
+    }
+}
 
 /* --- t0_sys.c -------------------------------------------------------------- */
 

@@ -106,6 +106,9 @@ uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size)
 static void set_flags_masked(struct t0_cpu *c, uint64_t v, unsigned size)
 {
     uint64_t m = t0_flags_mask(c, size);
+    if (size > 2 && unlikely(c->debug & T0_DEBUG_CODE)) {
+        m |= X86_FL_RF; /* nobody looks at it otherwise */
+    }
     t0_set_rflags(c, (t0_get_rflags(c) & ~m & ~(uint64_t)X86_FL_RF) | (v & m));
 }
 

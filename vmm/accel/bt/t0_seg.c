@@ -143,6 +143,7 @@ static const struct t0_op *seg_loaded(struct t0_cpu *c, const struct t0_op *op,
     t0_update_mode(c);
     if (seg == X86_SS) {
         c->s.int_shadow = true;
+        t0_debug_shadow(c);
     }
     return t0_end_block(c, op);
 }

@@ -429,11 +429,12 @@ ALWAYS_INLINE bool is_last(const struct t0_cpu *c, const struct t0_op *op)
     return op->aux == REP_E ? !equal : equal;
 }
 
-/* With the trap flag set the processor stops after each element. */
+/* With the trap flag set the processor stops after each element; and so that
+ * breakpoints can be found. */
 ALWAYS_INLINE enum string_end repeat(struct t0_cpu *c, const struct t0_op *op,
                                      many_fn one, many_fn many, bool compares)
 {
-    bool single_step = c->s.rflags & X86_FL_TF;
+    bool single_step = (c->s.rflags & X86_FL_TF) || c->debug;
     unsigned singles = 0;
 
     for (uint64_t left = get_reg(c, op, X86_RCX); left > 0;) {

@@ -100,6 +100,9 @@ uint64_t t0_write_cr4(struct t0_cpu *c, uint64_t v)
         return exc_gp0(c);
     }
     c->s.cr4 = v;
+    if (changed & X86_CR4_DE) {
+        t0_debug_update(c);
+    }
     if (changed & (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_SMEP |
                    X86_CR4_LA57 | X86_CR4_PCIDE | X86_CR4_SMAP)) {
         t0_tlb_flush(c, true);
@@ -215,7 +218,6 @@ static int dr_number(const struct t0_cpu *c, unsigned n)
 }
 
 #define DR7_GD (UINT64_C(1) << 13)
-#define DR6_BD (UINT64_C(1) << 13)
 
 /* What all accesses check. NULL: go on. */
 static const struct t0_op *dr_check(struct t0_cpu *c, const struct t0_op *op, int n,
@@ -229,8 +231,7 @@ static const struct t0_op *dr_check(struct t0_cpu *c, const struct t0_op *op, in
         return gp0(c, op);
     }
     if (c->s.dr[7] & DR7_GD) {
-        c->s.dr[7] &= ~DR7_GD;
-        c->s.dr[6] |= DR6_BD;
+        t0_debug_enter(c, T0_DR6_BD);
         return t0_raise(c, op, X86_EXC_DB);
     }
     *ok = true;
@@ -268,9 +269,10 @@ HANDLER(write_dr)
     if (n == 6) {
         v = (v & 0xe00f) | 0xffff0ff0;
     } else if (n == 7) {
-        v = (v & 0xffff2fff) | 0x400;
+        v = (v & 0xffff23ff) | 0x400;
     }
     c->s.dr[n] = v;
+    t0_debug_update(c);
     return t0_end_block(c, op);
 }
 
@@ -370,6 +372,9 @@ struct t0_val t0_pio_in(struct t0_cpu *c, uint16_t port, unsigned size)
         return (struct t0_val){0, 1};
     }
     t0_fpu_lend(c);
+    if (unlikely(c->debug & T0_DEBUG_IO)) {
+        t0_debug_io(c, port, size);
+    }
     return (struct t0_val){vcpu_pio_read(c->vcpu, port, size), 0};
 }
 
@@ -379,6 +384,9 @@ uint64_t t0_pio_out(struct t0_cpu *c, uint16_t port, uint32_t v, unsigned size)
         return 1;
     }
     t0_fpu_lend(c);
+    if (unlikely(c->debug & T0_DEBUG_IO)) {
+        t0_debug_io(c, port, size);
+    }
     vcpu_pio_write(c->vcpu, port, v, size);
     return 0;
 }

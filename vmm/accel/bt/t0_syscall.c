@@ -35,6 +35,16 @@ static const struct t0_op *switched(struct t0_cpu *c, const struct t0_op *op,
 }
 
 /* APM 2 6.1.1. */
+/* SYSCALL and SYSRET are stepped over when TF is set after them, not before: a system
+ * call whose flag mask has TF is one step (APM 3 SYSCALL). */
+static void trap_by_new_flags(struct t0_cpu *c)
+{
+    c->core->no_trap = true;
+    if (unlikely(c->s.rflags & X86_FL_TF)) {
+        t0_debug_trap(c, T0_DR6_BS);
+    }
+}
+
 HANDLER(op_syscall)
 {
     uint64_t star = c->s.msr.star, next = t0_next_rip(c, op);
@@ -53,6 +63,7 @@ HANDLER(op_syscall)
         rip = (uint32_t)star;
         c->s.rflags &= ~(uint64_t)(X86_FL_IF | X86_FL_VM | X86_FL_RF);
     }
+    trap_by_new_flags(c);
     c->s.cpl = 0;
     c->s.seg[X86_CS] = t0_flat_code(sel, 0, lm);
     c->s.seg[X86_SS] = t0_flat_stack((uint16_t)(sel + 8), 0);
@@ -81,6 +92,7 @@ HANDLER(op_sysret)
     } else {
         c->s.rflags |= X86_FL_IF;
     }
+    trap_by_new_flags(c);
     c->s.cpl = 3;
     c->s.seg[X86_CS] = t0_flat_code((uint16_t)((to64 ? sel + 16 : sel) | 3), 3, to64);
     c->s.seg[X86_SS] = t0_flat_stack((uint16_t)((sel + 8) | 3), 3);
