@@ -1,11 +1,6 @@
-/* The framework of guest.h: output, traps, paging window, the list of tests. */
+/* The framework of guest.h: traps and the paging window. */
 #include "tests/guest/lib/guest.h"
 
-#include <stdarg.h>
-
-#define COM1 0x3f8
-
-extern const struct guest_test __start_guest_tests[], __stop_guest_tests[];
 extern uint8_t guest_stubs[];
 extern uint64_t guest_start_info;
 extern uint8_t gdt_pointer[];
@@ -14,9 +9,6 @@ bool try_call(void (*fn)(void *), void *arg, bool user, uint64_t *rsp_slot);
 void try_resume(bool trapped, uint64_t rsp);
 void guest_trap(uint64_t *frame);
 void guest_main(void);
-void *memcpy(void *to, const void *from, size_t n);
-void *memset(void *to, int c, size_t n);
-int memcmp(const void *a, const void *b, size_t n);
 
 uint64_t guest_idt[512] __attribute__((aligned(16)));
 uint8_t guest_tss[104] __attribute__((aligned(16)));
@@ -32,91 +24,6 @@ static struct {
     struct trap *catching;
     uint64_t rsp;
 } tries[GUEST_CPUS];
-static unsigned failures;
-static const char *skipped;
-
-void *memcpy(void *to, const void *from, size_t n)
-{
-    void *r = to;
-    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
-    return r;
-}
-
-void *memset(void *to, int c, size_t n)
-{
-    void *r = to;
-    __asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(c) : "memory");
-    return r;
-}
-
-int memcmp(const void *a, const void *b, size_t n)
-{
-    const uint8_t *x = a, *y = b;
-    for (; n; n--, x++, y++) {
-        if (*x != *y) {
-            return *x - *y;
-        }
-    }
-    return 0;
-}
-
-/* --- Output ------------------------------------------------------------------ */
-
-static void put(char ch)
-{
-    while (!(inb(COM1 + 5) & 0x20)) {
-    }
-    outb(COM1, (uint8_t)ch);
-}
-
-static void put_number(uint64_t v, unsigned base)
-{
-    char text[24];
-    unsigned n = 0;
-    do {
-        text[n++] = "0123456789abcdef"[v % base];
-        v /= base;
-    } while (v);
-    while (n) {
-        put(text[--n]);
-    }
-}
-
-void guest_printf(const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    for (; *fmt; fmt++) {
-        if (*fmt != '%') {
-            put(*fmt);
-            continue;
-        }
-        bool wide = *++fmt == 'l';
-        fmt += wide;
-        if (*fmt == 's') {
-            for (const char *s = va_arg(ap, const char *); *s; s++) {
-                put(*s);
-            }
-        } else if (*fmt == 'c') {
-            put((char)va_arg(ap, int));
-        } else {
-            uint64_t v = wide ? va_arg(ap, uint64_t) : va_arg(ap, unsigned);
-            put_number(v, *fmt == 'x' ? 16 : 10);
-        }
-    }
-    va_end(ap);
-}
-
-void guest_fail(const char *file, int line, const char *what, uint64_t a, uint64_t b)
-{
-    failures++;
-    guest_printf("# %s:%d: %s (0x%lx, 0x%lx)\n", file, line, what, a, b);
-}
-
-void guest_skip(const char *why)
-{
-    skipped = why;
-}
 
 /* The command line is at offset 24 of hvm_start_info. */
 unsigned guest_option(const char *name, unsigned otherwise)
@@ -177,11 +84,7 @@ void guest_trap(uint64_t *frame)
     if (!t) {
         guest_printf("# unexpected exception %d error 0x%lx rip 0x%lx cr2 0x%lx\n",
                      vector, frame[17], frame[18], read_cr2());
-        guest_printf("Bail out! unexpected exception\n");
-        outb(0xf4, 0x12);
-        for (;;) {
-            __asm__ volatile("cli; hlt");
-        }
+        guest_bail_out("unexpected exception");
     }
     if (user_return) {
         t->vector = NO_TRAP;
@@ -294,23 +197,6 @@ static void reset_window(void)
 
 void guest_main(void)
 {
-    outb(COM1 + 3, 3);
-    outb(COM1 + 2, 1);
     set_up_traps();
-    unsigned nb = (unsigned)(__stop_guest_tests - __start_guest_tests), failed = 0;
-    guest_printf("1..%d\n", nb);
-    for (unsigned i = 0; i < nb; i++) {
-        failures = 0;
-        skipped = NULL;
-        reset_window();
-        __start_guest_tests[i].fn();
-        failed += failures != 0;
-        guest_printf("%s %d - %s%s%s\n", failures ? "not ok" : "ok", i + 1,
-                     __start_guest_tests[i].name, skipped ? " # SKIP " : "",
-                     skipped ? skipped : "");
-    }
-    outb(0xf4, failed ? 0x11 : 0x10);
-    for (;;) {
-        __asm__ volatile("cli; hlt");
-    }
+    guest_run_tests(reset_window);
 }

@@ -3,7 +3,7 @@
 
 /*
  * The little system that bare-metal test guests run on: 64-bit long mode, the first
- * 4 GiB mapped one to one, every exception caught, results as TAP on the serial port.
+ * 4 GiB mapped one to one, every exception caught, results as lib/tap.h reports them.
  *
  *     GUEST_TEST(divide_by_zero_is_vector_0)
  *     {
@@ -11,50 +11,9 @@
  *         CHECK(TRAPS(&t, "xor %%edx, %%edx; div %%edx"));
  *         CHECK_EQ(t.vector, 0);
  *     }
- *
- * The guest is an ELF file with a PVH entry: any VMM that boots PVH kernels runs it
- * with -kernel. It ends through isa-debug-exit at port 0xf4, status 0x10 (the
- * process's exit code is then 33) when all has passed, 0x11 (35) when not.
  */
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-/* --- Tests ------------------------------------------------------------------ */
-
-struct guest_test {
-    const char *name;
-    void (*fn)(void);
-};
-
-#define GUEST_TEST(id)                                                          \
-    static void id(void);                                                       \
-    __attribute__((section("guest_tests"),                                      \
-                   used)) static const struct guest_test test_##id = {#id, id}; \
-    static void id(void)
-
-/* Record a failure and go on. */
-void guest_fail(const char *file, int line, const char *what, uint64_t a, uint64_t b);
-/* Report this test as skipped: the CPU has not what it needs. */
-void guest_skip(const char *why);
-
-#define CHECK(cond)                                      \
-    do {                                                 \
-        if (!(cond)) {                                   \
-            guest_fail(__FILE__, __LINE__, #cond, 0, 0); \
-        }                                                \
-    } while (0)
-
-#define CHECK_EQ(got, want)                                                 \
-    do {                                                                    \
-        uint64_t got_ = (uint64_t)(got), want_ = (uint64_t)(want);          \
-        if (got_ != want_) {                                                \
-            guest_fail(__FILE__, __LINE__, #got " == " #want, got_, want_); \
-        }                                                                   \
-    } while (0)
-
-void guest_printf(const char *fmt, ...); /* %s %d %u %x %lx %c only */
+#include "tests/guest/lib/tap.h"
 
 /* --- Traps ------------------------------------------------------------------ */
 
@@ -221,17 +180,6 @@ static inline unsigned guest_cpu(void)
     uint32_t r[4];
     cpuid(1, 0, r);
     return (r[1] >> 24) & (GUEST_CPUS - 1);
-}
-
-static inline void outb(uint16_t port, uint8_t v)
-{
-    __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port));
-}
-static inline uint8_t inb(uint16_t port)
-{
-    uint8_t v;
-    __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
-    return v;
 }
 
 enum {
