@@ -19,10 +19,10 @@
 #define END  X86_FEAT_NONE
 
 static const uint8_t level_base[] = {
-    F(FPU),  F(DE),    F(PSE),     F(TSC),  F(MSR),  F(PAE),     F(MCE),
-    F(CX8),  F(APIC),  F(SEP),     F(MTRR), F(PGE),  F(MCA),     F(CMOV),
-    F(PAT),  F(PSE36), F(CLFLUSH), F(MMX),  F(FXSR), F(SSE),     F(SSE2),
-    F(SSE3), F(CX16),  F(SYSCALL), F(NX),   F(LM),   F(LAHF_LM), END,
+    F(FPU),     F(VME),     F(DE),  F(PSE),     F(TSC), F(MSR),  F(PAE),  F(MCE),
+    F(CX8),     F(APIC),    F(SEP), F(MTRR),    F(PGE), F(MCA),  F(CMOV), F(PAT),
+    F(PSE36),   F(CLFLUSH), F(MMX), F(FXSR),    F(SSE), F(SSE2), F(SSE3), F(CX16),
+    F(SYSCALL), F(NX),      F(LM),  F(LAHF_LM), END,
 };
 static const uint8_t level_v2[] = {
     F(SSSE3), F(SSE4_1), F(SSE4_2), F(POPCNT), END,

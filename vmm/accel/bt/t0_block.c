@@ -477,9 +477,9 @@ void t0_guest_leave(struct t0_cpu *c)
 
 /* Who may take an instruction, asked in this order. */
 static const t0_lower_fn lowerings[] = {
-    t0_lower_branch, t0_lower_exc,   t0_lower_seg,    t0_lower_sys, t0_lower_mov,
-    t0_lower_alu,    t0_lower_shift, t0_lower_muldiv, t0_lower_bit, t0_lower_string,
-    t0_lower_fpu,    t0_lower_simd,  t0_lower_xsave,
+    t0_lower_branch, t0_lower_vm86, t0_lower_exc,   t0_lower_seg,    t0_lower_sys,
+    t0_lower_mov,    t0_lower_alu,  t0_lower_shift, t0_lower_muldiv, t0_lower_bit,
+    t0_lower_string, t0_lower_fpu,  t0_lower_simd,  t0_lower_xsave,
 };
 
 static const struct t0_op *op_raise(struct t0_cpu *c, const struct t0_op *op)
@@ -623,6 +623,7 @@ struct decoded {
     uint8_t raise; /* vector of the last instruction's decode failure, or 0xff */
     bool stop;     /* nothing may follow the last instruction in this block */
     bool ends;     /* and its handler always leaves: no end op is needed */
+    bool outside;  /* of the code segment's limit, which is no part of the block */
     uint64_t gpa2; /* UINT64_MAX: does not straddle */
 };
 
@@ -726,6 +727,7 @@ static int decode_one(struct fetch *f, struct decoded *d)
         memset(&d->insn[i], 0, sizeof(d->insn[i]));
         d->raise = outside || len == X86_DECODE_GP ? X86_EXC_GP : X86_EXC_UD;
         d->stop = d->ends = true;
+        d->outside = outside;
         d->start[0] = 0;
         d->len = 1;
         d->nb = 1;
@@ -743,7 +745,7 @@ static bool decode_block(struct fetch *f, struct decoded *d, unsigned max)
 {
     d->nb = d->len = 0;
     d->raise = 0xff;
-    d->stop = d->ends = false;
+    d->stop = d->ends = d->outside = false;
     d->gpa2 = UINT64_MAX;
     unsigned room = (unsigned)(0x1000 - (f->gpa & 0xfff));
     while (d->nb < max && !d->stop && d->len < room) {
@@ -849,6 +851,23 @@ static void log_block(struct t0_cpu *c, struct t0_block *b, const struct fetch *
                  });
 }
 
+struct t0_block *t0_block_step(struct t0_cpu *c)
+{
+    struct fetch f;
+    struct decoded d;
+    c->core->n.steps++;
+    if (!fetch_init(&f, c) || !decode_block(&f, &d, 1)) {
+        return NULL;
+    }
+    struct t0_block *b = c->core->scratch;
+    fill_block(c, b, &f, &d);
+    b->flags |= T0_BLOCK_SCRATCH;
+    if (unlikely(c->vcpu->vm->log)) {
+        log_block(c, b, &f, &d);
+    }
+    return b;
+}
+
 static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
 {
     struct t0_core *core = c->core;
@@ -860,6 +879,9 @@ static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
     f->page = get_page(c, f->region, f->gpa);
     if (!decode_block(f, &d, T0_BLOCK_MAX_INSNS)) {
         return NULL;
+    }
+    if (unlikely(d.outside)) {
+        return t0_block_step(c);
     }
     struct t0_block *b = (struct t0_block *)(core->arena + core->arena_used);
     core->arena_used += (uint32_t)ALIGN_UP(fill_block(c, b, f, &d), 8);
@@ -884,23 +906,6 @@ static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
     }
     if (unlikely(c->vcpu->vm->log)) {
         log_block(c, b, f, &d);
-    }
-    return b;
-}
-
-struct t0_block *t0_block_step(struct t0_cpu *c)
-{
-    struct fetch f;
-    struct decoded d;
-    c->core->n.steps++;
-    if (!fetch_init(&f, c) || !decode_block(&f, &d, 1)) {
-        return NULL;
-    }
-    struct t0_block *b = c->core->scratch;
-    fill_block(c, b, &f, &d);
-    b->flags |= T0_BLOCK_SCRATCH;
-    if (unlikely(c->vcpu->vm->log)) {
-        log_block(c, b, &f, &d);
     }
     return b;
 }
@@ -963,7 +968,8 @@ struct t0_block *t0_block_get(struct t0_cpu *c)
     if (b && unlikely(!flat && c->s.rip + b->len - 1 > c->s.seg[X86_CS].limit)) {
         return t0_block_step(c);
     }
-    if (b && flat && !(b->flags & T0_BLOCK_STRADDLES) && !(c->debug & T0_DEBUG_CODE)) {
+    if (b && flat && !(b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_SCRATCH)) &&
+        !(c->debug & T0_DEBUG_CODE)) {
         j->key = key;
         j->block = b;
         c->core->code_seen[f.lin >> 12 >> 6 & 7] |= UINT64_C(1) << (f.lin >> 12 & 63);

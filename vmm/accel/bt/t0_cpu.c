@@ -136,9 +136,6 @@ static bool bt_set_state(struct vcpu *vcpu, const void *state, GError **error)
 {
     struct t0_cpu *c = vcpu->accel;
     const struct x86_state *s = state;
-    if (s->rflags & X86_FL_VM) {
-        return error_msg(error, "rflags: virtual-8086 mode is not implemented");
-    }
     t0_fpu_put(c);
     c->s = *s;
     memcpy(c->gpr, s->gpr, sizeof(s->gpr));

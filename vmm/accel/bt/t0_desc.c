@@ -12,14 +12,14 @@
 static uint64_t read_upper_base(struct t0_cpu *c, const struct t0_desc *d,
                                 uint64_t *base)
 {
-    uint8_t b[8];
+    uint64_t upper;
     if (!t0_long_mode(c)) {
         return 0;
     }
-    if (t0_sys_read(c, d->addr + 8, b, 8)) {
+    if (t0_desc_upper(c, d, &upper)) {
         return 1;
     }
-    *base |= (uint64_t)le32_get(b) << 32;
+    *base |= upper << 32;
     if (!t0_canonical(*base)) {
         t0_set_exc_error(c, X86_EXC_GP, 0);
         return 1;

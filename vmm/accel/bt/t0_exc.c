@@ -1,4 +1,4 @@
-#include "vmm/accel/bt/t0_seg.h"
+#include "vmm/accel/bt/t0_task.h"
 
 #include "lib/base/bytes.h"
 #include "vmm/accel/bt/t0_log.h"
@@ -8,10 +8,8 @@
  * triple faults, INT n. The returns from them are in t0_ret.c.
  *
  * A delivery reads everything, writes the frame to the new stack, and only then
- * changes the CPU, so that a fault on the way leaves the state of before.
- *
- * Not implemented, and raised as #GP with the selector or gate as error code: task
- * gates, returns to a nested task, virtual-8086 mode.
+ * changes the CPU, so that a fault on the way leaves the state of before; but for task
+ * gates, of which t0_task.c says more.
  */
 
 /* Error code of faults found during delivery: EXT says an event was the cause. */
@@ -54,7 +52,7 @@ bool t0_inner_stack(struct t0_cpu *c, unsigned cpl, uint32_t ext, uint16_t *ret_
     unsigned type = tr->attr & X86_SEG_TYPE;
     bool tss16 = type == X86_SYS_TSS16 || type == X86_SYS_TSS16_BUSY;
     uint32_t off = tss16 ? 2 + cpl * 4 : 4 + cpl * 8;
-    unsigned size = tss16 ? 4 : 8;
+    unsigned size = tss16 ? 4 : t0_long_mode(c) ? 8 : 6;
     uint8_t b[8] = {0};
     if (off + size - 1 > tr->limit) {
         return t0_fail(c, X86_EXC_TS, (tr->sel & 0xfffcu) | ext);
@@ -105,19 +103,35 @@ bool t0_inner_ss(struct t0_cpu *c, uint16_t sel, unsigned cpl, uint32_t ext,
     return true;
 }
 
+static bool in_stack(const struct x86_segment *ss, uint32_t mask, uint32_t off,
+                     unsigned n)
+{
+    uint64_t last = (uint64_t)off + n - 1;
+    return (ss->attr & X86_SEG_DOWN) ? off > ss->limit && last <= mask
+                                     : last <= ss->limit;
+}
+
 /* Write a frame of @n bytes below @sp of @ss with @cpl's rights; legacy mode. */
 bool t0_push_frame(struct t0_cpu *c, const struct x86_segment *ss, uint64_t *sp,
-                   unsigned cpl, uint32_t ss_error, const void *frame, unsigned n)
+                   unsigned cpl, uint32_t ss_error, const void *frame, unsigned n,
+                   unsigned word)
 {
+    const uint8_t *bytes = frame;
     uint32_t mask = (ss->attr & X86_SEG_DB) ? UINT32_MAX : 0xffff;
     uint32_t off = (uint32_t)(*sp - n) & mask;
-    uint64_t last = (uint64_t)off + n - 1;
-    bool down = ss->attr & X86_SEG_DOWN;
-    if (down ? off <= ss->limit || last > mask : last > ss->limit) {
-        return t0_fail(c, X86_EXC_SS, ss_error);
+    /* All of it at once, unless it wraps around between two words. */
+    unsigned piece = (uint64_t)off + n - 1 > mask ? word : n;
+    for (unsigned i = 0; i < n; i += piece) {
+        if (!in_stack(ss, mask, (off + i) & mask, piece)) {
+            return t0_fail(c, X86_EXC_SS, ss_error);
+        }
     }
     struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, cpl));
-    uint64_t bad = t0_write_bytes(c, (uint32_t)(ss->base + off), frame, n, X86_SS);
+    uint64_t bad = 0;
+    for (unsigned i = 0; i < n && !bad; i += piece) {
+        uint32_t la = (uint32_t)(ss->base + ((off + i) & mask));
+        bad = t0_write_bytes(c, la, bytes + i, piece, X86_SS);
+    }
     c->tlb = old;
     *sp = (*sp & ~(uint64_t)mask) | off;
     return !bad;
@@ -139,7 +153,7 @@ static bool deliver_real(const struct delivery *d)
     le16_put(frame, (uint16_t)c->s.rip);
     le16_put(frame + 2, c->s.seg[X86_CS].sel);
     le16_put(frame + 4, (uint16_t)t0_get_rflags(c));
-    if (!t0_push_frame(c, &c->s.seg[X86_SS], &sp, 0, 0, frame, sizeof(frame))) {
+    if (!t0_push_frame(c, &c->s.seg[X86_SS], &sp, 0, 0, frame, sizeof(frame), 2)) {
         return false;
     }
     c->gpr[X86_RSP] = sp;
@@ -171,14 +185,15 @@ static bool read_gate(const struct delivery *d, struct gate *g)
     g->off = le16_get(b) | (uint64_t)le16_get(b + 6) << 16;
     g->sel = le16_get(b + 2);
     g->ist = b[4] & 7;
-    g->type = b[5] & 0x1f;
+    g->type = b[5] & 0x1f; /* S included, which no gate has set */
     unsigned dpl = b[5] >> 5 & 3;
     bool present = b[5] & 0x80;
     if (lm) {
         g->off |= (uint64_t)le32_get(b + 8) << 32;
     }
     bool known = g->type == X86_SYS_INT || g->type == X86_SYS_TRAP ||
-                 (!lm && (g->type == X86_SYS_INT16 || g->type == X86_SYS_TRAP16));
+                 (!lm && (g->type == X86_SYS_INT16 || g->type == X86_SYS_TRAP16 ||
+                          g->type == X86_SYS_TASK));
     if (!known || (d->kind == T0_EVENT_SOFT && dpl < c->s.cpl)) {
         return fail_gate(d, X86_EXC_GP);
     }
@@ -214,6 +229,10 @@ static bool gate_code(const struct delivery *d, const struct gate *g,
     }
     if (!(cs->attr & X86_SEG_P)) {
         return fail_sel(d, X86_EXC_NP, g->sel);
+    }
+    /* Out of virtual-8086 mode the way leads to level 0 only. */
+    if ((c->s.rflags & X86_FL_VM) && ((cs->attr & X86_SEG_DOWN) || dpl != 0)) {
+        return fail_sel(d, X86_EXC_GP, g->sel);
     }
     if (t0_desc_accessed(c, &desc)) {
         return false;
@@ -312,7 +331,29 @@ static unsigned frame_put(uint8_t *frame, unsigned at, unsigned size, uint32_t v
     return at + size;
 }
 
-/* APM 2 8.7. */
+/* Through a task gate: the error code goes onto the new task's stack. */
+static bool deliver_task(const struct delivery *d, const struct gate *g)
+{
+    struct t0_cpu *c = d->c;
+    struct t0_task_from from = {.how = T0_TASK_EVENT,
+                                .rip = c->s.rip,
+                                .rflags = pushed_flags(d),
+                                .ext = d->ext};
+    if (!t0_task_switch(c, g->sel, &from)) {
+        return false;
+    }
+    bool tss32 = c->s.tr.attr & 8;
+    if (d->has_error && t0_push(c, d->error, tss32 ? 4 : 2)) {
+        c->exc.error |= c->exc.vector == X86_EXC_SS ? d->ext : 0;
+        return false;
+    }
+    return t0_task_trap(c);
+}
+
+/* What an event in virtual-8086 mode saves beyond the stack, and makes null. */
+static const uint8_t vm86_saved[] = {X86_ES, X86_DS, X86_FS, X86_GS};
+
+/* APM 2 8.7, and 8.10 out of virtual-8086 mode. */
 static bool deliver_protected(const struct delivery *d)
 {
     struct t0_cpu *c = d->c;
@@ -320,10 +361,16 @@ static bool deliver_protected(const struct delivery *d)
     struct x86_segment cs, ss = c->s.seg[X86_SS];
     unsigned cpl = 0, n = 0;
     uint64_t sp = c->gpr[X86_RSP];
-    if (!read_gate(d, &g) || !gate_code(d, &g, &cs, &cpl)) {
+    if (!read_gate(d, &g)) {
         return false;
     }
-    bool inner = cpl < c->s.cpl;
+    if (g.type == X86_SYS_TASK) {
+        return deliver_task(d, &g);
+    }
+    if (!gate_code(d, &g, &cs, &cpl)) {
+        return false;
+    }
+    bool inner = cpl < c->s.cpl, vm86 = c->s.rflags & X86_FL_VM;
     uint32_t ss_error = d->ext;
     if (inner) {
         uint16_t sel;
@@ -337,7 +384,7 @@ static bool deliver_protected(const struct delivery *d)
         return t0_fail(c, X86_EXC_GP, d->ext);
     }
     unsigned size = g.type >= X86_SYS_INT ? 4 : 2;
-    uint8_t frame[24];
+    uint8_t frame[10 * 4];
     if (d->has_error) {
         n = frame_put(frame, n, size, d->error);
     }
@@ -348,8 +395,14 @@ static bool deliver_protected(const struct delivery *d)
         n = frame_put(frame, n, size, (uint32_t)c->gpr[X86_RSP]);
         n = frame_put(frame, n, size, c->s.seg[X86_SS].sel);
     }
-    if (!t0_push_frame(c, &ss, &sp, cpl, ss_error, frame, n)) {
+    for (unsigned i = 0; vm86 && i < ARRAY_LEN(vm86_saved); i++) {
+        n = frame_put(frame, n, size, c->s.seg[vm86_saved[i]].sel);
+    }
+    if (!t0_push_frame(c, &ss, &sp, cpl, ss_error, frame, n, size)) {
         return false;
+    }
+    for (unsigned i = 0; vm86 && i < ARRAY_LEN(vm86_saved); i++) {
+        c->s.seg[vm86_saved[i]] = (struct x86_segment){0};
     }
     c->s.seg[X86_SS] = ss;
     c->gpr[X86_RSP] = sp;
@@ -428,12 +481,13 @@ bool t0_deliver_exc(struct t0_cpu *c)
 /* --- Instructions ---------------------------------------------------------- */
 
 /* INT n, INT3, INTO, INT1; aux: vector */
-HANDLER(op_int)
+const struct t0_op *t0_int_op(struct t0_cpu *c, const struct t0_op *op)
 {
     enum t0_event kind = op->dst ? T0_EVENT_TRAP : T0_EVENT_SOFT;
     c->s.rip = t0_next_rip(c, op);
+    c->core->new_task = false;
     if (!t0_deliver(c, kind, op->aux, false, 0)) {
-        return T0_FAULT(c, op);
+        return c->core->new_task ? t0_fault_after(c, op) : T0_FAULT(c, op);
     }
     if (op->dst) {
         t0_debug_enter(c, c->core->debug_bits);
@@ -445,7 +499,7 @@ HANDLER(op_int)
 
 HANDLER(op_into)
 {
-    return (c->flags & T0_FLAG_OF) ? op_int(c, op) : t0_end_block(c, op);
+    return (c->flags & T0_FLAG_OF) ? t0_int_op(c, op) : t0_end_block(c, op);
 }
 
 HANDLER(op_ud)
@@ -459,16 +513,16 @@ bool t0_lower_exc(const struct x86_insn *insn, const struct t0_lower *ctx,
     switch (insn->op) {
     case X86_OP_INT:
         op->aux = (uint8_t)insn->imm;
-        op->fn = op_int;
+        op->fn = t0_int_op;
         return true;
     case X86_OP_INT3:
         op->aux = X86_EXC_BP;
-        op->fn = op_int;
+        op->fn = t0_int_op;
         return true;
     case X86_OP_INT1:
         op->aux = X86_EXC_DB;
         op->dst = 1; /* no check of the gate's DPL */
-        op->fn = op_int;
+        op->fn = t0_int_op;
         return true;
     case X86_OP_INTO:
         op->aux = X86_EXC_OF;

@@ -1,13 +1,10 @@
-#include "vmm/accel/bt/t0_seg.h"
+#include "vmm/accel/bt/t0_task.h"
 
 #include "lib/base/bytes.h"
 
 /*
  * Far transfers: JMP, CALL and RETF to another code segment, through call gates and to
  * other tasks. APM 2 4.11 and 4.8.3; the instructions' own pages in APM 3.
- *
- * Task switches (JMP and CALL to a TSS or a task gate) are not implemented: #GP with
- * the selector.
  */
 
 static bool protected_mode(const struct t0_cpu *c)
@@ -125,10 +122,14 @@ static uint64_t gate_inner(struct t0_cpu *c, const struct t0_op *op,
     }
     if (lm) {
         sp -= n;
+        if (!t0_canonical(sp) || !t0_canonical(sp + n - 1)) {
+            t0_set_exc_error(c, X86_EXC_SS, 0);
+            return 1;
+        }
         if (t0_sys_write(c, sp, frame, n)) {
             return 1;
         }
-    } else if (!t0_push_frame(c, &ss, &sp, cpl, sel & 0xfffcu, frame, n)) {
+    } else if (!t0_push_frame(c, &ss, &sp, cpl, sel & 0xfffcu, frame, n, size)) {
         return 1;
     }
     c->s.seg[X86_SS] = ss;
@@ -139,7 +140,6 @@ static uint64_t gate_inner(struct t0_cpu *c, const struct t0_op *op,
 static uint64_t read_gate(struct t0_cpu *c, const struct t0_desc *d, unsigned type,
                           struct call_gate *g)
 {
-    uint64_t upper = 0;
     g->sel = (uint16_t)(d->raw >> 16);
     g->off = (d->raw & 0xffff) | (d->raw >> 32 & 0xffff0000);
     g->params = d->raw >> 32 & 31;
@@ -148,11 +148,10 @@ static uint64_t read_gate(struct t0_cpu *c, const struct t0_desc *d, unsigned ty
         g->off &= 0xffff;
     }
     if (t0_long_mode(c)) {
-        uint8_t b[8];
-        if (t0_sys_read(c, d->addr + 8, b, 8)) {
+        uint64_t upper;
+        if (t0_desc_upper(c, d, &upper)) {
             return 1;
         }
-        upper = le32_get(b);
         g->off |= upper << 32;
         g->size = 8;
     }
@@ -220,11 +219,49 @@ static uint64_t far_gate(struct t0_cpu *c, const struct t0_op *op, uint16_t sel,
     return 0;
 }
 
+static uint64_t far_task(struct t0_cpu *c, const struct t0_op *op, uint16_t sel,
+                         bool call)
+{
+    struct t0_task_from from = {.how = call ? T0_TASK_CALL : T0_TASK_JMP,
+                                .rip = (uint32_t)t0_next_rip(c, op),
+                                .rflags = t0_get_rflags(c)};
+    return !t0_task_switch(c, sel, &from) || !t0_task_trap(c);
+}
+
+/* Where a system descriptor leads: a gate, or another task. */
+static uint64_t far_system(struct t0_cpu *c, const struct t0_op *op, uint16_t sel,
+                           const struct t0_desc *d, const struct x86_segment *s,
+                           bool call)
+{
+    unsigned rpl = sel & 3;
+    if (t0_long_mode(c)) {
+        return far_gate(c, op, sel, d, s, call);
+    }
+    switch (s->attr & X86_SEG_TYPE) {
+    case X86_SYS_TSS:
+    case X86_SYS_TSS16:
+        if (dpl_of(s) < c->s.cpl || dpl_of(s) < rpl) {
+            return raise_sel(c, X86_EXC_GP, sel);
+        }
+        return far_task(c, op, sel, call);
+    case X86_SYS_TASK:
+        if (dpl_of(s) < c->s.cpl || dpl_of(s) < rpl) {
+            return raise_sel(c, X86_EXC_GP, sel);
+        }
+        if (!(s->attr & X86_SEG_P)) {
+            return raise_sel(c, X86_EXC_NP, sel);
+        }
+        return far_task(c, op, t0_task_gate_sel(d->raw), call);
+    default: return far_gate(c, op, sel, d, s, call);
+    }
+}
+
 static const struct t0_op *far_to(struct t0_cpu *c, const struct t0_op *op,
                                   uint16_t sel, uint64_t off, bool call)
 {
     struct t0_desc d;
     uint64_t bad;
+    c->core->new_task = false;
     if (!protected_mode(c)) {
         bad = far_real(c, op, sel, off, call);
     } else if (is_null(sel)) {
@@ -239,7 +276,7 @@ static const struct t0_op *far_to(struct t0_cpu *c, const struct t0_op *op,
         }
         struct x86_segment s = t0_desc_segment(sel, d.raw);
         if (!(s.attr & X86_SEG_S)) {
-            bad = far_gate(c, op, sel, &d, &s, call);
+            bad = far_system(c, op, sel, &d, &s, call);
         } else if (s.attr & X86_SEG_CODE) {
             bad = far_code(c, op, &d, &s, off, call);
         } else {
@@ -247,7 +284,7 @@ static const struct t0_op *far_to(struct t0_cpu *c, const struct t0_op *op,
         }
     }
     if (bad) {
-        return T0_FAULT(c, op);
+        return c->core->new_task ? t0_fault_after(c, op) : T0_FAULT(c, op);
     }
     t0_update_mode(c);
     c->insns += t0_nb_done(c, op);

@@ -378,8 +378,12 @@ static void real_mode(void)
     g_assert_cmphex(le64_get(t->s.fpu.st[0]), ==, 0x8000000000000000);
     g_assert_cmphex(le16_get(t->s.fpu.st[0] + 8), ==, 0x4000); /* 2.0 */
 
-    CODE(t, 0xc5, 0xf8, 0x58, 0xc1, 0xf4); /* LDS, in real mode */
-    t0_test_run(t);
+    /* LDS with a register, in real mode: #UD, whose handler halts. */
+    CODE(t, 0xc5, 0xf8, 0x58, 0xc1, 0xf4);
+    le32_put(t->ram + 4 * X86_EXC_UD, 0x600);
+    t->ram[0x600] = 0xf4;
+    g_assert_cmpint(t0_test_run(t), ==, VCPU_EXIT_HLT);
+    g_assert_cmphex(t->s.rip, ==, 0x601);
     g_assert_cmphex(t->s.fpu.ymm[0][0], ==, 0);
     t0_test_free(t);
 }

@@ -147,6 +147,7 @@ struct t0_core {
     bool irq_maybe;      /* the LAPIC may have something: look when IF allows */
     bool no_trap;        /* the instruction stepped over takes no single-step trap */
     uint64_t debug_bits; /* of DR6, for the trap that T0_DEBUG_HIT announces */
+    bool new_task;       /* see t0_task_switch() */
     enum vcpu_exit exit;
     uint32_t pauses; /* PAUSE instructions executed */
     struct t0_inbox inbox;
@@ -180,6 +181,11 @@ static inline bool t0_long_mode(const struct t0_cpu *c)
 static inline bool t0_is64(const struct t0_cpu *c)
 {
     return (c->mode & T0_MODE_SIZE) == T0_MODE_64;
+}
+
+static inline unsigned t0_iopl(const struct t0_cpu *c)
+{
+    return (unsigned)(c->s.rflags / (X86_FL_IOPL / 3)) & 3;
 }
 
 static inline bool t0_canonical(uint64_t la)
@@ -313,13 +319,21 @@ bool t0_lower_exc(const struct x86_insn *, const struct t0_lower *, struct t0_op
 bool t0_deliver_exc(struct t0_cpu *c);
 
 /* Stack of inner level @cpl from the TSS; its segment, with #TS; a frame below it
- * with #SS(@ss_error). False with c->exc set. @ext goes into error codes. */
+ * with #SS(@ss_error). False with c->exc set. @ext goes into error codes. A frame is
+ * pushed in words of @word bytes, and may wrap around the segment's end between them.
+ */
 bool t0_inner_stack(struct t0_cpu *c, unsigned cpl, uint32_t ext, uint16_t *ret_ss,
                     uint64_t *ret_sp);
 bool t0_inner_ss(struct t0_cpu *c, uint16_t sel, unsigned cpl, uint32_t ext,
                  struct x86_segment *ret);
 bool t0_push_frame(struct t0_cpu *c, const struct x86_segment *ss, uint64_t *sp,
-                   unsigned cpl, uint32_t ss_error, const void *frame, unsigned n);
+                   unsigned cpl, uint32_t ss_error, const void *frame, unsigned n,
+                   unsigned word);
+
+/* INT n, vector aux, through the IDT; a handler. */
+const struct t0_op *t0_int_op(struct t0_cpu *c, const struct t0_op *op);
+
+/* --- t0_ret.c -------------------------------------------------------------- */
 
 /* RETF and IRET in protected and long mode: pop words of @size, release @release more
  * bytes. False with c->exc set. On success all of c->s is that of the new place. */
@@ -333,6 +347,7 @@ uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size);
 struct t0_desc {
     uint64_t raw;  /* the 8 bytes */
     uint64_t addr; /* linear */
+    uint16_t sel;
 };
 
 enum { T0_DESC_OK, T0_DESC_LIMIT, T0_DESC_FAULT };
@@ -340,6 +355,10 @@ enum { T0_DESC_OK, T0_DESC_LIMIT, T0_DESC_FAULT };
 /* Read the descriptor of @sel. LIMIT: outside its table (the caller raises what its
  * instruction says); FAULT: c->exc is set (#PF). */
 int t0_desc_get(struct t0_cpu *c, uint16_t sel, struct t0_desc *ret);
+
+/* Bits 32-63 of the base or offset in a system descriptor of long mode, which is 16
+ * bytes long. Non-zero with c->exc set: #GP, #PF. */
+uint64_t t0_desc_upper(struct t0_cpu *c, const struct t0_desc *d, uint64_t *ret);
 
 /* The hidden part for @sel as @raw says. */
 struct x86_segment t0_desc_segment(uint16_t sel, uint64_t raw);
@@ -409,6 +428,21 @@ static inline void t0_debug_shadow(struct t0_cpu *c)
         c->debug |= T0_DEBUG_SHADOW;
     }
 }
+
+/* --- t0_vm86.c ------------------------------------------------------------- */
+
+bool t0_lower_vm86(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
+
+/* Segment registers and level of virtual-8086 mode; EFLAGS.VM is the caller's, and
+ * t0_update_mode(). */
+void t0_vm86_segs(struct t0_cpu *c, const uint16_t sel[X86_NB_SEG]);
+
+/* Whether VIF and VIP are both set where that is #GP(0) at the next instruction. */
+bool t0_virtual_irq_due(const struct t0_cpu *c);
+
+/* CLI and STI (@set) that IOPL forbids: the virtual interrupt flag with CR4.PVI, else
+ * #GP(0). */
+const struct t0_op *t0_pvi(struct t0_cpu *c, const struct t0_op *op, bool set);
 
 /* --- t0_sys.c -------------------------------------------------------------- */
 

@@ -1,4 +1,6 @@
-#include "vmm/accel/bt/t0_seg.h"
+#include "vmm/accel/bt/t0_task.h"
+
+#include "lib/base/bytes.h"
 
 /*
  * Returns: IRET and RETF, out of events, calls and nested levels. APM 2 4.11.4, 8.7.4,
@@ -109,6 +111,9 @@ static void set_flags_masked(struct t0_cpu *c, uint64_t v, unsigned size)
     if (size > 2 && unlikely(c->debug & T0_DEBUG_CODE)) {
         m |= X86_FL_RF; /* nobody looks at it otherwise */
     }
+    if ((c->mode & T0_MODE_PE) && c->s.cpl == 0 && size > 2) {
+        m |= X86_FL_VIF | X86_FL_VIP;
+    }
     t0_set_rflags(c, (t0_get_rflags(c) & ~m & ~(uint64_t)X86_FL_RF) | (v & m));
 }
 
@@ -123,6 +128,33 @@ static void set_sp(struct t0_cpu *c, uint64_t sp)
     }
 }
 
+/* IRET to virtual-8086 mode; @p is at ESP. */
+static bool return_vm86(struct popper *p, uint64_t rip, uint16_t cs, uint64_t flags)
+{
+    static const uint8_t order[] = {X86_SS, X86_ES, X86_DS, X86_FS, X86_GS};
+    struct t0_cpu *c = p->c;
+    uint16_t sel[X86_NB_SEG];
+    uint64_t sp = pop_next(p);
+    sel[X86_CS] = cs;
+    for (unsigned i = 0; i < sizeof(order); i++) {
+        sel[order[i]] = (uint16_t)pop_next(p);
+    }
+    if (p->bad) {
+        return false;
+    }
+    if (rip > 0xffff) {
+        return t0_fail(c, X86_EXC_GP, 0);
+    }
+    uint64_t m = t0_flags_mask(c, 4) | X86_FL_VM | X86_FL_VIF | X86_FL_VIP | X86_FL_RF;
+    t0_set_rflags(c, flags & m);
+    t0_vm86_segs(c, sel);
+    c->gpr[X86_RSP] = sp;
+    c->s.rip = rip;
+    c->s.nmi_blocked = false;
+    t0_update_mode(c);
+    return true;
+}
+
 bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
 {
     struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = size};
@@ -135,7 +167,7 @@ bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
         return false;
     }
     if (iret && !t0_long_mode(c) && size == 4 && (flags & X86_FL_VM) && c->s.cpl == 0) {
-        return t0_fail(c, X86_EXC_GP, 0);
+        return return_vm86(&p, rip, sel, flags);
     }
     if (!return_code(c, sel, &cs)) {
         return false;
@@ -198,14 +230,42 @@ HANDLER(op_iret_real)
     return t0_leave(c, op, rip);
 }
 
+const struct t0_op *t0_fault_after(struct t0_cpu *c, const struct t0_op *op)
+{
+    c->insns += t0_nb_done(c, op);
+    c->core->exc_pending = true;
+    return NULL;
+}
+
+/* IRET out of a nested task, to the one that its TSS links to. */
+__attribute__((noinline)) static bool task_return(struct t0_cpu *c,
+                                                  const struct t0_op *op)
+{
+    uint8_t link[2];
+    struct t0_task_from from = {.how = T0_TASK_IRET,
+                                .rip = (uint32_t)t0_next_rip(c, op),
+                                .rflags = t0_get_rflags(c)};
+    if (t0_sys_read(c, c->s.tr.base, link, 2) ||
+        !t0_task_switch(c, le16_get(link), &from)) {
+        return false;
+    }
+    c->s.nmi_blocked = false;
+    return t0_task_trap(c);
+}
+
 HANDLER(op_iret)
 {
-    if (c->s.rflags & X86_FL_NT) {
-        /* Long mode has no nested tasks; elsewhere they are not implemented. */
-        return t0_raise_error(c, op, X86_EXC_GP, 0);
+    bool nested = c->s.rflags & X86_FL_NT;
+    if (nested && t0_long_mode(c)) {
+        return gp0(c, op);
     }
-    if (!t0_far_return(c, op->size, 0, true)) {
-        return T0_FAULT(c, op);
+    c->core->new_task = false;
+    if (!(nested ? task_return(c, op) : t0_far_return(c, op->size, 0, true))) {
+        return c->core->new_task ? t0_fault_after(c, op) : T0_FAULT(c, op);
+    }
+    if (unlikely(t0_virtual_irq_due(c))) {
+        t0_set_exc_error(c, X86_EXC_GP, 0);
+        return t0_fault_after(c, op);
     }
     c->insns += t0_nb_done(c, op);
     return NULL;

@@ -20,6 +20,7 @@ int t0_desc_get(struct t0_cpu *c, uint16_t sel, struct t0_desc *ret)
     uint32_t limit = c->s.gdtr.limit;
     uint8_t b[8];
     ret->raw = 0;
+    ret->sel = sel;
     if (sel & 4) {
         if (!(c->s.ldtr.attr & X86_SEG_P)) {
             return T0_DESC_LIMIT;
@@ -51,6 +52,23 @@ struct x86_segment t0_desc_segment(uint16_t sel, uint64_t raw)
         .limit = limit,
         .base = (raw >> 16 & 0xffffff) | (raw >> 32 & 0xff000000),
     };
+}
+
+uint64_t t0_desc_upper(struct t0_cpu *c, const struct t0_desc *d, uint64_t *ret)
+{
+    uint32_t limit = (d->sel & 4) ? c->s.ldtr.limit : c->s.gdtr.limit;
+    uint8_t b[8];
+    if ((d->sel | 7u) + 8 > limit) {
+        return raise_sel(c, X86_EXC_GP, d->sel);
+    }
+    if (t0_sys_read(c, d->addr + 8, b, 8)) {
+        return 1;
+    }
+    if (b[5] & 0x1f) { /* its type, which must be 0 */
+        return raise_sel(c, X86_EXC_GP, d->sel);
+    }
+    *ret = le32_get(b);
+    return 0;
 }
 
 uint64_t t0_desc_accessed(struct t0_cpu *c, const struct t0_desc *d)
@@ -93,13 +111,25 @@ static uint64_t load_null(struct t0_cpu *c, unsigned seg, uint16_t sel)
     return 0;
 }
 
+/* Only the base changes: a limit of 4 GiB from protected mode stays ("unreal" mode).
+ * What a null selector made unusable there is an ordinary segment again. */
+static uint64_t load_real(struct t0_cpu *c, unsigned seg, uint16_t sel)
+{
+    struct x86_segment *s = &c->s.seg[seg];
+    if (!(s->attr & X86_SEG_P)) {
+        s->attr = X86_SEG_P | X86_SEG_S | X86_SEG_RW | X86_SEG_ACCESSED;
+        s->limit = 0xffff;
+    }
+    s->sel = sel;
+    s->base = (uint64_t)sel << 4;
+    return 0;
+}
+
 uint64_t t0_load_seg(struct t0_cpu *c, unsigned seg, uint16_t sel)
 {
     struct t0_desc d;
     if (!protected_mode(c)) {
-        c->s.seg[seg].sel = sel;
-        c->s.seg[seg].base = (uint64_t)sel << 4;
-        return 0;
+        return load_real(c, seg, sel);
     }
     if (is_null(sel)) {
         return load_null(c, seg, sel);

@@ -82,6 +82,10 @@ static inline const struct t0_op *store16(struct t0_cpu *c, const struct t0_op *
     return T0_NEXT(c, op);
 }
 
+/* @op has taken effect, and what c->exc says is due before the next instruction: RIP
+ * and the rest of the state are up to date. Returns NULL. */
+const struct t0_op *t0_fault_after(struct t0_cpu *c, const struct t0_op *op);
+
 /* t0_lower_exc() asks it: IRET. */
 bool t0_lower_ret(const struct x86_insn *, const struct t0_lower *, struct t0_op *);
 

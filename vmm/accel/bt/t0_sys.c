@@ -24,11 +24,6 @@ static uint64_t exc_gp0(struct t0_cpu *c)
     return 1;
 }
 
-static unsigned iopl(const struct t0_cpu *c)
-{
-    return (unsigned)(c->s.rflags / (X86_FL_IOPL / 3)) & 3;
-}
-
 /* --- Control registers ----------------------------------------------------- */
 
 /* Turning paging on or off with EFER.LME (APM 2 14.6). */
@@ -280,8 +275,8 @@ HANDLER(write_dr)
 
 HANDLER(op_cli)
 {
-    if (c->s.cpl > iopl(c)) {
-        return gp0(c, op);
+    if (c->s.cpl > t0_iopl(c)) {
+        return t0_pvi(c, op, false);
     }
     c->s.rflags &= ~(uint64_t)X86_FL_IF;
     return T0_NEXT(c, op);
@@ -289,8 +284,8 @@ HANDLER(op_cli)
 
 HANDLER(op_sti)
 {
-    if (c->s.cpl > iopl(c)) {
-        return gp0(c, op);
+    if (c->s.cpl > t0_iopl(c)) {
+        return t0_pvi(c, op, true);
     }
     if (!(c->s.rflags & X86_FL_IF)) {
         c->s.rflags |= X86_FL_IF;
@@ -345,7 +340,8 @@ uint64_t t0_pio_check(struct t0_cpu *c, uint16_t port, unsigned size)
 {
     const struct x86_segment *tr = &c->s.tr;
     uint8_t b[2];
-    if (!(c->mode & T0_MODE_PE) || c->s.cpl <= iopl(c)) {
+    bool vm86 = c->s.rflags & X86_FL_VM;
+    if (!vm86 && (!(c->mode & T0_MODE_PE) || c->s.cpl <= t0_iopl(c))) {
         return 0;
     }
     /* The permission bitmap (APM 2 12.2.4): two bytes are always read. */
