@@ -213,6 +213,9 @@ static void tx_look(struct isa_serial *d)
 {
     bool was_empty = d->lsr & LSR_THRE;
     if (chr_out_room(&d->out) < FIFO_SIZE) {
+        chr_out_flush(&d->out);
+    }
+    if (chr_out_room(&d->out) < FIFO_SIZE) { /* serial_can_write() looks again */
         d->lsr &= ~(LSR_THRE | LSR_TEMT);
     } else if (!was_empty) {
         d->lsr |= LSR_THRE | LSR_TEMT;

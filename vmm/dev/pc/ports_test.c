@@ -320,6 +320,19 @@ static void uart_back_pressure(void)
     close(fds[1]);
 }
 
+static void uart_sends_lines_of_any_length(void)
+{
+    uint8_t buf[8192];
+    uart_setup();
+    for (unsigned i = 0; i < 5000; i++) {
+        g_assert_cmphex(inb(LSR) & 0x60, ==, 0x60);
+        outb(DATA, 'x');
+    }
+    test_advance(vm, 1000000);
+    g_assert_cmpuint(chardev_ring_take(cd, buf, sizeof(buf)), ==, 5000);
+    ring_teardown();
+}
+
 /* ---- debug ports ---- */
 
 static void debugcon(void)
@@ -485,6 +498,7 @@ int main(int argc, char **argv)
     g_test_add_func("/isa-serial/fifo", uart_fifo_trigger_and_timeout);
     g_test_add_func("/isa-serial/flow", uart_holds_input_back);
     g_test_add_func("/isa-serial/back-pressure", uart_back_pressure);
+    g_test_add_func("/isa-serial/long-lines", uart_sends_lines_of_any_length);
     g_test_add_func("/isa-serial/loopback", uart_loopback);
     g_test_add_func("/isa-serial/state", uart_state_and_hostility);
     g_test_add_func("/isa-serial/places", uart_places);
