@@ -33,15 +33,9 @@ static struct x86_boot *make_boot(struct pc_boot *p, const char *cmdline,
         .map = p->map,
     };
 
-    c.kernel = x86_boot_file_open("kernel", p->config->kernel, error);
-    if (!c.kernel)
+    if (!x86_boot_open(&c, p->config->kernel, p->config->initrd, error)) {
+        x86_boot_config_done(&c);
         return NULL;
-    if (p->config->initrd) {
-        c.initrd = x86_boot_file_open("initrd", p->config->initrd, error);
-        if (!c.initrd) {
-            x86_boot_file_free(c.kernel);
-            return NULL;
-        }
     }
     return x86_boot_new(&c, error);
 }

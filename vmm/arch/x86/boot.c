@@ -23,6 +23,8 @@
 
 #define PAGE UINT64_C(4096)
 
+#define MULTIBOOT_LOADED 0x2badb002 /* says that a multiboot loader started it */
+
 bool x86_e820_add(struct x86_e820 *map, uint64_t base, uint64_t len,
                   enum x86_e820_type type)
 {
@@ -158,6 +160,11 @@ bool boot_file_read(const struct x86_boot_file *f, uint64_t off, void *buf, size
     return true;
 }
 
+const char *boot_file_path(const struct x86_boot_file *f)
+{
+    return f->path;
+}
+
 /* blobs */
 
 static void blob_clear(gpointer p)
@@ -230,6 +237,7 @@ static void add_gdt(struct x86_boot *b)
     le64_put(gdt + X86_BOOT_CS, UINT64_C(0x00cf9b000000ffff));
     le64_put(gdt + X86_BOOT_DS, UINT64_C(0x00cf93000000ffff));
     boot_add_bytes(b, X86_BOOT_GDT, gdt, sizeof(gdt));
+    b->gdt = X86_BOOT_GDT;
 }
 
 static bool boot_probe(struct x86_boot *b, const struct x86_boot_config *config,
@@ -240,6 +248,8 @@ static bool boot_probe(struct x86_boot *b, const struct x86_boot_config *config,
 
     if (!boot_file_read(b->kernel, 0, head, n, error))
         return false;
+    if (boot_is_multiboot(b->kernel))
+        return boot_multiboot(b, config, error);
     if (n >= 4 && memcmp(head, "\177ELF", 4) == 0)
         return boot_elf(b, config, error);
     if (n >= 0x206 && memcmp(head + 0x202, "HdrS", 4) == 0)
@@ -249,7 +259,8 @@ static bool boot_probe(struct x86_boot *b, const struct x86_boot_config *config,
                                "not a Linux kernel, or one with a boot protocol older "
                                "than 2.00");
     return boot_file_error(b->kernel, error,
-                           "not a kernel: neither a Linux bzImage nor an ELF file");
+                           "not a kernel: neither a Linux bzImage nor an ELF file "
+                           "nor multiboot");
 }
 
 struct x86_boot *x86_boot_new(const struct x86_boot_config *config, GError **error)
@@ -258,6 +269,8 @@ struct x86_boot *x86_boot_new(const struct x86_boot_config *config, GError **err
 
     b->kernel = config->kernel;
     b->initrd = config->initrd;
+    b->nb_modules = config->nb_modules;
+    memcpy(b->modules, config->modules, sizeof(b->modules));
     b->blobs = g_array_new(FALSE, FALSE, sizeof(struct boot_blob));
     g_array_set_clear_func(b->blobs, blob_clear);
     if (!x86_e820_is_ram(&config->map, 0, X86_BOOT_LOW_END)) {
@@ -267,7 +280,8 @@ struct x86_boot *x86_boot_new(const struct x86_boot_config *config, GError **err
     }
     if (!boot_probe(b, config, error))
         goto fail;
-    add_gdt(b);
+    if (!b->gdt)
+        add_gdt(b);
     return b;
 fail:
     x86_boot_free(b);
@@ -281,6 +295,10 @@ void x86_boot_free(struct x86_boot *b)
     g_array_unref(b->blobs);
     x86_boot_file_free(b->kernel);
     x86_boot_file_free(b->initrd);
+    for (unsigned i = 0; i < b->nb_modules; i++) {
+        x86_boot_file_free(b->modules[i].file);
+        g_free(b->modules[i].cmdline);
+    }
     g_free(b);
 }
 
@@ -304,27 +322,43 @@ static struct x86_segment flat(uint16_t sel, unsigned type)
     };
 }
 
-/* boot.rst "32-bit Boot Protocol"; pvh.pandoc "x86/HVM direct boot ABI". */
-void x86_boot_set_state(const struct x86_boot *b, struct x86_state *state)
+static void set_segments(const struct x86_boot *b, struct x86_state *state)
 {
+    bool multiboot = b->protocol == X86_BOOT_MULTIBOOT;
+
     for (unsigned i = 0; i < X86_NB_SEG; i++)
-        state->seg[i] = flat(X86_BOOT_DS, 0);
-    state->seg[X86_CS] = flat(X86_BOOT_CS, X86_SEG_CODE);
+        state->seg[i] = flat(multiboot ? X86_BOOT_MULTIBOOT_DS : X86_BOOT_DS, 0);
+    state->seg[X86_CS] =
+        flat(multiboot ? X86_BOOT_MULTIBOOT_CS : X86_BOOT_CS, X86_SEG_CODE);
     state->tr = (struct x86_segment){
         .attr = X86_SYS_TSS_BUSY | X86_SEG_P,
         .limit = 0x67,
     };
-    state->gdtr = (struct x86_dtable){.base = X86_BOOT_GDT, .limit = 4 * 8 - 1};
+    state->gdtr = (struct x86_dtable){
+        .base = b->gdt,
+        .limit = multiboot ? 3 * 8 - 1 : 4 * 8 - 1,
+    };
+}
+
+/* boot.rst "32-bit Boot Protocol"; pvh.pandoc "x86/HVM direct boot ABI"; multiboot
+ * 3.2 "Machine state". */
+void x86_boot_set_state(const struct x86_boot *b, struct x86_state *state)
+{
+    set_segments(b, state);
     state->cpl = 0;
     state->cr0 = X86_CR0_PE | X86_CR0_ET;
     state->cr4 = 0;
     state->efer = 0;
     state->rflags = X86_FL_R1;
     memset(state->gpr, 0, sizeof(state->gpr));
-    if (b->protocol == X86_BOOT_PVH)
-        state->gpr[X86_RBX] = X86_BOOT_PVH_INFO;
-    else
-        state->gpr[X86_RSI] = X86_BOOT_ZEROPAGE;
+    switch (b->protocol) {
+    case X86_BOOT_LINUX32: state->gpr[X86_RSI] = X86_BOOT_ZEROPAGE; break;
+    case X86_BOOT_PVH: state->gpr[X86_RBX] = X86_BOOT_PVH_INFO; break;
+    case X86_BOOT_MULTIBOOT:
+        state->gpr[X86_RAX] = MULTIBOOT_LOADED;
+        state->gpr[X86_RBX] = b->info;
+        break;
+    }
     state->rip = b->entry;
     state->activity = X86_ACTIVE;
 }

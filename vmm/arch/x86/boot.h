@@ -17,6 +17,9 @@ struct x86_state;
  *   ELF       an uncompressed kernel with a PVH note, XEN_ELFNOTE_PHYS32_ENTRY (Xen's
  *             "x86/HVM direct boot ABI"), 32- or 64-bit file, always a 32-bit entry
  *
+ *   multiboot a kernel with a multiboot 1 header: a 32-bit ELF file, or any file whose
+ *             header says where it goes (GNU, "Multiboot Specification" 0.6.96)
+ *
  * Everything is looked at and placed by x86_boot_new(), before a guest exists; the
  * bytes are copied by x86_boot_write(), at the start and again at each reset. The
  * kernel and the initrd stay files: nothing of their size is kept in memory.
@@ -26,6 +29,8 @@ struct x86_state;
  *   0x06000   PVH: hvm_start_info, its module list and memory map
  *   0x07000   bzImage: struct boot_params, the "zero page"
  *   0x20000   the command line
+ * A multiboot kernel, which may be loaded there itself, has one block instead, at
+ * 0x9000 or higher, see boot_multiboot.c.
  */
 #define X86_BOOT_GDT      0x500
 #define X86_BOOT_PVH_INFO 0x6000
@@ -35,6 +40,9 @@ struct x86_state;
 
 #define X86_BOOT_CS 0x10
 #define X86_BOOT_DS 0x18
+
+#define X86_BOOT_MULTIBOOT_CS 0x08
+#define X86_BOOT_MULTIBOOT_DS 0x10
 
 /* ACPI 6.4, table 15.1: address range types. */
 enum x86_e820_type {
@@ -67,7 +75,7 @@ bool x86_e820_is_ram(const struct x86_e820 *map, uint64_t base, uint64_t len);
  */
 struct x86_boot_file;
 
-/* @what is "kernel", "initrd" or "bios", static. Opens @path; only regular files of at
+/* @what is "kernel", "initrd"..., static. Opens @path; only regular files of at
  * least one byte will do. Errors read "kernel 'PATH': ...". */
 struct x86_boot_file *x86_boot_file_open(const char *what, const char *path,
                                          GError **error);
@@ -76,16 +84,38 @@ struct x86_boot_file *x86_boot_file_mem(const char *what, const uint8_t *data,
                                         uint64_t len);
 void x86_boot_file_free(struct x86_boot_file *f);
 
-enum x86_boot_protocol { X86_BOOT_LINUX32, X86_BOOT_PVH };
+enum x86_boot_protocol { X86_BOOT_LINUX32, X86_BOOT_PVH, X86_BOOT_MULTIBOOT };
 
+#define X86_BOOT_MODULES_MAX 64
+
+/* A multiboot module. */
+struct x86_boot_module {
+    struct x86_boot_file *file;
+    char *cmdline; /* its own, which begins with the file's name */
+};
+
+/* Files and modules are taken by x86_boot_new(), also when it fails. */
 struct x86_boot_config {
-    struct x86_boot_file *kernel; /* taken by x86_boot_new(), also when it fails */
-    struct x86_boot_file *initrd; /* likewise; NULL: none */
-    const char *cmdline;          /* borrowed; NULL: empty */
+    struct x86_boot_file *kernel;
+    struct x86_boot_file *initrd;                         /* NULL: none */
+    struct x86_boot_module modules[X86_BOOT_MODULES_MAX]; /* multiboot's initrd */
+    unsigned nb_modules;
+    const char *cmdline; /* borrowed; NULL: empty */
     struct x86_e820 map;
     uint64_t memory; /* all RAM in bytes, for messages */
     uint64_t rsdp;   /* where the ACPI root pointer is; 0: no ACPI */
 };
+
+/*
+ * Open what -kernel and -initrd name (@initrd may be NULL) into @config, whose files
+ * must be NULL. For a multiboot kernel @initrd lists modules: "FILE ARGS,FILE ARGS", a
+ * comma within being two. On failure what was opened stays for x86_boot_config_done().
+ */
+bool x86_boot_open(struct x86_boot_config *config, const char *kernel,
+                   const char *initrd, GError **error);
+
+/* Close the files of a configuration that no x86_boot_new() took. */
+void x86_boot_config_done(struct x86_boot_config *config);
 
 struct x86_boot;
 

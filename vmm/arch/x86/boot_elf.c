@@ -36,21 +36,10 @@ _Static_assert(INFO_MEMMAP + X86_E820_MAX * MEMMAP_SIZE <= X86_BOOT_ZEROPAGE,
 /* A program header of either class. */
 struct segment {
     uint32_t type;
-    uint64_t off, paddr, filesz, memsz, align;
+    uint64_t off, vaddr, paddr, filesz, memsz, align;
 };
 
-struct elf {
-    bool is64;
-    uint64_t phoff;
-    unsigned phentsize, phnum;
-    uint64_t loaded; /* bytes of memory taken by segments */
-    uint64_t end;    /* first byte after the highest segment */
-    unsigned nb_load;
-    bool has_entry;
-    uint64_t entry;
-};
-
-static bool read_ehdr(struct x86_boot *b, struct elf *e, GError **error)
+static bool read_ehdr(struct x86_boot *b, struct boot_elf *e, GError **error)
 {
     uint8_t h[64] = {0};
     unsigned machine;
@@ -64,6 +53,7 @@ static bool read_ehdr(struct x86_boot *b, struct elf *e, GError **error)
     if ((!e->is64 && h[EI_CLASS] != ELFCLASS32) || h[EI_DATA] != ELFDATA2LSB ||
         (machine != EM_X86_64 && machine != EM_386))
         return boot_file_error(b->kernel, error, "an ELF file, but not for x86");
+    e->entry = e->is64 ? le64_get(h + 24) : le32_get(h + 24);
     e->phoff = e->is64 ? le64_get(h + 32) : le32_get(h + 28);
     e->phentsize = le16_get(h + (e->is64 ? 54 : 42));
     e->phnum = le16_get(h + (e->is64 ? 56 : 44));
@@ -77,7 +67,7 @@ static bool read_ehdr(struct x86_boot *b, struct elf *e, GError **error)
     return true;
 }
 
-static bool read_segment(struct x86_boot *b, const struct elf *e, unsigned i,
+static bool read_segment(struct x86_boot *b, const struct boot_elf *e, unsigned i,
                          struct segment *ret, GError **error)
 {
     uint8_t p[sizeof(Elf64_Phdr)];
@@ -90,12 +80,14 @@ static bool read_segment(struct x86_boot *b, const struct elf *e, unsigned i,
     ret->type = le32_get(p);
     if (e->is64) {
         ret->off = le64_get(p + 8);
+        ret->vaddr = le64_get(p + 16);
         ret->paddr = le64_get(p + 24);
         ret->filesz = le64_get(p + 32);
         ret->memsz = le64_get(p + 40);
         ret->align = le64_get(p + 48);
     } else {
         ret->off = le32_get(p + 4);
+        ret->vaddr = le32_get(p + 8);
         ret->paddr = le32_get(p + 12);
         ret->filesz = le32_get(p + 16);
         ret->memsz = le32_get(p + 20);
@@ -110,7 +102,7 @@ static bool read_segment(struct x86_boot *b, const struct elf *e, unsigned i,
 }
 
 static bool load_segment(struct x86_boot *b, const struct x86_boot_config *config,
-                         struct elf *e, unsigned i, const struct segment *s,
+                         struct boot_elf *e, unsigned i, const struct segment *s,
                          GError **error)
 {
     if (s->memsz == 0)
@@ -118,11 +110,11 @@ static bool load_segment(struct x86_boot *b, const struct x86_boot_config *confi
     if (s->memsz < s->filesz)
         return boot_file_error(b->kernel, error,
                                "segment %u is larger in the file than in memory", i);
-    if (s->paddr < X86_BOOT_LOW_END || s->paddr >= 4 * GIB)
+    if (s->paddr < e->lowest || s->paddr >= 4 * GIB)
         return boot_file_error(b->kernel, error,
-                               "segment %u is at 0x%" PRIx64
-                               ", outside of 0x%x..4 GiB where kernels are loaded",
-                               i, s->paddr, X86_BOOT_LOW_END);
+                               "segment %u is at 0x%" PRIx64 ", outside of 0x%" PRIx64
+                               "..4 GiB where kernels are loaded",
+                               i, s->paddr, e->lowest);
     /* The sum bounds the work when segments overlap. */
     if (!x86_e820_is_ram(&config->map, s->paddr, s->memsz) ||
         !ck_add(e->loaded, s->memsz, &e->loaded) || e->loaded > config->memory)
@@ -140,7 +132,7 @@ static bool load_segment(struct x86_boot *b, const struct x86_boot_config *confi
 }
 
 /* Look for the PVH entry in a note segment: { namesz, descsz, type, name, desc }. */
-static bool read_notes(struct x86_boot *b, struct elf *e, const struct segment *s,
+static bool read_notes(struct x86_boot *b, struct boot_elf *e, const struct segment *s,
                        GError **error)
 {
     g_autofree uint8_t *n = NULL;
@@ -161,8 +153,8 @@ static bool read_notes(struct x86_boot *b, struct elf *e, const struct segment *
             break;
         if (le32_get(n + off + 8) == NOTE_PHYS32_ENTRY && namesz == 4 &&
             memcmp(n + name, "Xen", 4) == 0 && (descsz == 4 || descsz == 8)) {
-            e->has_entry = true;
-            e->entry = le_get(n + desc, descsz);
+            e->has_pvh = true;
+            e->pvh = le_get(n + desc, descsz);
         }
         off = desc + ALIGN_UP(descsz, align);
     }
@@ -200,9 +192,21 @@ static void add_start_info(struct x86_boot *b, const struct x86_boot_config *con
     boot_add_bytes(b, INFO_MEMMAP, memmap, config->map.n * MEMMAP_SIZE);
 }
 
-static bool read_segments(struct x86_boot *b, const struct x86_boot_config *config,
-                          struct elf *e, GError **error)
+/* The header's entry point is a virtual address in one of the segments. */
+static void find_entry(struct boot_elf *e, const struct segment *s, uint64_t entry)
 {
+    if (s->type != PT_LOAD || e->has_entry || entry < s->vaddr ||
+        entry - s->vaddr >= s->memsz)
+        return;
+    e->entry = entry - s->vaddr + s->paddr;
+    e->has_entry = true;
+}
+
+static bool read_segments(struct x86_boot *b, const struct x86_boot_config *config,
+                          struct boot_elf *e, GError **error)
+{
+    uint64_t entry = e->entry;
+
     for (unsigned i = 0; i < e->phnum; i++) {
         struct segment s = {0};
 
@@ -212,27 +216,38 @@ static bool read_segments(struct x86_boot *b, const struct x86_boot_config *conf
             return false;
         if (s.type == PT_NOTE && !read_notes(b, e, &s, error))
             return false;
+        find_entry(e, &s, entry);
     }
-    if (e->nb_load == 0)
-        return boot_file_error(b->kernel, error, "has nothing to load");
-    if (!e->has_entry)
+    return e->nb_load > 0 || boot_file_error(b->kernel, error, "has nothing to load");
+}
+
+static bool check_pvh(struct x86_boot *b, const struct boot_elf *e, GError **error)
+{
+    if (!e->has_pvh)
         return boot_file_error(b->kernel, error,
                                "has no PVH entry point (a note 'Xen' of type 18; "
-                               "Linux: CONFIG_PVH)");
-    if (e->entry < X86_BOOT_LOW_END || e->entry >= e->end)
-        return boot_file_error(b->kernel, error,
-                               "its entry point 0x%" PRIx64 " is outside of it",
-                               e->entry);
+                               "Linux: CONFIG_PVH)%s",
+                               e->is64 ? "" : " and no multiboot header");
+    if (e->pvh < X86_BOOT_LOW_END || e->pvh >= e->end)
+        return boot_file_error(
+            b->kernel, error, "its entry point 0x%" PRIx64 " is outside of it", e->pvh);
     return true;
+}
+
+bool boot_elf_load(struct x86_boot *b, const struct x86_boot_config *config,
+                   struct boot_elf *e, GError **error)
+{
+    return read_ehdr(b, e, error) && read_segments(b, config, e, error);
 }
 
 bool boot_elf(struct x86_boot *b, const struct x86_boot_config *config, GError **error)
 {
-    struct elf e = {0};
+    struct boot_elf e = {.lowest = X86_BOOT_LOW_END};
     const char *cmdline = config->cmdline ?: "";
     uint64_t initrd;
 
-    if (!read_ehdr(b, &e, error) || !read_segments(b, config, &e, error))
+    if (!read_ehdr(b, &e, error) || !read_segments(b, config, &e, error) ||
+        !check_pvh(b, &e, error))
         return false;
     if (strlen(cmdline) > CMDLINE_MAX)
         return error_msg(error, "-append has %zu bytes, more than the %d that fit",
@@ -242,6 +257,6 @@ bool boot_elf(struct x86_boot *b, const struct x86_boot_config *config, GError *
     add_start_info(b, config, initrd);
     boot_add_bytes(b, X86_BOOT_CMDLINE, cmdline, strlen(cmdline) + 1);
     b->protocol = X86_BOOT_PVH;
-    b->entry = e.entry;
+    b->entry = e.pvh;
     return true;
 }

@@ -19,6 +19,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     };
     struct x86_boot *b;
 
+    if (len % 3 == 0) {
+        c.modules[0].file = x86_boot_file_mem("module", initrd, sizeof(initrd));
+        c.modules[0].cmdline = g_strdup("module with words");
+        c.nb_modules = 1;
+    }
     x86_e820_add(&c.map, 0, 640 * KIB, X86_E820_RAM);
     x86_e820_add(&c.map, MIB, 127 * MIB, X86_E820_RAM);
     b = x86_boot_new(&c, NULL);

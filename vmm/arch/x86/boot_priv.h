@@ -22,11 +22,16 @@ struct boot_blob {
 struct x86_boot {
     enum x86_boot_protocol protocol;
     struct x86_boot_file *kernel, *initrd;
+    struct x86_boot_module modules[X86_BOOT_MODULES_MAX];
+    unsigned nb_modules;
     uint32_t entry;
+    uint32_t info; /* multiboot: the information structure */
+    uint32_t gdt;
     GArray *blobs; /* struct boot_blob */
 };
 
 uint64_t boot_file_len(const struct x86_boot_file *f);
+const char *boot_file_path(const struct x86_boot_file *f);
 
 /* Exactly @len bytes at @off, or false: "kernel 'X': truncated: ...". */
 bool boot_file_read(const struct x86_boot_file *f, uint64_t off, void *buf, size_t len,
@@ -50,9 +55,33 @@ bool boot_place_initrd(struct x86_boot *b, const struct x86_boot_config *config,
                        uint64_t kernel_end, uint64_t limit, uint64_t *ret_gpa,
                        GError **error);
 
-/* The two protocols. The magic was seen; the rest is unchecked. */
+/* What the segments of an ELF file come to. */
+struct boot_elf {
+    bool is64;
+    uint64_t phoff;
+    unsigned phentsize, phnum;
+    uint64_t lowest; /* no segment may be below */
+    uint64_t loaded; /* bytes of memory taken by segments */
+    uint64_t end;    /* first byte after the highest segment */
+    unsigned nb_load;
+    bool has_pvh;
+    uint64_t pvh;   /* the PVH note's entry point */
+    uint64_t entry; /* the header's, as a physical address */
+    bool has_entry; /* a segment has it */
+};
+
+/* Place all segments of the kernel, an ELF file, at or above e->lowest. */
+bool boot_elf_load(struct x86_boot *b, const struct x86_boot_config *config,
+                   struct boot_elf *e, GError **error);
+
+/* Whether a file is to be started by the multiboot protocol. */
+bool boot_is_multiboot(const struct x86_boot_file *f);
+
+/* The protocols. The magic was seen; the rest is unchecked. */
 bool boot_bzimage(struct x86_boot *b, const struct x86_boot_config *config,
                   GError **error);
+bool boot_multiboot(struct x86_boot *b, const struct x86_boot_config *config,
+                    GError **error);
 bool boot_elf(struct x86_boot *b, const struct x86_boot_config *config, GError **error);
 
 #endif

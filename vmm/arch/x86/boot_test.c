@@ -288,6 +288,99 @@ static void elf_refuses_bad_files(void)
     refused(k, 0, 32 * MIB, NULL, "entry point 0x300000 is outside of it");
 }
 
+/* A flat multiboot kernel: 256 bytes of which go to 2 MiB, 4 KiB with its .bss. */
+static GByteArray *multiboot(void)
+{
+    static const uint32_t header[] = {0x1badb002, 0x10003,  -(0x1badb002 + 0x10003),
+                                      0x200010,   0x200000, 0x200100,
+                                      0x201000,   0x200020};
+    GByteArray *a = g_byte_array_new();
+
+    g_byte_array_set_size(a, 0x140);
+    memset(a->data, 0, a->len);
+    for (size_t i = 0; i < ARRAY_LEN(header); i++)
+        le32_put(a->data + 0x50 + 4 * i, header[i]);
+    return a;
+}
+
+static void multiboot_is_placed(void)
+{
+    g_autoptr(GByteArray) k = multiboot();
+    static const uint8_t bytes[5000];
+    struct x86_boot_config c = {
+        .kernel = x86_boot_file_mem("kernel", k->data, k->len),
+        .modules = {{x86_boot_file_mem("module", bytes, 5000), g_strdup("one a")},
+                    {x86_boot_file_mem("module", bytes, 1), g_strdup("two")}},
+        .nb_modules = 2,
+        .cmdline = "x=y",
+        .memory = 64 * MIB,
+    };
+    const struct boot_blob *kernel, *info;
+    struct x86_state s = {0};
+    struct x86_boot *b;
+    const uint8_t *p, *m;
+
+    x86_e820_add(&c.map, 0, 0x9fc00, X86_E820_RAM);
+    x86_e820_add(&c.map, MIB, 63 * MIB, X86_E820_RAM);
+    b = x86_boot_new(&c, NULL);
+    g_assert_nonnull(b);
+    kernel = blob_at(b, 0x200000);
+    g_assert_cmphex(kernel->file_off, ==, 0x40);
+    g_assert_cmphex(kernel->len, ==, 0x100);
+    g_assert_cmphex(blob_at(b, 0x200100)->len, ==, 0xf00);
+    g_assert_cmpuint(blob_at(b, 0x201000)->len, ==, 5000);
+    g_assert_cmpuint(blob_at(b, 0x203000)->len, ==, 1);
+
+    x86_boot_set_state(b, &s);
+    g_assert_cmphex(s.rip, ==, 0x200020);
+    g_assert_cmphex(s.gpr[X86_RAX], ==, 0x2badb002);
+    info = blob_at(b, s.gpr[X86_RBX]);
+    p = info->bytes;
+    g_assert_cmphex(le32_get(p) & 0x4d, ==, 0x4d);
+    g_assert_cmpuint(le32_get(p + 4), ==, 639);
+    g_assert_cmpuint(le32_get(p + 8), ==, 63 * KIB);
+    g_assert_cmpstr((const char *)p + le32_get(p + 16) - info->gpa, ==, "memory x=y");
+    g_assert_cmpuint(le32_get(p + 20), ==, 2);
+    m = p + le32_get(p + 24) - info->gpa;
+    g_assert_cmphex(le32_get(m), ==, 0x201000);
+    g_assert_cmphex(le32_get(m + 4), ==, 0x201000 + 5000);
+    g_assert_cmpstr((const char *)p + le32_get(m + 8) - info->gpa, ==, "one a");
+    g_assert_cmphex(le32_get(m + 16), ==, 0x203000);
+    g_assert_cmpuint(le32_get(p + 44), ==, 2 * 24);
+    m = p + le32_get(p + 48) - info->gpa;
+    g_assert_cmpuint(le32_get(m), ==, 20);
+    g_assert_cmphex(le64_get(m + 24 + 4), ==, MIB);
+    /* The GDT is what the selectors say. */
+    g_assert_cmphex(s.gdtr.base, >=, info->gpa);
+    m = p + s.gdtr.base - info->gpa;
+    g_assert_cmphex(le64_get(m + s.seg[X86_CS].sel), ==, 0x00cf9b000000ffff);
+    g_assert_cmphex(le64_get(m + s.seg[X86_DS].sel), ==, 0x00cf93000000ffff);
+    x86_boot_free(b);
+}
+
+/* The kernel takes the place where the information usually is. */
+static void multiboot_leaves_low_kernels_alone(void)
+{
+    GByteArray *k = multiboot();
+    struct x86_boot *b;
+    struct x86_state s = {0};
+
+    for (unsigned i = 3; i < 8; i++)
+        le32_put(k->data + 0x50 + 4 * i, le32_get(k->data + 0x50 + 4 * i) - 0x1f7800);
+    b = boot(k, 0, 64 * MIB, NULL, NULL);
+    g_assert_nonnull(b);
+    g_assert_cmphex(x86_boot_get_entry(b), ==, 0x8820);
+    x86_boot_set_state(b, &s);
+    g_assert_cmphex(s.gpr[X86_RBX], >, 0x9800);
+    g_assert_cmphex(s.gpr[X86_RBX], <, 0xa0000);
+    x86_boot_free(b);
+
+    for (unsigned i = 3; i < 8; i++)
+        le32_put(k->data + 0x50 + 4 * i, le32_get(k->data + 0x50 + 4 * i) - 0x8000);
+    le32_put(k->data + 0x50 + 24, 0x9fc00);
+    refused(k, 0, 64 * MIB, NULL, "leaves no room for");
+}
+
 static void entry_state_is_flat_protected_mode(void)
 {
     g_autoptr(GByteArray) k = bzimage(), e = elf();
@@ -358,6 +451,9 @@ int main(int argc, char **argv)
                     kernels_refuse_too_little_memory);
     g_test_add_func("/boot/elf_is_placed", elf_is_placed);
     g_test_add_func("/boot/elf_refuses_bad_files", elf_refuses_bad_files);
+    g_test_add_func("/boot/multiboot_is_placed", multiboot_is_placed);
+    g_test_add_func("/boot/multiboot_leaves_low_kernels_alone",
+                    multiboot_leaves_low_kernels_alone);
     g_test_add_func("/boot/entry_state_is_flat_protected_mode",
                     entry_state_is_flat_protected_mode);
     g_test_add_func("/boot/open_refuses_what_is_no_file", open_refuses_what_is_no_file);
