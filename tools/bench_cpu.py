@@ -1,7 +1,8 @@
 """Programs in a Linux guest: Lodge's software CPU, QEMU's TCG, and the host itself.
 
 usage: ./dev bench cpu [--only PATTERN]... [--smp N] [--repeat N] [--tier N] [--accel A]
-                       [--no-native] [--no-tcg] [--json] [--list]
+                       [--no-native] [--no-tcg] [--json] [--counters] [--list]
+       ./dev bench cpu --docs FILE.json...   (docs/bench-cpu.md, from --json's output)
 
 One initramfs (bench_cpu_image.py) boots under Debian's qemu-system-x86_64 with TCG and
 under lodge-vmm, and the host runs the same files in a chroot. All three stay up; every
@@ -20,12 +21,15 @@ import fnmatch
 import json
 import math
 import os
+import pathlib
 import re
 import statistics
 import sys
 
 import assets
+import bench_cpu_counters
 import bench_cpu_image
+import bench_cpu_report
 import vm
 
 LODGE, TCG, NATIVE = "lodge", "tcg", "native"
@@ -99,12 +103,20 @@ class Side:
         return result
 
 
-def vm_side(options, program, accel=None):
+def vm_side(options, program, accel=None, extra=()):
     initrd, _ = bench_cpu_image.image()
     argv = vm.vm_argv(program, kernel=assets.kernel(), initrd=initrd, append=APPEND,
                       memory=MEMORY, accel=accel,
-                      extra=["-smp", str(options.smp), "-no-reboot"])
+                      extra=["-smp", str(options.smp), "-no-reboot", *extra])
     return Side(argv)
+
+
+def lodge_accel(options):
+    return options.accel or ("bt" if options.tier is None else f"bt,tier={options.tier}")
+
+
+def lodge_side(options, extra=()):
+    return vm_side(options, vm.default_vmm(), lodge_accel(options), extra)
 
 
 def make_sides(options):
@@ -114,8 +126,7 @@ def make_sides(options):
         sides[NATIVE] = Side([tree / "init", "serve", tree, options.smp])
     if options.tcg:
         sides[TCG] = vm_side(options, vm.QEMU)
-    accel = options.accel or ("bt" if options.tier is None else f"bt,tier={options.tier}")
-    sides[LODGE] = vm_side(options, vm.default_vmm(), accel)
+    sides[LODGE] = lodge_side(options)
     return sides
 
 
@@ -227,6 +238,16 @@ def show(report):
               (f", started {len(boots)} times" if len(boots) > 1 else ""))
 
 
+def host():
+    """What the figures depend on."""
+    model = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(),
+                      re.M)
+    version = re.search(r"version (\S+)", assets.run([vm.QEMU, "--version"])) \
+        if os.access(vm.QEMU, os.X_OK) else None
+    return {"cpu": model[1] if model else "?", "cpus": os.cpu_count(),
+            "kernel": os.uname().release, "qemu": version[1] if version else "?"}
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(prog="./dev bench cpu", allow_abbrev=False)
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN",
@@ -238,6 +259,10 @@ def parse(argv):
     parser.add_argument("--no-native", dest="native", action="store_false")
     parser.add_argument("--no-tcg", dest="tcg", action="store_false")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--counters", action="store_true",
+                        help="no times: what Lodge's software CPU counts in each")
+    parser.add_argument("--docs", nargs="+", metavar="FILE.json",
+                        help="write the documentation's tables and picture")
     parser.add_argument("--list", action="store_true", help="the workloads")
     options = parser.parse_args(argv)
     if options.smp < 1 or options.repeat < 1:
@@ -255,13 +280,20 @@ def main(argv):
         for w in chosen:
             print(f"{w.kind:8} {w.name:14} {w.command}")
         return 0
+    if options.docs:
+        bench_cpu_report.write(options.docs, CLASSES)
+        return 0
+    if options.counters:
+        bench_cpu_counters.show(lambda extra: lodge_side(options, extra), chosen)
+        return 0
     for program in [vm.default_vmm()] + ([vm.QEMU] if options.tcg else []):
         if not os.access(program, os.X_OK):
             raise assets.AssetError(f"no program {program}")
     results, boots = measure(options, chosen)
     rows = [row(w, results[w.name]) for w in chosen]
-    report = {"smp": options.smp, "repeat": options.repeat, "rows": rows,
-              "means": summarize(rows), "boots": boots}
+    report = {"host": host(), "accel": lodge_accel(options), "smp": options.smp,
+              "repeat": options.repeat, "rows": rows, "means": summarize(rows),
+              "boots": boots}
     if options.json:
         json.dump(report, sys.stdout, indent=1)
         print()

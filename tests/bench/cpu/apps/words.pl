@@ -1,5 +1,4 @@
-# Words of a text: counted, changed, sorted.
-use strict;
+# Words of a text: counted, changed, sorted. Without modules, which need a library.
 my (%count, $changed, $vowels);
 for my $round (1 .. $ARGV[1]) {
     open my $in, '<', $ARGV[0] or die $!;
