@@ -37,6 +37,7 @@ uint64_t legacy_gdt[64] __attribute__((aligned(16))) = {
 uint64_t legacy_idt[256] __attribute__((aligned(16)));
 uint64_t legacy_ldt[16] __attribute__((aligned(16)));
 struct tss32 legacy_tss __attribute__((aligned(16)));
+uint8_t found_access[64];
 bool real_big;
 uint16_t real_idt_limit = 0x3ff;
 
@@ -120,7 +121,7 @@ static void restore(void)
     legacy_gdtr.limit = sizeof(legacy_gdt) - 1;
     __asm__ volatile("lgdt %0" : : "m"(legacy_gdtr));
     __asm__ volatile("lidt %0" : : "m"(idtr));
-    write_cr0((read_cr0() & ~0x8000000cu) | 0x31); /* no PG, TS, EM; PE, NE, ET */
+    write_cr0((read_cr0() & ~0x8001000cu) | 0x31); /* no PG, WP, TS, EM */
     write_cr4(0);
     legacy_gdt[SEL_TSS / 8] &= ~(UINT64_C(2) << 40);
     __asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
@@ -258,6 +259,9 @@ void legacy_caught(void)
 {
     from_record(&legacy_rec);
     uint32_t esp = legacy_rec.gpr[ESP];
+    if (!(legacy_gdt[caught.ss / 8] >> 54 & 1) && !(caught.ss & 4)) {
+        esp &= 0xffff; /* a 16-bit stack */
+    }
     const uint32_t *p = (const uint32_t *)(base_of(caught.ss) + esp);
     caught.vector = *p++;
     caught.error = 0;
@@ -283,6 +287,10 @@ void legacy_caught(void)
     __asm__ volatile("str %0" : "=r"(caught.tr));
     __asm__ volatile("mov %%cr2, %0" : "=r"(caught.cr2));
     caught.cr0 = read_cr0();
+    caught.cr3 = read_cr3();
+    for (unsigned i = 0; i < 64; i++) {
+        found_access[i] = (uint8_t)(legacy_gdt[i] >> 40);
+    }
     restore();
 }
 

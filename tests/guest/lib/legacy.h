@@ -65,7 +65,7 @@ struct trap {
         uint16_t frame16[20];
     };
     uint16_t tr; /* the task it ran in */
-    uint32_t cr0;
+    uint32_t cr0, cr3;
 };
 
 /* Vectors of struct trap that are no interrupts. */
@@ -74,6 +74,9 @@ enum {
 };
 
 struct trap run(const struct context *c);
+
+/* Access bytes of the GDT when the run ended. */
+extern uint8_t found_access[64];
 
 /* The same in real mode. With @c->gpr[ESP] above 0xffff the whole ESP is loaded. */
 struct trap run_real(const struct context *c);
@@ -89,7 +92,7 @@ extern uint16_t real_idt_limit;
 #define CODE_(name, bits, text)                                                    \
     __asm__(".pushsection .text.snippet, \"ax\"\n.code" bits "\n" #name ":\n" text \
             "\n" #name "_end:\n.code32\n.popsection");                             \
-    extern const uint8_t name[], name##_end[]
+    extern const uint8_t name[], name##_end[] __attribute__((unused))
 
 /* Copy 16-bit code to linear address @to. */
 #define PUT16(to, name) memcpy((void *)(to), name, (size_t)(name##_end - name))
