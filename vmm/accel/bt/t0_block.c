@@ -508,7 +508,8 @@ static void lower_ea(const struct x86_insn *insn, unsigned mode, struct t0_op *o
     if (insn->addrsize == 8) {
         op->ea = fs_gs ? T0_EA_SEG64 : T0_EA_FLAT64;
     } else if (insn->addrsize == 4) {
-        bool flat = m64 ? !fs_gs : (mode & T0_MODE_FLAT) && !fs_gs;
+        /* Code is flat, but nobody may write to it, and not always read it. */
+        bool flat = !fs_gs && (m64 || ((mode & T0_MODE_FLAT) && op->seg != X86_CS));
         op->ea = !flat                  ? T0_EA_GENERAL32
                  : (mode & T0_MODE_LMA) ? T0_EA_FLAT32
                                         : T0_EA_LEGACY32;

@@ -306,6 +306,14 @@ static void lower_src16(const struct x86_opnd *o, struct t0_op *op)
     op->src = o->kind == X86_OPND_REG ? t0_reg(o->reg) : T0_REG_ZERO * 8;
 }
 
+/* 2: bases of 24 bits. */
+static uint8_t table_size(const struct x86_insn *insn, const struct t0_lower *ctx)
+{
+    bool code16 = (ctx->mode & T0_MODE_SIZE) == T0_MODE_16;
+    bool other = insn->prefixes & X86_P_OPSIZE;
+    return (ctx->mode & T0_MODE_SIZE) == T0_MODE_64 ? 8 : code16 != other ? 2 : 4;
+}
+
 bool t0_lower_desc(const struct x86_insn *insn, const struct t0_lower *ctx,
                    struct t0_op *op)
 {
@@ -314,6 +322,7 @@ bool t0_lower_desc(const struct x86_insn *insn, const struct t0_lower *ctx,
     case X86_OP_LGDT:
     case X86_OP_LIDT:
         op->aux = insn->op == X86_OP_LIDT;
+        op->size = table_size(insn, ctx); /* not that of the operand in memory */
         op->fn = load_table;
         return true;
     case X86_OP_SGDT:
