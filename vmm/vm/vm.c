@@ -143,7 +143,8 @@ static void gsi_set(void *opaque, unsigned input, bool level)
 {
     struct vm *vm = opaque;
     struct vm_gsi *g = &vm->gsi[input];
-    bool was = atomic_exchange_explicit(&g->level, level, memory_order_relaxed);
+    /* Who sees the level sees what the device wrote before: pairs with readers. */
+    bool was = atomic_exchange_explicit(&g->level, level, memory_order_acq_rel);
     if (level && !was) {
         atomic_fetch_add_explicit(&g->rises, 1, memory_order_relaxed);
     }
