@@ -383,8 +383,14 @@ static void set_registers(struct native_case *k, struct native_result *r,
     case X86_OP_BTS:
     case X86_OP_BTR:
     case X86_OP_BTC:
-        if (i->opnd[1].kind == X86_OPND_REG && native_below(10)) {
-            r->gpr[i->opnd[1].reg & 15] = native_below(4096) - 2048;
+        /* Into the arena, beside it, or to where there is no memory: not anywhere, for
+         * there the sanitizers have memory of their own. */
+        if (i->opnd[1].kind == X86_OPND_REG) {
+            uint64_t none = (native_rnd() >> 1) | UINT64_C(1) << 62;
+            r->gpr[i->opnd[1].reg & 15] = native_below(10) ? native_below(4096) - 2048
+                                          : native_below(2)
+                                              ? (uint64_t)(int32_t)native_rnd()
+                                              : none;
         }
         break;
     case X86_OP_XLAT: r->gpr[X86_RBX] = target - seg; break;
