@@ -594,6 +594,13 @@ static bool opt_log_file(struct vmm_config *c, const char *arg, GError **error)
     return set_string(&c->log_file, arg);
 }
 
+static bool opt_disas(struct vmm_config *c, const char *arg, GError **error)
+{
+    disas_options_clear(&c->disas);
+    want_help(c, VMM_DISAS, NULL);
+    return disas_options_parse(arg, &c->disas, error);
+}
+
 static bool opt_version(struct vmm_config *c, const char *arg, GError **error)
 {
     want_help(c, VMM_HELP_VERSION, NULL);
@@ -666,6 +673,8 @@ static const struct option options[] = {
     {"pidfile", "FILE", "write the process ID there", opt_pidfile},
     {"daemonize", NULL, "go to the background when the guest runs", opt_daemonize},
     {"d", "ITEM,...", "log (-d help)", opt_log},
+    {"disas", "FILE[,bits=16|32|64][,addr=N][,offset=N][,len=N][,raw=on]",
+     "write the instructions of an ELF or raw file and end", opt_disas},
     {"D", "FILE", "log there instead of to standard error; %d is the process ID",
      opt_log_file},
     {"dfilter", "START..END,START+LEN,START-LEN,...",
@@ -798,6 +807,7 @@ void vmm_config_free(struct vmm_config *c)
     g_ptr_array_unref(c->data_dirs);
     g_free(c->bios);
     g_free(c->help_name);
+    disas_options_clear(&c->disas);
     g_free(c->machine);
     g_free(c->cpu);
     g_free(c->kernel);

@@ -9,6 +9,7 @@
 #include <jansson.h>
 
 #include "lib/isa/x86/cpu_model.h"
+#include "vmm/control/disas.h"
 #include "vmm/vm/log.h"
 
 /*
@@ -33,11 +34,13 @@ enum vmm_help {
     VMM_HELP_OBJECTS,
     VMM_HELP_LOG,
     VMM_HELP_DATA_DIRS,
+    VMM_DISAS, /* -disas: config->disas */
 };
 
 struct vmm_config {
     enum vmm_help help; /* the first that was asked for; nothing else is done then */
     char *help_name;
+    struct disas_options disas;
 
     char *machine;           /* type, or NULL for the default */
     json_t *machine_options; /* object */

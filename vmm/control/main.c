@@ -75,6 +75,7 @@ static bool show_help(const struct vmm_config *c, const struct vmm_accel *accels
     case VMM_HELP_OBJECTS: objects_help(stdout); break;
     case VMM_HELP_LOG: vmm_log_help(stdout); break;
     case VMM_HELP_DATA_DIRS: firmware_dirs_help(c, stdout); break;
+    case VMM_DISAS: return disas_file(&c->disas, stdout, error);
     case VMM_HELP_NONE: break;
     }
     return true;
