@@ -2,7 +2,9 @@
 through. The same image says the same on Debian's QEMU, whose PC shows firmware in the
 same way (its microvm has RAM there, as bios-writable=on)."""
 import pathlib
+import socket
 import subprocess
+import time
 
 import pytest
 
@@ -22,6 +24,26 @@ def run(program, *extra, machine="microvm", seconds=60):
                           capture_output=True, timeout=seconds)
     return (done.returncode, done.stdout.decode(errors="replace"),
             done.stderr.decode(errors="replace"))
+
+
+def read_until(path, words, seconds):
+    """What comes from a UNIX socket that is about to be there, up to @words."""
+    end = time.monotonic() + seconds
+    got = b""
+    with socket.socket(socket.AF_UNIX) as s:
+        while True:
+            try:
+                s.connect(str(path))
+                break
+            except OSError:
+                assert time.monotonic() < end, f"no {path}"
+                time.sleep(0.02)
+        s.settimeout(seconds)
+        while words not in got:
+            more = s.recv(4096)
+            assert more and time.monotonic() < end, got.decode(errors="replace")
+            got += more
+    return got.decode(errors="replace")
 
 
 def reports(tmp_path):
@@ -128,3 +150,22 @@ def test_globals_are_defaults_of_devices(vmm, tmp_path, is_lodge):
 
     assert code == PASSED, serial + errors
     assert (tmp_path / "post").read_bytes() == bytes(range(1, 9))
+
+
+def test_seabios_finds_its_machine(vmm, is_lodge, tmp_path):
+    """Debian's SeaBIOS for microvm runs to where it finds nothing to boot."""
+    if not is_lodge or not pathlib.Path("/usr/share/seabios/bios-microvm.bin").exists():
+        pytest.skip("not for this program, or no SeaBIOS here")
+    argv = [vmm, "-M", "microvm,bios-writable=on", "-m", "64",
+            "-smp", "2", "-nodefaults", "-display", "none", "-bios", "bios-microvm.bin",
+            "-chardev", "socket,id=log,path=" + str(tmp_path / "log") + ",server=on",
+            "-device", "isa-debugcon,iobase=0x402,chardev=log"]
+    with subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL) as guest:
+        try:
+            log = read_until(tmp_path / "log", b"No bootable device", 60)
+        finally:
+            guest.kill()
+
+    for words in ("Found QEMU fw_cfg", "QEMU fw_cfg DMA interface supported",
+                  "len 0x0000000004000000 [RAM]", "Found 2 cpu(s)"):
+        assert words in log, log

@@ -134,12 +134,17 @@ static void add_device(struct aml *a, const struct acpi_device *d, unsigned numb
     case ACPI_SERIAL: snprintf(name, sizeof(name), "COM%X", (number + 1) & 0xf); break;
     case ACPI_RTC: snprintf(name, sizeof(name), "RTC%X", number & 0xf); break;
     case ACPI_VIRTIO: snprintf(name, sizeof(name), "VR%02X", number & 0xff); break;
+    case ACPI_FW_CFG: snprintf(name, sizeof(name), "FWCF"); break;
     }
     aml_device(a, name);
     switch (d->kind) {
     case ACPI_SERIAL: aml_name_eisaid(a, "_HID", "PNP0501"); break;
     case ACPI_RTC: aml_name_eisaid(a, "_HID", "PNP0B00"); break;
     case ACPI_VIRTIO: aml_name_string(a, "_HID", "LNRO0005"); break;
+    case ACPI_FW_CFG:
+        aml_name_string(a, "_HID", "QEMU0002");
+        aml_name_int(a, "_STA", 0x0b); /* there, enabled, working; not shown */
+        break;
     }
     aml_name_int(a, "_UID", d->kind == ACPI_SERIAL ? number + 1 : number);
     aml_crs_begin(a);
@@ -148,7 +153,8 @@ static void add_device(struct aml *a, const struct acpi_device *d, unsigned numb
         aml_res_interrupt(a, d->irq);
     } else {
         aml_res_io(a, d->base, d->len);
-        aml_res_irq(a, d->irq);
+        if (d->kind != ACPI_FW_CFG)
+            aml_res_irq(a, d->irq);
     }
     aml_crs_end(a);
     aml_close(a);
@@ -156,7 +162,7 @@ static void add_device(struct aml *a, const struct acpi_device *d, unsigned numb
 
 static void add_devices(struct aml *a, const struct acpi_machine *m)
 {
-    unsigned number[3] = {0};
+    unsigned number[ACPI_FW_CFG + 1] = {0};
 
     for (unsigned i = 0; i < m->nb_devices; i++)
         add_device(a, &m->devices[i], number[m->devices[i].kind]++);

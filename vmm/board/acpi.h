@@ -16,10 +16,11 @@ struct acpi_device {
         ACPI_SERIAL, /* PNP0501 at an ISA port and IRQ */
         ACPI_RTC,    /* PNP0B00 at an ISA port and IRQ */
         ACPI_VIRTIO, /* LNRO0005: memory and a global interrupt */
+        ACPI_FW_CFG, /* QEMU0002 at ports */
     } kind;
     uint64_t base;
     uint32_t len;
-    unsigned irq; /* ISA IRQ or global system interrupt */
+    unsigned irq; /* ISA IRQ or global system interrupt; fw_cfg has none */
 };
 
 struct acpi_machine {

@@ -26,12 +26,23 @@ struct vm;
 
 #define BOARD_SERIALS 4
 
+/* A file for the guest's firmware configuration device, from -fw_cfg. */
+struct board_fw_file {
+    char *name;
+    void *bytes;
+    uint32_t len;
+};
+
 /* What -kernel, -m, -smp... say. Strings are borrowed for the board's life. */
 struct board_config {
     const char *kernel, *initrd, *cmdline; /* NULL: none */
     const char *bios;                      /* firmware's path; NULL: none */
     uint64_t memory;                       /* bytes, a multiple of 4096 */
     unsigned nb_cpus;
+    const char *uuid; /* NULL: all zeros */
+    bool nographic;
+    const struct board_fw_file *fw_files; /* copied by the board */
+    unsigned nb_fw_files;
 };
 
 struct board_type {

@@ -9,6 +9,7 @@
 #include "vmm/board/ged.h"
 #include "vmm/board/pc_boot.h"
 #include "vmm/chardev/chardev.h"
+#include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/i8042.h"
 #include "vmm/dev/pc/i8254.h"
 #include "vmm/dev/pc/i8259.h"
@@ -173,7 +174,7 @@ static bool microvm_build(struct board *b, GError **error)
     if (!pc_boot_add_memory(&m->boot, b->vm, LOW_RAM_MAX, error))
         return false;
     if (!add_irq_controllers(m, error) || !add_legacy(m, error) ||
-        !add_virtio_slots(m, error))
+        !pc_boot_add_fw_cfg(&m->boot, b->vm, error) || !add_virtio_slots(m, error))
         return false;
     if (is_on(m->acpi)) {
         m->ged =
@@ -189,7 +190,7 @@ static bool microvm_build(struct board *b, GError **error)
 
 static GByteArray *make_tables(struct microvm *m)
 {
-    struct acpi_device devices[BOARD_SERIALS + 1 + SLOTS_MAX];
+    struct acpi_device devices[BOARD_SERIALS + 2 + SLOTS_MAX];
     struct acpi_machine machine = {
         .nb_cpus = m->board.vm->nb_vcpus,
         .has_pic = is_on(m->pic),
@@ -208,6 +209,7 @@ static GByteArray *make_tables(struct microvm *m)
     }
     if (is_on(m->rtc))
         devices[n++] = (struct acpi_device){ACPI_RTC, 0x70, 8, 8};
+    devices[n++] = (struct acpi_device){ACPI_FW_CFG, FW_CFG_IO_BASE, FW_CFG_IO_LEN, 0};
     for (unsigned i = 0; i < virtio_mmio_count(m->board.vm); i++) {
         struct virtio_mmio_slot s = virtio_mmio_get(m->board.vm, i);
 

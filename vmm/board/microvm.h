@@ -15,7 +15,8 @@
  *               -bios: that file, ending at 4 GiB, and its last 128 KiB below 1 MiB
  *   0x1_00000000  the rest of RAM
  *
- * Ports: 8259 pair, 8254, RTC, keyboard controller (reset), serial ports. There is no
+ * Ports: 8259 pair, 8254, RTC, keyboard controller (reset), serial ports,
+ * firmware configuration. There is no
  * 0xcf9: that port belongs to PCI chipsets, and a guest that probes for PCI writes
  * across it.
  *

@@ -1,7 +1,10 @@
 #include "vmm/board/pc_boot.h"
 
 #include "lib/base/base.h"
+#include "lib/base/bytes.h"
 #include "lib/isa/x86/state.h"
+#include "vmm/dev/pc/fw_cfg.h"
+#include "vmm/vm/device.h"
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/vm.h"
 
@@ -61,11 +64,113 @@ bool pc_boot_is_firmware(const struct pc_boot *p)
     return p->bios && !p->config->kernel;
 }
 
+/* what firmware asks for */
+
+#define E820_ENTRY 20
+
+bool pc_boot_add_fw_cfg(struct pc_boot *p, struct vm *vm, GError **error)
+{
+    p->fw_cfg = device_new(vm, &fw_cfg_type, NULL, NULL, error);
+    return p->fw_cfg;
+}
+
+static bool add_e820(struct pc_boot *p, GError **error)
+{
+    uint8_t table[X86_E820_MAX * E820_ENTRY];
+    struct fw_cfg_content c = {.bytes = table};
+    uint64_t low = MIN(p->low, p->config->memory);
+    struct x86_e820 map = {0};
+
+    /* Firmware carves out what it uses itself: it is told of memory alone. */
+    x86_e820_add(&map, 0, low, X86_E820_RAM);
+    x86_e820_add(&map, HIGH_RAM, p->config->memory - low, X86_E820_RAM);
+    for (unsigned i = 0; i < map.n; i++, c.len += E820_ENTRY) {
+        le64_put(table + c.len, map.e[i].base);
+        le64_put(table + c.len + 8, map.e[i].len);
+        le32_put(table + c.len + 16, map.e[i].type);
+    }
+    return fw_cfg_set_file(p->fw_cfg, "etc/e820", &c, error);
+}
+
+static bool read_file(void *opaque, uint32_t off, void *buf, uint32_t len)
+{
+    return x86_boot_piece_read(opaque, off, buf, len, NULL);
+}
+
+static void add_piece(struct pc_boot *p, uint16_t addr, uint16_t size, uint16_t data,
+                      const struct x86_boot_piece *piece)
+{
+    struct fw_cfg_content c = {
+        .len = piece->len, .read = read_file, .opaque = (void *)piece};
+
+    fw_cfg_set_u32(p->fw_cfg, addr, piece->gpa);
+    fw_cfg_set_u32(p->fw_cfg, size, piece->len);
+    fw_cfg_set(p->fw_cfg, data, &c);
+}
+
+static void add_kernel(struct pc_boot *p)
+{
+    const struct x86_boot_pieces *k = x86_boot_get_pieces(p->boot);
+
+    if (!k)
+        return;
+    add_piece(p, FW_CFG_KERNEL_ADDR, FW_CFG_KERNEL_SIZE, FW_CFG_KERNEL_DATA,
+              &k->kernel);
+    add_piece(p, FW_CFG_SETUP_ADDR, FW_CFG_SETUP_SIZE, FW_CFG_SETUP_DATA, &k->setup);
+    add_piece(p, FW_CFG_CMDLINE_ADDR, FW_CFG_CMDLINE_SIZE, FW_CFG_CMDLINE_DATA,
+              &k->cmdline);
+    if (k->initrd.len > 0)
+        add_piece(p, FW_CFG_INITRD_ADDR, FW_CFG_INITRD_SIZE, FW_CFG_INITRD_DATA,
+                  &k->initrd);
+}
+
+static void add_uuid(struct pc_boot *p)
+{
+    const char *text = p->config->uuid ?: "";
+    uint8_t uuid[16] = {0};
+    unsigned n = 0;
+
+    for (; *text && n < 2 * sizeof(uuid); text++) {
+        if (!g_ascii_isxdigit(*text))
+            continue;
+        uuid[n / 2] = uuid[n / 2] << 4 | g_ascii_xdigit_value(*text);
+        n++;
+    }
+    fw_cfg_set_bytes(p->fw_cfg, FW_CFG_UUID, uuid, sizeof(uuid));
+}
+
+static bool add_items(struct pc_boot *p, GError **error)
+{
+    const struct board_config *c = p->config;
+
+    fw_cfg_set_u16(p->fw_cfg, FW_CFG_NB_CPUS, c->nb_cpus);
+    fw_cfg_set_u16(p->fw_cfg, FW_CFG_MAX_CPUS, c->nb_cpus);
+    fw_cfg_set_u64(p->fw_cfg, FW_CFG_RAM_SIZE, c->memory);
+    fw_cfg_set_u16(p->fw_cfg, FW_CFG_NOGRAPHIC, c->nographic);
+    fw_cfg_set_u16(p->fw_cfg, FW_CFG_BOOT_MENU, 0);
+    fw_cfg_set_u32(p->fw_cfg, FW_CFG_IRQ0_OVERRIDE, 1);
+    add_uuid(p);
+    if (!add_e820(p, error))
+        return false;
+    for (unsigned i = 0; i < c->nb_fw_files; i++) {
+        const struct board_fw_file *f = &c->fw_files[i];
+        struct fw_cfg_content content = {.bytes = f->bytes, .len = f->len};
+
+        if (!fw_cfg_set_file(p->fw_cfg, f->name, &content, error))
+            return false;
+    }
+    return true;
+}
+
 bool pc_boot_load(struct pc_boot *p, const char *cmdline, GError **error)
 {
+    if (!add_items(p, error))
+        return false;
     if (!p->config->kernel)
         return true;
     p->boot = make_boot(p, cmdline, error);
+    if (p->boot)
+        add_kernel(p);
     return p->boot;
 }
 
@@ -99,6 +204,7 @@ bool pc_boot_add_memory(struct pc_boot *p, struct vm *vm, uint64_t low, GError *
     uint64_t memory = p->config->memory, hole = MIB - low_len(p);
 
     low = MIN(memory, low);
+    p->low = low;
     if (!add_roms(p, vm, error))
         return false;
     if (!p->bios || low <= hole) {

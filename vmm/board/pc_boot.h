@@ -9,6 +9,7 @@
 #include "vmm/arch/x86/boot.h"
 #include "vmm/board/board.h"
 
+struct device;
 struct vm;
 
 /*
@@ -27,6 +28,8 @@ struct pc_boot {
 
     struct x86_bios *bios;
     struct x86_boot *boot;
+    struct device *fw_cfg;
+    uint64_t low; /* bytes of RAM below 4 GiB */
 };
 
 /*
@@ -42,7 +45,12 @@ bool pc_boot_is_firmware(const struct pc_boot *p);
  * left of config->memory from 4 GiB on, and the firmware's ROMs. */
 bool pc_boot_add_memory(struct pc_boot *p, struct vm *vm, uint64_t low, GError **error);
 
-/* The machine is complete: ready the kernel with its final command line. */
+/* The firmware configuration device, vmm/dev/pc/fw_cfg.h; boards add items to
+ * p->fw_cfg. */
+bool pc_boot_add_fw_cfg(struct pc_boot *p, struct vm *vm, GError **error);
+
+/* The machine is complete: ready the kernel with its final command line, and what
+ * firmware asks fw_cfg for. */
 bool pc_boot_load(struct pc_boot *p, const char *cmdline, GError **error);
 
 /* Write the images into memory and put the first processor where it starts. A failure

@@ -369,6 +369,17 @@ static bool opt_global(struct vmm_config *c, const char *arg, GError **error)
     return check_keys(o, known, error);
 }
 
+static bool opt_fw_cfg(struct vmm_config *c, const char *arg, GError **error)
+{
+    static const char *const known[] = {"name", "file", "string", NULL};
+    json_t *o = blk_options_parse(arg, "name", error);
+
+    if (!o)
+        return false;
+    add_item(c->fw_files, o);
+    return check_keys(o, known, error);
+}
+
 static bool opt_object(struct vmm_config *c, const char *arg, GError **error)
 {
     json_t *o = parse_any(arg, "qom-type", error);
@@ -643,6 +654,8 @@ static const struct option options[] = {
      "a device (-device help, -device TYPE,help)", opt_device},
     {"global", "TYPE.PROPERTY=VALUE", "a default for all devices of a type",
      opt_global},
+    {"fw_cfg", "[name=]opt/NAME,file=FILE|string=TEXT",
+     "a file that the guest finds by its firmware configuration device", opt_fw_cfg},
     {"object", "TYPE,id=ID[,prop=VALUE...] | JSON", "a back end object (-object help)",
      opt_object},
     {"chardev", "BACKEND,id=ID[,...]", "a character device (-chardev help)",
@@ -718,8 +731,9 @@ static const struct option *find_option(const char *arg, GError **error)
 /* Items that @option has just added learn what the user wrote. */
 static void set_where(struct vmm_config *c, const char *where)
 {
-    GPtrArray *const lists[] = {c->accels,  c->drives,  c->blockdevs, c->chardevs,
-                                c->serials, c->devices, c->objects,   c->globals};
+    GPtrArray *const lists[] = {c->accels,   c->drives,  c->blockdevs,
+                                c->chardevs, c->serials, c->devices,
+                                c->objects,  c->globals, c->fw_files};
 
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         for (guint k = lists[i]->len; k-- > 0;) {
@@ -785,6 +799,7 @@ struct vmm_config *vmm_config_new(void)
     c->objects = items_new();
     c->log_ranges = g_array_new(FALSE, FALSE, sizeof(struct vm_log_range));
     c->globals = items_new();
+    c->fw_files = items_new();
     c->data_dirs = g_ptr_array_new_with_free_func(g_free);
     c->nb_cpus = 1;
     return c;
@@ -804,6 +819,7 @@ void vmm_config_free(struct vmm_config *c)
     g_ptr_array_unref(c->objects);
     g_array_unref(c->log_ranges);
     g_ptr_array_unref(c->globals);
+    g_ptr_array_unref(c->fw_files);
     g_ptr_array_unref(c->data_dirs);
     g_free(c->bios);
     g_free(c->help_name);

@@ -61,6 +61,7 @@ struct vmm_config {
     GPtrArray *devices;   /* "driver" names the type */
     GPtrArray *objects;   /* "qom-type" names it */
     GPtrArray *globals;   /* "driver", "property", "value" */
+    GPtrArray *fw_files;  /* "name", and "file" or "string" */
 
     bool nographic, nodefaults;
     bool no_reboot, no_shutdown;

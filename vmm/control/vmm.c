@@ -24,6 +24,7 @@
 #include "vmm/board/board.h"
 #include "vmm/control/backends.h"
 #include "vmm/control/firmware.h"
+#include "vmm/control/fw_files.h"
 #include "vmm/control/globals.h"
 #include "vmm/control/objects.h"
 #include "vmm/dev/devices.h"
@@ -35,7 +36,8 @@ struct vmm {
     const struct vmm_accel *accel;
     json_t *accel_options;
     struct x86_cpu_model *cpu;
-    char *bios; /* where -bios was found */
+    char *bios;       /* where -bios was found */
+    GArray *fw_files; /* struct board_fw_file */
     struct loop *loop;
     struct backends *backends;
     struct board *board;
@@ -263,6 +265,9 @@ static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **er
     if (!v->backends || !globals_apply(c, error) || !check_devices(v, error) ||
         !find_bios(v, error))
         return false;
+    v->fw_files = fw_files_new(c, error);
+    if (!v->fw_files)
+        return false;
     v->board = board_new(board, c->machine_options,
                          &(struct board_config){
                              .kernel = c->kernel,
@@ -271,6 +276,10 @@ static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **er
                              .bios = v->bios,
                              .memory = c->memory,
                              .nb_cpus = c->nb_cpus,
+                             .uuid = c->uuid,
+                             .nographic = c->nographic,
+                             .fw_files = (void *)v->fw_files->data,
+                             .nb_fw_files = v->fw_files->len,
                          },
                          error);
     return v->board != NULL;
@@ -425,6 +434,8 @@ void vmm_free(struct vmm *v)
     json_decref(v->accel_options);
     g_free(v->cpu);
     g_free(v->bios);
+    if (v->fw_files)
+        g_array_unref(v->fw_files);
     g_free(v);
 }
 

@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/i8042.h"
 #include "vmm/dev/pc/i8254.h"
 #include "vmm/dev/pc/i8259.h"
@@ -10,10 +11,12 @@
 #include "vmm/dev/pc/isa_serial.h"
 #include "vmm/dev/pc/mc146818.h"
 #include "vmm/dev/pc/pc_reset.h"
+#include "vmm/dev/pc/pc_testdev.h"
 #include "vmm/dev/virtio/virtio_devices.h"
 
 /* clang-format off */
 const struct device_type *const device_types[] = {
+    &fw_cfg_type,
     &i8042_type,
     &i8254_type,
     &i8259_type,
@@ -23,6 +26,7 @@ const struct device_type *const device_types[] = {
     &isa_serial_type,
     &mc146818rtc_type,
     &pc_reset_type,
+    &pc_testdev_type,
     &virtio_blk_device_type,
     &virtio_rng_device_type,
     NULL,

@@ -293,6 +293,8 @@ void x86_boot_free(struct x86_boot *b)
     if (!b)
         return;
     g_array_unref(b->blobs);
+    g_free(b->pieces.setup.bytes);
+    g_free(b->pieces.cmdline.bytes);
     x86_boot_file_free(b->kernel);
     x86_boot_file_free(b->initrd);
     for (unsigned i = 0; i < b->nb_modules; i++) {
@@ -310,6 +312,20 @@ enum x86_boot_protocol x86_boot_get_protocol(const struct x86_boot *b)
 uint32_t x86_boot_get_entry(const struct x86_boot *b)
 {
     return b->entry;
+}
+
+const struct x86_boot_pieces *x86_boot_get_pieces(const struct x86_boot *b)
+{
+    return b->has_pieces ? &b->pieces : NULL;
+}
+
+bool x86_boot_piece_read(const struct x86_boot_piece *p, uint64_t off, void *buf,
+                         size_t len, GError **error)
+{
+    if (p->file)
+        return boot_file_read(p->file, p->off + off, buf, len, error);
+    memcpy(buf, p->bytes + off, len);
+    return true;
 }
 
 static struct x86_segment flat(uint16_t sel, unsigned type)

@@ -28,6 +28,7 @@ struct x86_state;
  *   0x00500   a GDT with flat segments: code at selector 0x10, data at 0x18
  *   0x06000   PVH: hvm_start_info, its module list and memory map
  *   0x07000   bzImage: struct boot_params, the "zero page"
+ *   0x10000   bzImage's real-mode part, for firmware only
  *   0x20000   the command line
  * A multiboot kernel, which may be loaded there itself, has one block instead, at
  * 0x9000 or higher, see boot_multiboot.c.
@@ -35,6 +36,7 @@ struct x86_state;
 #define X86_BOOT_GDT      0x500
 #define X86_BOOT_PVH_INFO 0x6000
 #define X86_BOOT_ZEROPAGE 0x7000
+#define X86_BOOT_SETUP    0x10000
 #define X86_BOOT_CMDLINE  0x20000
 #define X86_BOOT_LOW_END  0x30000 /* kernels may use nothing below */
 
@@ -131,6 +133,28 @@ enum x86_boot_protocol x86_boot_get_protocol(const struct x86_boot *b);
 
 /* Where the CPU enters, a 32-bit physical address. */
 uint32_t x86_boot_get_entry(const struct x86_boot *b);
+
+/*
+ * A bzImage as firmware that starts it itself wants it: pieces and where they are meant
+ * to go. setup is the real-mode part, its header filled in by the loader.
+ */
+struct x86_boot_piece {
+    uint32_t gpa, len;
+    const struct x86_boot_file *file; /* with off; or: */
+    uint64_t off;
+    uint8_t *bytes; /* owned by the boot image */
+};
+
+struct x86_boot_pieces {
+    struct x86_boot_piece setup, kernel, initrd, cmdline; /* no initrd: len is 0 */
+};
+
+/* NULL when the kernel is no bzImage. Borrowed. */
+const struct x86_boot_pieces *x86_boot_get_pieces(const struct x86_boot *b);
+
+/* [off, off + len) of a piece, within it. Fails when the file cannot be read. */
+bool x86_boot_piece_read(const struct x86_boot_piece *p, uint64_t off, void *buf,
+                         size_t len, GError **error);
 
 /*
  * Copy kernel, initrd, command line and tables into @m. Fails when a file has become

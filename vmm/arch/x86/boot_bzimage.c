@@ -34,6 +34,7 @@ enum {
     HDR_CODE32_START = 0x214,
     HDR_RAMDISK_IMAGE = 0x218,
     HDR_RAMDISK_SIZE = 0x21c,
+    HDR_HEAP_END_PTR = 0x224,
     HDR_CMD_LINE_PTR = 0x228,
     HDR_INITRD_ADDR_MAX = 0x22c,
     HDR_KERNEL_ALIGNMENT = 0x230,
@@ -59,6 +60,8 @@ enum {
 #define SETUP_SECTS_OLD 4
 #define SECTOR          UINT64_C(512)
 #define E820_ENTRY_SIZE 20
+#define SETUP_HEAP_END  0xe000
+#define SETUP_MAX       0xc000 /* leaves a heap and a stack of 8 KiB */
 
 /* What we take from the header, checked. */
 struct bzimage {
@@ -204,6 +207,47 @@ static void add_zero_page(struct x86_boot *b, const struct x86_boot_config *conf
     boot_add_bytes(b, X86_BOOT_ZEROPAGE, zp, sizeof(zp));
 }
 
+/*
+ * The real-mode part with the loader's fields, for who enters it (boot.rst, "Memory
+ * Layout", "Sample Boot Configuration"): heap and stack end at SETUP_HEAP_END of its
+ * segment.
+ */
+static bool add_pieces(struct x86_boot *b, const struct bzimage *k, uint64_t initrd,
+                       const char *cmdline, GError **error)
+{
+    struct x86_boot_pieces *p = &b->pieces;
+    uint8_t *h;
+
+    p->kernel = (struct x86_boot_piece){
+        .gpa = LOAD_ADDRESS,
+        .len = k->payload_len,
+        .file = b->kernel,
+        .off = k->payload_off,
+    };
+    p->cmdline = (struct x86_boot_piece){
+        .gpa = X86_BOOT_CMDLINE,
+        .len = strlen(cmdline) + 1,
+        .bytes = (uint8_t *)g_strdup(cmdline),
+    };
+    if (b->initrd)
+        p->initrd = (struct x86_boot_piece){
+            .gpa = initrd, .len = boot_file_len(b->initrd), .file = b->initrd};
+    p->setup.gpa = X86_BOOT_SETUP;
+    p->setup.len = k->payload_off;
+    p->setup.bytes = h = g_malloc0(MAX(k->payload_off, HDR_END));
+    b->has_pieces = k->payload_off <= SETUP_MAX;
+    if (!boot_file_read(b->kernel, 0, h, k->payload_off, error))
+        return false;
+    h[HDR_TYPE_OF_LOADER] = LOADER_UNKNOWN;
+    h[HDR_LOADFLAGS] |= CAN_USE_HEAP;
+    le16_put(h + HDR_HEAP_END_PTR, SETUP_HEAP_END - 0x200);
+    le16_put(h + HDR_VID_MODE, VID_MODE_NORMAL);
+    le32_put(h + HDR_CMD_LINE_PTR, X86_BOOT_CMDLINE);
+    le32_put(h + HDR_RAMDISK_IMAGE, p->initrd.gpa);
+    le32_put(h + HDR_RAMDISK_SIZE, p->initrd.len);
+    return true;
+}
+
 bool boot_bzimage(struct x86_boot *b, const struct x86_boot_config *config,
                   GError **error)
 {
@@ -218,7 +262,8 @@ bool boot_bzimage(struct x86_boot *b, const struct x86_boot_config *config,
                                "takes a command line of at most %" PRIu64
                                " bytes, -append has %zu",
                                k.cmdline_max, strlen(cmdline));
-    if (!place(b, config, &k, &initrd, error))
+    if (!place(b, config, &k, &initrd, error) ||
+        !add_pieces(b, &k, initrd, cmdline, error))
         return false;
     add_zero_page(b, config, &k, initrd);
     boot_add_bytes(b, X86_BOOT_CMDLINE, cmdline, strlen(cmdline) + 1);

@@ -28,6 +28,8 @@ struct x86_boot {
     uint32_t info; /* multiboot: the information structure */
     uint32_t gdt;
     GArray *blobs; /* struct boot_blob */
+    bool has_pieces;
+    struct x86_boot_pieces pieces;
 };
 
 uint64_t boot_file_len(const struct x86_boot_file *f);
