@@ -256,10 +256,32 @@ uint64_t vm_clock_tsc_khz(struct vm_clock *c)
     return khz;
 }
 
+/*
+ * Counter and guest time of one moment. The host may take the processor away between
+ * the two: then the tightest of a few tries, and the counter is read first, which makes
+ * what is computed from them late and never early.
+ */
+static void vm_clock_both(struct vm_clock *c, uint64_t khz, uint64_t *ret_tsc,
+                          uint64_t *ret_ns)
+{
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 5 && best > khz / 1000; i++) { /* a microsecond */
+        uint64_t before = vm_clock_tsc(c);
+        uint64_t ns = vm_clock_ns(c);
+        uint64_t gap = vm_clock_tsc(c) - before;
+        if (gap < best) {
+            best = gap;
+            *ret_tsc = before;
+            *ret_ns = ns;
+        }
+    }
+}
+
 uint64_t vm_clock_tsc_to_ns(struct vm_clock *c, uint64_t tsc)
 {
     uint64_t khz = vm_clock_tsc_khz(c);
-    uint64_t now = vm_clock_ns(c), tsc_now = vm_clock_tsc(c);
+    uint64_t now = 0, tsc_now = 0;
+    vm_clock_both(c, khz, &tsc_now, &now);
     if (tsc <= tsc_now) {
         unsigned __int128 ago = (unsigned __int128)(tsc_now - tsc) * 1000000 / khz;
         return ago < now ? now - (uint64_t)ago : 0;
