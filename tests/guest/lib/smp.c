@@ -69,12 +69,14 @@ static bool on_trap(unsigned vector, uint64_t *frame)
     if (vector < 32 && vector != 2 && !fn) {
         return false;
     }
+    /* First: who waits for the count, or for what the handler does, finds this
+     * processor's priority as it was. No other interrupt comes in before IRET. */
+    if (vector >= 32 && vector != 0xff) {
+        apic_write(APIC_EOI, 0);
+    }
     smp_irqs[guest_cpu()][vector]++;
     if (fn) {
         fn(frame);
-    }
-    if (vector >= 32 && vector != 0xff) {
-        apic_write(APIC_EOI, 0);
     }
     return true;
 }
