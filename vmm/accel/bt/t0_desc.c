@@ -284,18 +284,18 @@ HANDLER(arpl_reg)
 
 HANDLER(arpl_mem)
 {
-    struct t0_val a = t0_ea(c, op, 2, true);
-    struct t0_val p = a.fault ? a : t0_rmw_begin(c, a.v, 2, op->seg);
-    if (p.fault) {
+    /* Zen 5 reads, and writes only what changes. */
+    struct t0_val v = load_at(c, op, 0, 2);
+    uint64_t rpl = T0_R16(c, op->src) & 3;
+    bool raise = (v.v & 3) < rpl;
+    if (raise && !v.fault) {
+        struct t0_val a = t0_ea(c, op, 2, true);
+        v.fault = a.fault || t0_store(c, a.v, (v.v & 0xfffc) | rpl, 2, op->seg);
+    }
+    if (v.fault) {
         return T0_FAULT(c, op);
     }
-    uint16_t *d = (uint16_t *)(uintptr_t)p.v, rpl = T0_R16(c, op->src) & 3;
-    bool raise = (*d & 3) < rpl;
-    if (raise) {
-        *d = (uint16_t)((*d & ~3u) | rpl);
-    }
     set_zf(c, raise);
-    t0_rmw_end(c, p.v);
     return T0_NEXT(c, op);
 }
 

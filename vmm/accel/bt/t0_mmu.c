@@ -512,15 +512,32 @@ struct t0_tlb_entry *t0_use_bank(struct t0_cpu *c, unsigned bank)
     return old;
 }
 
-/* Alignment of an operand of 2, 4 or 8 bytes in user code that asked for the check
- * (APM 2 8.2.18). Non-zero with c->exc set. */
+/* Alignment of an operand of 2, 4, 8, 16 or 32 bytes in user code that asked for the
+ * check (APM 2 8.2.18). Non-zero with c->exc set. */
 static inline uint64_t misaligned(struct t0_cpu *c, uint64_t la, unsigned size)
 {
-    if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & (size - 1))) {
+    if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & (size - 1)) ||
+        (t0_long_mode(c) && !t0_canonical(la)) ||
+        (!t0_is64(c) && la + size - 1 > UINT32_MAX)) { /* which come first */
         return 0;
     }
     t0_set_exc_error(c, X86_EXC_AC, 0);
     return 1;
+}
+
+/* The same of operands for which that is not always their size (APM 2 table 8-6), the
+ * x87's environments among them. Save areas are aligned by rules of their own. */
+static inline uint64_t misaligned_bytes(struct t0_cpu *c, uint64_t la, unsigned size)
+{
+    switch (size) {
+    case 10: return misaligned(c, la, 8);
+    case 32: return misaligned(c, la, 16);
+    case 14:
+    case 94: return misaligned(c, la, 2);
+    case 28:
+    case 108: return misaligned(c, la, 4);
+    default: return misaligned(c, la, size <= 16 && !(size & (size - 1)) ? size : 1);
+    }
 }
 
 static uint64_t raise_bad_address(struct t0_cpu *c, unsigned seg)
@@ -661,10 +678,17 @@ static uint64_t get_pages(struct t0_cpu *c, uint64_t la, unsigned size, bool wri
     if (unlikely(n < size && t0_long_mode(c) && !t0_canonical(la + n))) {
         return raise_bad_address(c, seg); /* before any fault of the first page */
     }
+    uint64_t next = la + n;
+    if (unlikely(n < size && next > UINT32_MAX && !t0_is64(c))) {
+        if ((c->mode & T0_MODE_FLAT) && seg < X86_FS) {
+            return raise_bad_address(c, seg); /* beyond the limit, which is the top */
+        }
+        next = (uint32_t)next;
+    }
     if (get_page(c, la, write, seg, &ret[0])) {
         return 1;
     }
-    return n < size && get_page(c, la + n, write, seg, &ret[1]);
+    return n < size && get_page(c, next, write, seg, &ret[1]);
 }
 
 /* The access will be done: breakpoints on data. */
@@ -740,7 +764,7 @@ static inline uint64_t read_bytes(struct t0_cpu *c, uint64_t la, void *buf,
         memcpy(buf, h, size);
         return 0;
     }
-    if (get_pages(c, la, size, false, seg, p)) {
+    if (misaligned_bytes(c, la, size) || get_pages(c, la, size, false, seg, p)) {
         return 1;
     }
     if (watched) {
@@ -769,7 +793,7 @@ static inline uint64_t write_bytes(struct t0_cpu *c, uint64_t la, const void *bu
         memcpy(h, buf, size);
         return 0;
     }
-    if (get_pages(c, la, size, true, seg, p)) {
+    if (misaligned_bytes(c, la, size) || get_pages(c, la, size, true, seg, p)) {
         return 1;
     }
     if (watched) {
@@ -792,7 +816,10 @@ uint64_t t0_write_bytes(struct t0_cpu *c, uint64_t la, const void *buf, unsigned
 uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg)
 {
     struct page_ref p[2];
-    return t0_host_write(c, la, size) ? 0 : get_pages(c, la, size, true, seg, p);
+    if (t0_host_write(c, la, size)) {
+        return 0;
+    }
+    return misaligned_bytes(c, la, size) || get_pages(c, la, size, true, seg, p);
 }
 
 uint64_t t0_sys_read(struct t0_cpu *c, uint64_t la, void *buf, unsigned size)

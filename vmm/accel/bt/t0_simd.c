@@ -282,35 +282,80 @@ static const struct t0_op *op_stmxcsr(struct t0_cpu *c, const struct t0_op *op)
     return T0_NEXT(c, op);
 }
 
+/* Elements of gathers and of masked moves are not checked for alignment. Returns what
+ * c->tlb is to be after them. */
+static struct t0_tlb_entry *begin_elements(struct t0_cpu *c)
+{
+    struct t0_tlb_entry *old = c->tlb;
+    if (old == c->banks[T0_BANK_USER_AC]) {
+        c->tlb = c->banks[T0_BANK_USER];
+    }
+    return old;
+}
+
+/* Of the element @off bytes behind the first: limits are checked of each alone. */
+static struct t0_val element_address(struct t0_cpu *c, const struct t0_op *op,
+                                     unsigned off, unsigned size, bool write)
+{
+    struct t0_op at = *op;
+    at.disp += off;
+    return t0_ea(c, &at, size, write);
+}
+
 /*
  * A store of the elements of @data whose mask byte's (element's) top bit is set:
  * every page that a stored element touches is probed first, so that a fault leaves
  * memory as it was. @step is the element's size.
  */
-static uint64_t store_masked(struct t0_cpu *c, uint64_t la, const uint8_t *data,
-                             const uint8_t *mask, unsigned size, unsigned step,
-                             unsigned seg)
+static uint64_t store_elements(struct t0_cpu *c, const struct t0_op *op,
+                               const uint8_t *data, const uint8_t *mask, unsigned size,
+                               unsigned step)
 {
     for (unsigned i = 0; i < size; i += step) {
-        if ((mask[i + step - 1] & 0x80) && t0_probe_write(c, la + i, step, seg)) {
-            return 1;
+        if (mask[i + step - 1] & 0x80) {
+            struct t0_val la = element_address(c, op, i, step, true);
+            if (la.fault || t0_probe_write(c, la.v, step, op->seg)) {
+                return 1;
+            }
         }
     }
     for (unsigned i = 0; i < size; i += step) {
-        if ((mask[i + step - 1] & 0x80) &&
-            t0_write_bytes(c, la + i, data + i, step, seg)) {
-            return 1;
+        if (mask[i + step - 1] & 0x80) {
+            struct t0_val la = element_address(c, op, i, step, true);
+            if (la.fault || t0_write_bytes(c, la.v, data + i, step, op->seg)) {
+                return 1;
+            }
         }
     }
     return 0;
+}
+
+static uint64_t store_masked(struct t0_cpu *c, const struct t0_op *op,
+                             const uint8_t *data, const uint8_t *mask, unsigned size,
+                             unsigned step)
+{
+    struct t0_tlb_entry *tlb = begin_elements(c);
+    uint64_t fault = store_elements(c, op, data, mask, size, step);
+    c->tlb = tlb;
+    return fault;
+}
+
+/* MASKMOVDQU and MASKMOVQ are checked as a whole, though. */
+static uint64_t misaligned_whole(struct t0_cpu *c, uint64_t la, unsigned size)
+{
+    if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & (size - 1))) {
+        return 0;
+    }
+    t0_set_exc_error(c, X86_EXC_AC, 0);
+    return 1;
 }
 
 /* MASKMOVDQU: bytes of dst under src's top bits to seg:[rDI]. op->base is rDI. */
 static const struct t0_op *op_maskmovdqu(struct t0_cpu *c, const struct t0_op *op)
 {
     struct t0_val la = t0_ea(c, op, 16, true);
-    if (la.fault || store_masked(c, la.v, c->s.fpu.ymm[op->dst], c->s.fpu.ymm[op->src],
-                                 16, 1, op->seg)) {
+    if (la.fault || misaligned_whole(c, la.v, 16) ||
+        store_masked(c, op, c->s.fpu.ymm[op->dst], c->s.fpu.ymm[op->src], 16, 1)) {
         return T0_FAULT(c, op);
     }
     return T0_NEXT(c, op);
@@ -324,8 +369,9 @@ static const struct t0_op *op_maskmovq(struct t0_cpu *c, const struct t0_op *op)
     t0_fpu_put(c);
     struct t0_val la = t0_ea(c, op, 8, true);
     unsigned top = c->s.fpu.fsw >> 11 & 7; /* st[] is in stack order */
-    if (la.fault || store_masked(c, la.v, c->s.fpu.st[(op->dst - top) & 7],
-                                 c->s.fpu.st[(op->src - top) & 7], 8, 1, op->seg)) {
+    if (la.fault || misaligned_whole(c, la.v, 8) ||
+        store_masked(c, op, c->s.fpu.st[(op->dst - top) & 7],
+                     c->s.fpu.st[(op->src - top) & 7], 8, 1)) {
         return T0_FAULT(c, op);
     }
     t0_mmx_enter(c);
@@ -335,18 +381,20 @@ static const struct t0_op *op_maskmovq(struct t0_cpu *c, const struct t0_op *op)
 /* VMASKMOVPS/PD, VPMASKMOVD/Q; aux2: element size; src: mask register. */
 static const struct t0_op *op_vmaskmov_load(struct t0_cpu *c, const struct t0_op *op)
 {
-    struct t0_val la = t0_ea(c, op, op->size, false);
-    if (la.fault) {
-        return T0_FAULT(c, op);
-    }
     uint8_t *data = c->fpu->bounce;
+    bool fault = false;
     const uint8_t *mask = c->s.fpu.ymm[op->src];
     memset(data, 0, 32);
-    for (unsigned i = 0; i < op->size; i += op->aux2) {
-        if ((mask[i + op->aux2 - 1] & 0x80) &&
-            t0_read_bytes(c, la.v + i, data + i, op->aux2, op->seg)) {
-            return T0_FAULT(c, op);
+    struct t0_tlb_entry *tlb = begin_elements(c);
+    for (unsigned i = 0; i < op->size && !fault; i += op->aux2) {
+        if (mask[i + op->aux2 - 1] & 0x80) {
+            struct t0_val la = element_address(c, op, i, op->aux2, false);
+            fault = la.fault || t0_read_bytes(c, la.v, data + i, op->aux2, op->seg);
         }
+    }
+    c->tlb = tlb;
+    if (fault) {
+        return T0_FAULT(c, op);
     }
     memcpy(c->s.fpu.ymm[op->dst], data, 32);
     return T0_NEXT(c, op);
@@ -354,9 +402,8 @@ static const struct t0_op *op_vmaskmov_load(struct t0_cpu *c, const struct t0_op
 
 static const struct t0_op *op_vmaskmov_store(struct t0_cpu *c, const struct t0_op *op)
 {
-    struct t0_val la = t0_ea(c, op, op->size, true);
-    if (la.fault || store_masked(c, la.v, c->s.fpu.ymm[op->dst], c->s.fpu.ymm[op->src],
-                                 op->size, op->aux2, op->seg)) {
+    if (store_masked(c, op, c->s.fpu.ymm[op->dst], c->s.fpu.ymm[op->src], op->size,
+                     op->aux2)) {
         return T0_FAULT(c, op);
     }
     return T0_NEXT(c, op);
@@ -400,7 +447,10 @@ static const struct t0_op *op_vgather(struct t0_cpu *c, const struct t0_op *op)
     if (op->dst == op->src || op->dst == op->src2 || op->src == op->src2) {
         return t0_raise(c, op, X86_EXC_UD);
     }
-    return gather(c, op) ? T0_FAULT(c, op) : T0_NEXT(c, op);
+    struct t0_tlb_entry *tlb = begin_elements(c);
+    uint64_t fault = gather(c, op);
+    c->tlb = tlb;
+    return fault ? T0_FAULT(c, op) : T0_NEXT(c, op);
 }
 
 /* --- Lowering -------------------------------------------------------------- */
@@ -415,7 +465,8 @@ static void lower_string_like_mem(const struct x86_insn *insn,
     op->seg = insn->seg;
     op->ea = insn->addrsize == 8 && insn->seg < X86_FS ? T0_EA_FLAT64
              : insn->addrsize == 8                     ? T0_EA_SEG64
-             : insn->addrsize == 4 && insn->seg < X86_FS && (ctx->mode & T0_MODE_FLAT)
+             : insn->addrsize == 4 && insn->seg < X86_FS && insn->seg != X86_CS &&
+                     (ctx->mode & T0_MODE_FLAT)
                  ? T0_EA_FLAT32
              : insn->addrsize == 4 ? T0_EA_GENERAL32
                                    : T0_EA_GENERAL;
