@@ -41,6 +41,7 @@ static bool in_pieces(const struct x86_insn *i)
     const struct x86_desc *row = x86_insn_desc(i);
     const struct x86_opnd *m = x86_insn_mem(i);
     return (m && (m->size == 0 || m->size == 14 || m->size == 28 || m->size > 32)) ||
+           row->op == X86_OP_RETF || row->op == X86_OP_IRET ||
            (row->props & (X86_D_IMPL_MEM | X86_D_VSIB | X86_D_VSIB_HALF));
 }
 
@@ -111,6 +112,24 @@ static void forgive_mmx(const struct x86_insn *i, const struct fz_state *w,
     }
 }
 
+/* The instruction that the software CPU faulted at, as memory is now. False: none. */
+static bool decode_there(const struct fz_case *k, const struct fz_outcome *got,
+                         struct x86_insn *ret)
+{
+    uint64_t off = got->s.rip - FZ_CODE;
+    int at = fz_insn_at(k, got->s.rip);
+    if (off >= sizeof(got->mem.code)) {
+        return false;
+    }
+    size_t avail = MIN(sizeof(got->mem.code) - off, (size_t)X86_INSN_MAX_LEN);
+    int len = x86_decode(ret, got->mem.code + off, avail, k->bits);
+    if (len == X86_DECODE_MORE && at >= 0) {
+        *ret = k->insn[at].insn; /* over the edge */
+        return true;
+    }
+    return len > 0;
+}
+
 static void forgive(const struct fz_case *k, const struct fz_outcome *want,
                     struct fz_outcome *got)
 {
@@ -126,10 +145,13 @@ static void forgive(const struct fz_case *k, const struct fz_outcome *want,
         w->rip != g->rip) {
         return;
     }
-    int at = fz_insn_at(k, w->rip);
-    const struct x86_insn *i = at >= 0 ? &k->insn[at].insn : NULL;
+    struct x86_insn there;
+    const struct x86_insn *i = decode_there(k, got, &there) ? &there : NULL;
     if (w->vector == X86_EXC_PF) {
         forgive_pf(i, w, g);
+    }
+    if (i && i->op == X86_OP_POPA) {
+        memcpy(g->gpr, w->gpr, sizeof(g->gpr)); /* some are popped already */
     }
     if (i && w->vector == X86_EXC_XM) {
         forgive_xm(i, w, g);
@@ -137,24 +159,6 @@ static void forgive(const struct fz_case *k, const struct fz_outcome *want,
     if (i) {
         forgive_mmx(i, w, g);
     }
-}
-
-/* The instruction that the software CPU faulted at, as memory is now. False: none. */
-static bool decode_there(const struct fz_case *k, const struct fz_outcome *got,
-                         struct x86_insn *ret)
-{
-    uint64_t off = got->s.rip - FZ_CODE;
-    int at = fz_insn_at(k, got->s.rip);
-    if (off >= sizeof(got->mem.code)) {
-        return false;
-    }
-    size_t avail = MIN(sizeof(got->mem.code) - off, (size_t)X86_INSN_MAX_LEN);
-    int len = x86_decode(ret, got->mem.code + off, avail, 64);
-    if (len == X86_DECODE_MORE && at >= 0) {
-        *ret = k->insn[at].insn; /* over the edge */
-        return true;
-    }
-    return len > 0;
 }
 
 #define INT1_OPCODE 0xf1
@@ -187,13 +191,13 @@ static bool is_beyond_us(const struct fz_case *k, const struct fz_outcome *want,
     if (k->ignored && memcmp(got->mem.code, k->mem.code, sizeof(k->mem.code)) != 0) {
         return true; /* and it may write to another register now */
     }
+    uint64_t before = g->rip - FZ_CODE - 1;
+    if (g->end == FZ_END_FAULT && g->vector == X86_EXC_DB &&
+        before < sizeof(got->mem.code) && got->mem.code[before] == INT1_OPCODE) {
+        return true;
+    }
     if (g->end != FZ_END_FAULT || is_ours(k, got)) {
         return false;
-    }
-    uint64_t before = g->rip - FZ_CODE - 1;
-    if (g->vector == X86_EXC_DB && before < sizeof(got->mem.code) &&
-        got->mem.code[before] == INT1_OPCODE) {
-        return true;
     }
     if (!decode_there(k, got, &i)) {
         return g->vector == X86_EXC_UD;
@@ -228,6 +232,17 @@ static bool reads_half(unsigned op)
     }
 }
 
+/* How much of a save area must be inside the segment's limit is the processor's own. */
+static bool is_area_limit(const struct fz_case *k, const struct fz_outcome *want,
+                          const struct fz_outcome *got)
+{
+    int at = fz_insn_at(k, want->s.rip);
+    return k->bits == 32 && want->s.end == FZ_END_FAULT && at >= 0 &&
+           want->s.vector == X86_EXC_GP && is_area(&k->insn[at].insn) &&
+           !(got->s.end == FZ_END_FAULT && got->s.rip == want->s.rip &&
+             got->s.vector != X86_EXC_PF);
+}
+
 /* Both stopped at the same instruction, or the processor did not: with another fault,
  * and which one comes first is the processor's own. */
 static bool is_order(const struct fz_case *k, const struct fz_outcome *want,
@@ -235,6 +250,9 @@ static bool is_order(const struct fz_case *k, const struct fz_outcome *want,
 {
     const struct fz_state *w = &want->s, *g = &got->s;
     struct x86_insn i;
+    if (is_area_limit(k, want, got)) {
+        return true;
+    }
     if (g->end != FZ_END_FAULT || !decode_there(k, got, &i)) {
         return false;
     }
@@ -287,6 +305,41 @@ static bool is_cpu_number(const struct fz_case *k, const struct fz_outcome *want
     return false;
 }
 
+/* Where the memory operand of an instruction is that changes no general register and
+ * was the last one. */
+static uint64_t operand_address(const struct fz_insn *in, const struct fz_state *s)
+{
+    const struct x86_insn *i = &in->insn;
+    if (i->base == X86_REG_RIP) {
+        return in->mem_la;
+    }
+    uint64_t v = (uint64_t)i->disp;
+    v += i->base < 16 ? s->gpr[i->base] : 0;
+    v += i->index < 16 ? s->gpr[i->index] * i->scale : 0;
+    v = i->addrsize == 8 ? v : i->addrsize == 4 ? (uint32_t)v : (uint16_t)v;
+    v += i->seg == X86_FS ? s->fs_base : i->seg == X86_GS ? s->gs_base : 0;
+    return i->mode == 64 ? v : (uint32_t)v;
+}
+
+/* XRSTOR of an area that an instruction before it has changed, so that it names
+ * components that only the host has. */
+static bool restores_more(const struct fz_case *k, const struct fz_outcome *want,
+                          const struct fz_outcome *got)
+{
+    const struct fz_state *g = &got->s;
+    int at = g->end == FZ_END_FAULT ? fz_insn_at(k, g->rip) : -1;
+    if (at < 0 || g->vector != X86_EXC_GP || k->insn[at].insn.op != X86_OP_XRSTOR ||
+        want->s.rip == g->rip) {
+        return false;
+    }
+    uint64_t off = operand_address(&k->insn[at], g) + FZ_XSTATE_BV - FZ_DATA;
+    if (off > sizeof(got->mem.data) - 16) {
+        return false;
+    }
+    uint64_t names = le64_get(got->mem.data + off) | le64_get(got->mem.data + off + 8);
+    return names & UINT64_C(0x7ffffffffffffff8);
+}
+
 /*
  * Whether a component whose contents are the initial ones is in use is the processor's
  * own (SDM 1 13.6): XSAVEOPT and XSAVEC store it, XSAVE says so in XSTATE_BV.
@@ -295,7 +348,7 @@ static bool is_in_use(const struct fz_case *k, const struct fz_outcome *want,
                       const struct fz_outcome *got)
 {
     const struct fz_insn *in = &k->insn[k->nb_insns - 1];
-    uint64_t off = in->mem_la + FZ_XSTATE_BV - FZ_DATA;
+    uint64_t off = operand_address(in, &want->s) + FZ_XSTATE_BV - FZ_DATA;
     unsigned op = in->insn.op;
     if ((op != X86_OP_XSAVE && op != X86_OP_XSAVEC && op != X86_OP_XSAVEOPT) ||
         off > sizeof(got->mem.data) - 8) {
@@ -348,12 +401,13 @@ static void forgive_environment(const struct fz_case *k, const struct fz_outcome
                                 struct fz_outcome *got)
 {
     const struct fz_insn *in = &k->insn[k->nb_insns - 1];
+    uint64_t la = operand_address(in, &want->s);
     const uint8_t *offsets = NULL;
     unsigned n = k->nb_insns ? forgiven_bytes(&in->insn, &offsets) : 0;
     for (unsigned i = 0; i < n; i++) {
-        uint64_t data = in->mem_la + offsets[i] - FZ_DATA;
-        uint64_t stack = in->mem_la + offsets[i] - FZ_STACK;
-        uint64_t code = in->mem_la + offsets[i] - FZ_CODE;
+        uint64_t data = la + offsets[i] - FZ_DATA;
+        uint64_t stack = la + offsets[i] - FZ_STACK;
+        uint64_t code = la + offsets[i] - FZ_CODE;
         if (data < sizeof(got->mem.data)) {
             got->mem.data[data] = want->mem.data[data];
         } else if (stack < sizeof(got->mem.stack)) {
@@ -365,8 +419,11 @@ static void forgive_environment(const struct fz_case *k, const struct fz_outcome
 }
 
 /* Fields that are not state. */
-static void normalise(struct fz_state *s)
+static void normalise(struct fz_state *s, unsigned bits)
 {
+    for (unsigned i = 0; bits == 32 && i < 16; i++) { /* the rest is undefined there */
+        s->gpr[i] = i < 8 ? (uint32_t)s->gpr[i] : 0;
+    }
     for (unsigned i = 0; i < X86_NB_SEG; i++) { /* a null selector is a null selector */
         s->seg[i] = s->seg[i] <= 3 ? 0 : s->seg[i];
     }
@@ -384,15 +441,16 @@ enum fz_verdict fz_compare(const struct fz_case *k, const struct fz_outcome *wan
     if (w->end == FZ_END_SYSCALL || w->end == FZ_END_TIMEOUT) {
         return FZ_SKIPPED;
     }
-    normalise(&got->s);
-    normalise((struct fz_state *)&want->s);
+    normalise(&got->s, k->bits);
+    normalise((struct fz_state *)&want->s, k->bits);
     forgive(k, want, got);
     forgive_environment(k, want, got);
     if (equal(want, got)) {
         return FZ_EQUAL;
     }
     if (is_beyond_us(k, want, got) || is_order(k, want, got) || is_tiny_half(k, want) ||
-        is_in_use(k, want, got) || is_cpu_number(k, want, got)) {
+        is_in_use(k, want, got) || restores_more(k, want, got) ||
+        is_cpu_number(k, want, got)) {
         return FZ_SKIPPED;
     }
     int at = fz_insn_at(k, w->rip);

@@ -17,6 +17,7 @@
 struct parts {
     uint8_t prefix[8];
     unsigned nb_prefixes;
+    unsigned bits;
     bool vex, rex;
     bool w, r, x, b, l;
     uint8_t vvvv, pp;
@@ -79,13 +80,17 @@ static void choose_address_prefixes(struct fz_gen *g, const struct x86_desc *row
     bool any = mem || has_implicit_memory(row);
 
     p->seg = w->seg;
-    if (!w->no_seg && !w->plain && !p->seg && mem && fz_chance(r, 12)) {
+    p->adsize = w->adsize || w->aspect == FZ_A_AD ||
+                (!w->plain && !has_implicit_memory(row) && fz_chance(r, any ? 8 : 1));
+    /* 16-bit addresses reach the data through these. */
+    unsigned often = p->bits == 32 && p->adsize ? 95 : 12;
+    if (w->aspect & (FZ_A_FS | FZ_A_GS)) {
+        p->seg = w->aspect == FZ_A_FS ? X86_FS : X86_GS;
+    } else if (!w->no_seg && !w->plain && !p->seg && mem && fz_chance(r, often)) {
         p->seg = fz_chance(r, 50) ? (g->fs_known ? X86_FS : 0)
                  : g->gs_known    ? X86_GS
                                   : 0;
     }
-    p->adsize = w->adsize ||
-                (!w->plain && !has_implicit_memory(row) && fz_chance(r, any ? 8 : 1));
     if (p->adsize) {
         add_prefix(p, 0x67);
     }
@@ -109,7 +114,8 @@ static void choose_prefixes(struct fz_gen *g, const struct x86_desc *row, bool m
         p->pp = must == 0x66 ? 1 : must == 0xf3 ? 2 : must == 0xf2 ? 3 : 0;
         return;
     }
-    if (!(row->allow & X86_A_NOLOCK) || (locks && fz_chance(r, 35))) {
+    if (!(row->allow & X86_A_NOLOCK) ||
+        (locks && (w->aspect == FZ_A_LOCK || fz_chance(r, 35)))) {
         add_prefix(p, 0xf0);
     }
     if (w->rep || w->repne) {
@@ -125,7 +131,7 @@ static void choose_prefixes(struct fz_gen *g, const struct x86_desc *row, bool m
             add_prefix(p, 0x66);
         }
     }
-    if (!w->plain && fz_chance(r, 2)) {
+    if (!w->plain && p->bits == 64 && fz_chance(r, 2)) {
         add_prefix(p, (uint8_t)(0x40 | fz_below(r, 16))); /* idle before another one */
     }
     if (!w->plain && p->nb_prefixes && fz_chance(r, 3)) {
@@ -177,17 +183,18 @@ static void set_modrm_mem(struct parts *p, unsigned mod, unsigned rm)
     p->modrm = (uint8_t)((p->modrm & 0x38) | mod << 6 | rm);
 }
 
-static void choose_sib(struct fz_gen *g, const struct x86_desc *row, struct parts *p,
-                       int base)
+static void choose_sib(struct fz_gen *g, const struct x86_desc *row,
+                       const struct fz_wish *w, struct parts *p, int base)
 {
     struct fz_rng *r = &g->r;
     int index = 4; /* none */
     if (is_vsib(row)) {
         /* See fz_generate(): these start with indices. */
         bool qwords = row->opcode & 1;
-        index = (int)((qwords ? 14 : 12) + fz_below(r, 2));
-        index = fz_chance(r, 3) ? (int)fz_below(r, 16) : index;
-    } else if (fz_chance(r, 40)) {
+        unsigned first = p->bits == 64 ? 8 : 0;
+        index = (int)(first + (qwords ? 6 : 4) + fz_below(r, 2));
+        index = fz_chance(r, 3) ? (int)fz_below(r, first + 8) : index;
+    } else if (w->aspect == FZ_A_SIB || fz_chance(r, 40)) {
         index = choose_index(g);
         index = index < 0 ? 4 : index;
     }
@@ -197,27 +204,41 @@ static void choose_sib(struct fz_gen *g, const struct x86_desc *row, struct part
         (uint8_t)(fz_below(r, 4) << 6 | (index & 7) << 3 | (base < 0 ? 5 : base & 7));
 }
 
-static void choose_memory(struct fz_gen *g, const struct x86_desc *row, struct parts *p)
+/* Two registers or one, and as much displacement as it takes. */
+static void choose_memory16(struct fz_gen *g, struct parts *p)
+{
+    unsigned rm = fz_below(&g->r, 8);
+    bool none = rm == 6 && fz_chance(&g->r, 50);
+    set_modrm_mem(p, none ? 0 : 2, rm);
+    p->disp_size = 2;
+}
+
+static void choose_memory(struct fz_gen *g, const struct x86_desc *row,
+                          const struct fz_wish *w, struct parts *p)
 {
     struct fz_rng *r = &g->r;
     int base = choose_base(g, p->adsize);
     bool sib = is_vsib(row);
-    unsigned how = fz_below(r, 100);
+    unsigned how = w->aspect == FZ_A_SIB ? 50 : fz_below(r, 100);
 
+    if (p->bits == 32 && p->adsize && !sib) {
+        choose_memory16(g, p);
+        return;
+    }
     p->disp_size = 4;
-    if (!sib && (base < 0 || how < 12)) {
-        set_modrm_mem(p, 0, 5); /* RIP-relative */
-        p->b = fz_chance(r, 20);
+    if (!sib && (base < 0 || how < 12 || w->aspect == FZ_A_DISP)) {
+        set_modrm_mem(p, 0, 5); /* RIP-relative, or absolute in 32-bit code */
+        p->b = p->bits == 64 && fz_chance(r, 20);
         return;
     }
     if (how < 20) {
         set_modrm_mem(p, 0, 4); /* no base */
-        choose_sib(g, row, p, -1);
+        choose_sib(g, row, w, p, -1);
         p->b = false;
         return;
     }
     p->b = base >= 0 ? base >> 3 : 0;
-    sib |= (base & 7) == 4 || fz_chance(r, 40);
+    sib |= (base & 7) == 4 || w->aspect == FZ_A_SIB || fz_chance(r, 40);
     if (fz_chance(r, 40)) {
         p->disp_size = 1;
     } else if (fz_chance(r, 20) && (base & 7) != 5) {
@@ -226,7 +247,7 @@ static void choose_memory(struct fz_gen *g, const struct x86_desc *row, struct p
     set_modrm_mem(p, p->disp_size == 4 ? 2 : p->disp_size,
                   sib ? 4 : (unsigned)base & 7);
     if (sib) {
-        choose_sib(g, row, p, base < 0 ? X86_RBP : base);
+        choose_sib(g, row, w, p, base < 0 ? X86_RBP : base);
         if (base < 0) {
             set_modrm_mem(p, 0, 4), p->disp_size = 4;
         }
@@ -240,24 +261,26 @@ static void choose_parts(struct fz_gen *g, const struct x86_desc *row, bool mem,
     uint64_t bits = fz_rnd(r);
     uint32_t a = row->allow;
 
-    *p = (struct parts){.vex = row->map >= X86_MAP_VEX1};
+    bool extends = g->k->bits == 64 && w->aspect != FZ_A_HIGH;
+    *p = (struct parts){.bits = g->k->bits, .vex = row->map >= X86_MAP_VEX1};
     choose_prefixes(g, row, mem, w, p);
-    p->w = (a & X86_A_W1) && (!(a & X86_A_W0) || bits % 100 < 35);
+    p->w =
+        (a & X86_A_W1) && (!(a & X86_A_W0) || bits % 100 < 35) && (extends || p->vex);
     p->l = (a & X86_A_L1) && (!(a & X86_A_L0) || (bits >> 8 & 1));
     bits >>= 10;
-    p->r = bits & 1;
-    p->b = !mem && (a & X86_A_B1) && (!(a & X86_A_B0) || (bits & 2));
-    p->x = !mem && (bits & 0x3c) == 0;
-    p->rex = (bits & 0xc0) == 0;
+    p->r = extends && bits & 1;
+    p->b = extends && !mem && (a & X86_A_B1) && (!(a & X86_A_B0) || (bits & 2));
+    p->x = extends && !mem && (bits & 0x3c) == 0;
+    p->rex = extends && ((bits & 0xc0) == 0 || w->aspect == FZ_A_LOW);
     p->modrm = (uint8_t)(bits >> 8);
     if (has_enc(row, X86_ENC_H) || has_enc(row, X86_ENC_B)) {
-        p->vvvv = bits >> 16 & 15;
+        p->vvvv = bits >> 16 & (p->bits == 64 ? 15 : 7);
     }
     if (!row->has_modrm) {
         return;
     }
     if (mem) {
-        choose_memory(g, row, p);
+        choose_memory(g, row, w, p);
     } else {
         p->modrm |= 0xc0;
     }
@@ -265,6 +288,9 @@ static void choose_parts(struct fz_gen *g, const struct x86_desc *row, bool mem,
         (uint8_t)((p->modrm & ~row->modrm_mask) | (row->modrm & row->modrm_mask));
     if (mem && (row->modrm_mask & 0x38)) {
         p->r = p->r && fz_chance(r, 10);
+    }
+    if (w->index >= 0 && row->nb_opcode != 16 && w->directed) {
+        p->modrm = (uint8_t)((p->modrm & ~7) | w->index); /* ST(i) */
     }
 }
 
@@ -303,14 +329,15 @@ static unsigned put_rex_and_map(const struct x86_desc *row, const struct parts *
 }
 
 /* Returns where the displacement would be. */
-static unsigned put_parts(struct fz_gen *g, const struct x86_desc *row,
+static unsigned put_parts(struct fz_rng *r, const struct x86_desc *row, int index,
                           const struct parts *p, uint8_t bytes[32])
 {
-    struct fz_rng *r = &g->r;
     unsigned n = p->nb_prefixes;
     memcpy(bytes, p->prefix, n);
     n += p->vex ? put_vex(r, row, p, bytes + n) : put_rex_and_map(row, p, bytes + n);
-    bytes[n++] = (uint8_t)(row->opcode + fz_below(r, row->nb_opcode));
+    bool fixed = index >= 0 && row->nb_opcode == 16;
+    bytes[n++] = (uint8_t)(row->opcode +
+                           (fixed ? (unsigned)index : fz_below(r, row->nb_opcode)));
     if (row->has_modrm) {
         bytes[n++] = p->modrm;
         if (p->has_sib) {
@@ -399,6 +426,14 @@ static bool aim(struct fz_gen *g, struct fz_insn *in, unsigned at, unsigned size
         return true;
     }
     int64_t disp = (int64_t)(target - rest);
+    if (i->addrsize == 2) {
+        if (!size) {
+            return false;
+        }
+        le16_put(in->bytes + at, (uint16_t)disp);
+        *ret_target = target;
+        return true;
+    }
     if (i->addrsize == 4) {
         disp = (int32_t)disp;
     }
@@ -439,7 +474,14 @@ static bool writes_kept(struct fz_gen *g, const struct x86_insn *i)
             explicit |= (uint16_t)(1u << (i->opnd[n].reg & 15));
         }
     }
-    if (explicit & 1u << X86_RSP && fz_chance(&g->r, 95)) {
+    if (g->loop_reg >= 0) {
+        uint16_t read, written;
+        x86_insn_gprs(i, &read, &written);
+        if ((explicit | written) >> g->loop_reg & 1) {
+            return true;
+        }
+    }
+    if (explicit & 1u << X86_RSP && (g->no_stack || fz_chance(&g->r, 95))) {
         return true;
     }
     return explicit & g->keep && fz_chance(&g->r, 85);
@@ -455,11 +497,13 @@ bool fz_encode(struct fz_gen *g, unsigned form, const struct fz_wish *w,
         struct parts p;
         uint8_t bytes[40];
         choose_parts(g, row, f->has_mem, w, &p);
-        unsigned disp_at = put_parts(g, row, &p, bytes);
+        unsigned disp_at =
+            put_parts(&g->r, row, w->directed ? w->index : -1, &p, bytes);
         memset(ret, 0, sizeof(*ret));
         ret->form = (uint16_t)form;
-        if (x86_decode(&ret->insn, bytes, X86_INSN_MAX_LEN, 64) <= 0 ||
-            ret->insn.desc != f->row || writes_kept(g, &ret->insn)) {
+        if (x86_decode(&ret->insn, bytes, X86_INSN_MAX_LEN, f->bits) <= 0 ||
+            ret->insn.desc != f->row || writes_kept(g, &ret->insn) ||
+            !fz_wish_met(f, w, &ret->insn)) {
             continue;
         }
         memcpy(ret->bytes, bytes, ret->insn.len);
@@ -472,9 +516,49 @@ bool fz_encode(struct fz_gen *g, unsigned form, const struct fz_wish *w,
         if (x86_insn_mem(&ret->insn) && !aim(g, ret, disp_at, size, w, ret_target)) {
             continue;
         }
-        if (x86_decode(&ret->insn, ret->bytes, ret->insn.len, 64) > 0) {
+        if (x86_decode(&ret->insn, ret->bytes, ret->insn.len, f->bits) > 0) {
             return true;
         }
     }
     return false;
+}
+
+bool fz_encode_template(const struct fz_form *form, bool p66, bool w, bool l,
+                        struct x86_insn *ret)
+{
+    const struct x86_desc *row = x86_desc_get(form->row);
+    uint32_t a = row->allow;
+    struct fz_rng r = {1};
+    uint8_t bytes[40], must = a & X86_A_NP ? 0 : mandatory_prefix(&r, row);
+    struct parts p = {.bits = form->bits, .vex = row->map >= X86_MAP_VEX1};
+
+    if (!(a & (w ? X86_A_W1 : X86_A_W0)) || !(a & (l ? X86_A_L1 : X86_A_L0)) ||
+        (form->bits == 32 && w && !p.vex) || (!p.vex && l) || (p.vex && p66)) {
+        return false;
+    }
+    p.w = w;
+    p.l = l;
+    p.pp = must == 0x66 ? 1 : must == 0xf3 ? 2 : must == 0xf2 ? 3 : 0;
+    p.b = form->bits == 64 && !(a & X86_A_B0);
+    if (!p.vex && !(a & X86_A_NOLOCK)) {
+        add_prefix(&p, 0xf0);
+    }
+    if (!p.vex && (p66 || must)) {
+        add_prefix(&p, p66 ? 0x66 : must);
+    }
+    if (!p.vex && p66 && must && must != 0x66) {
+        add_prefix(&p, must);
+    }
+    p.modrm = (uint8_t)(row->modrm & row->modrm_mask);
+    if (form->has_mem) {
+        set_modrm_mem(&p, 0, 4);
+        p.has_sib = true;
+        p.sib = 0x25;
+        p.disp_size = 4;
+    } else {
+        p.modrm |= 0xc0;
+    }
+    put_parts(&r, row, -1, &p, bytes);
+    return x86_decode(ret, bytes, X86_INSN_MAX_LEN, form->bits) > 0 &&
+           ret->desc == form->row;
 }

@@ -41,10 +41,48 @@ static const struct {
     {X86_OP_XGETBV, FZ_RUN_RESULT, "the host has more components"},
 };
 
+/* What user mode may try but never complete, and why; privileged rows are known. */
+static const struct {
+    uint16_t op;
+    const char *reason;
+} failures[] = {
+    {X86_OP_UD0, "raises #UD by definition"},
+    {X86_OP_UD1, "raises #UD by definition"},
+    {X86_OP_UD2, "raises #UD by definition"},
+    {X86_OP_INT3, "raises #BP by definition"},
+    {X86_OP_RSM, "only in system management mode"},
+    {X86_OP_SYSENTER, "not in long mode on AMD's processors"},
+    {X86_OP_SYSEXIT, "not in long mode on AMD's processors"},
+    {X86_OP_RDPMC, "CR4.PCE is clear"},
+    {X86_OP_XSETBV, "privileged"},
+    {X86_OP_XSAVES, "privileged"},
+    {X86_OP_XRSTORS, "privileged"},
+    {X86_OP_INVPCID, "privileged"},
+    {X86_OP_SWAPGS, "privileged"},
+};
+
+const char *fz_form_faults(const struct fz_form *form)
+{
+    const struct x86_desc *row = x86_desc_get(form->row);
+    for (unsigned i = 0; i < ARRAY_LEN(failures); i++) {
+        if (failures[i].op == row->op) {
+            return failures[i].reason;
+        }
+    }
+    return row->priv == X86_PRIV_CPL0 ? "privileged"
+           : row->priv == X86_PRIV_IOPL
+               ? "needs an I/O privilege that Linux does not give"
+               : NULL;
+}
+
 static void classify(struct fz_form *f, const struct x86_featset *host,
                      const struct x86_featset *guest)
 {
     const struct x86_desc *row = x86_desc_get(f->row);
+    if (f->bits == 32 && row->op == X86_OP_SYSENTER) {
+        f->skip = FZ_RUN_NEVER;
+        f->reason = "enters the host's kernel on Intel's processors";
+    }
     if (!x86_featset_has(guest, row->feat)) {
         f->skip = FZ_RUN_NEVER;
         f->reason = "the software CPU does not have it";
@@ -76,46 +114,67 @@ static bool is_plain(const struct x86_desc *row)
            row->priv == X86_PRIV_ANY && !(row->props & X86_D_END);
 }
 
-void fz_forms_init(struct fz_forms *f)
+static void add_forms(struct fz_forms *f, unsigned bits, const struct x86_featset *host,
+                      const struct x86_featset *guest)
 {
-    struct x86_featset host, guest;
-    unsigned rows = x86_desc_count();
-
-    x86_featset_host(&host);
-    bt_features(&guest);
-    *f = (struct fz_forms){.form = g_new0(struct fz_form, rows * 2),
-                           .plain = g_new0(unsigned, rows * 2)};
-    for (unsigned i = 0; i < rows; i++) {
+    struct fz_range *r = &f->range[bits == 32];
+    r->first = f->nb;
+    for (unsigned i = 0; i < x86_desc_count(); i++) {
         const struct x86_desc *row = x86_desc_get(i);
-        if (!(row->allow & X86_A_64)) {
+        if (!(row->allow & (bits == 64 ? X86_A_64 : X86_A_32))) {
             continue;
         }
         bool mod3 = row->has_modrm && (row->modrm_mask & 0xc0) == 0xc0;
         bool mem = row->has_modrm && !mod3 && (row->allow & X86_A_MEM);
         bool reg = !row->has_modrm || mod3 || (row->allow & X86_A_REG);
         for (unsigned m = 0; m < 2; m++) {
+            struct fz_form form = {
+                .row = (uint16_t)i, .bits = (uint8_t)bits, .has_mem = m};
             if (m ? mem : reg) {
-                struct fz_form *form = &f->form[f->nb++];
-                form->row = (uint16_t)i;
-                form->has_mem = m;
-                classify(form, &host, &guest);
+                classify(&form, host, guest);
+                f->form[f->nb++] = form;
             }
         }
     }
-    qsort(f->form, f->nb, sizeof(f->form[0]), by_skip);
-    while (f->nb_run < f->nb && f->form[f->nb_run].skip != FZ_RUN_NEVER) {
-        const struct fz_form *form = &f->form[f->nb_run];
+    r->nb = f->nb - r->first;
+}
+
+static void sort_forms(struct fz_forms *f, struct fz_range *r)
+{
+    qsort(f->form + r->first, r->nb, sizeof(f->form[0]), by_skip);
+    unsigned *plain = f->plain + r->first;
+    r->first_plain = r->first;
+    while (r->nb_run < r->nb && f->form[r->first + r->nb_run].skip != FZ_RUN_NEVER) {
+        const struct fz_form *form = &f->form[r->first + r->nb_run];
         if (is_plain(x86_desc_get(form->row)) && form->skip == FZ_RUN) {
-            f->plain[f->nb_plain++] = f->nb_run;
+            plain[r->nb_plain++] = r->first + r->nb_run;
         }
-        f->nb_run++;
+        r->nb_run++;
     }
+}
+
+void fz_forms_init(struct fz_forms *f)
+{
+    struct x86_featset host, guest;
+    unsigned most = x86_desc_count() * 4;
+
+    x86_featset_host(&host);
+    bt_features(&guest);
+    *f = (struct fz_forms){.form = g_new0(struct fz_form, most),
+                           .plain = g_new0(unsigned, most)};
+    add_forms(f, 64, &host, &guest);
+    add_forms(f, 32, &host, &guest);
+    g_assert_cmpuint(f->nb, <=, ARRAY_LEN(((struct fz_counts *)0)->form));
+    sort_forms(f, &f->range[0]);
+    sort_forms(f, &f->range[1]);
+    fz_cells_init(f);
 }
 
 void fz_forms_done(struct fz_forms *f)
 {
     g_free(f->form);
     g_free(f->plain);
+    g_free(f->cell);
 }
 
 void fz_form_name(const struct fz_form *form, char *buf, size_t n)

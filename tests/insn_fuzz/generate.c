@@ -14,11 +14,12 @@ static uint64_t pointer(struct fz_rng *r)
     return FZ_DATA + 128 + fz_below(r, FZ_DATA_RW - 256);
 }
 
-/* XMM12, 13 and 14, 15 have indices of 4 and 8 bytes for gathers. */
-static void set_indices(struct fz_rng *r, uint8_t *xsave)
+/* XMM12, 13 and 14, 15, in 32-bit code 4, 5 and 6, 7, have indices of 4 and 8 bytes for
+ * gathers. */
+static void set_indices(struct fz_rng *r, unsigned first, uint8_t *xsave)
 {
-    for (unsigned n = 12; n < 16; n++) {
-        unsigned step = n < 14 ? 4 : 8;
+    for (unsigned n = first; n < first + 4; n++) {
+        unsigned step = n < first + 2 ? 4 : 8;
         for (unsigned i = 0; i < 16; i += step) {
             for (unsigned half = 0; half < 2; half++) {
                 int64_t v = (int64_t)fz_below(r, 64) - 32;
@@ -35,15 +36,18 @@ static void set_registers(struct fz_gen *g)
     struct fz_rng *r = &g->r;
     struct fz_state *s = &g->k->from;
 
+    bool in_64 = g->k->bits == 64;
+    unsigned nb = g->nb_regs = in_64 ? 16 : 8;
+    g->loop_reg = -1;
     memset(s, 0, sizeof(*s));
-    for (unsigned i = 0; i < 16; i++) {
-        s->gpr[i] = fz_value(r);
+    for (unsigned i = 0; i < nb; i++) {
+        s->gpr[i] = in_64 ? fz_value(r) : (uint32_t)fz_value(r);
     }
     g->keep = 1u << X86_RSP;
     for (unsigned n = 0; n < 4; n++) {
-        unsigned reg = fz_below(r, 16);
+        unsigned reg = fz_below(r, nb);
         s->gpr[reg] = pointer(r);
-        if (n == 0) { /* for 32-bit addresses */
+        if (n == 0 && in_64) { /* for 32-bit addresses */
             s->gpr[reg] |= fz_chance(r, 20) ? fz_rnd(r) << 32 : 0;
         }
         g->keep |= (uint16_t)(1u << reg);
@@ -56,19 +60,22 @@ static void set_registers(struct fz_gen *g)
         s->gpr[X86_RCX] = fz_below(r, 70);
     }
     s->rflags = (fz_rnd(r) & X86_FL_ARITH) | X86_FL_R1 | X86_FL_IF |
-                (fz_chance(r, 15) ? X86_FL_DF : 0);
-    s->fs_base = FZ_FS_BASE;
-    s->gs_base = FZ_GS_BASE;
-    s->seg[X86_CS] = 0x33;
+                (fz_chance(r, 15) ? X86_FL_DF : 0) | (fz_chance(r, 3) ? X86_FL_AC : 0);
+    s->seg[X86_CS] = in_64 ? 0x33 : 0x23;
     s->seg[X86_SS] = 0x2b;
+    if (!in_64) {
+        s->seg[X86_DS] = s->seg[X86_ES] = 0x2b;
+        s->seg[X86_FS] = FZ_FS_SEL;
+        s->seg[X86_GS] = FZ_GS_SEL;
+    }
+    s->fs_base = g->fs = in_64 ? FZ_FS_BASE : FZ_FS32_BASE;
+    s->gs_base = g->gs = in_64 ? FZ_GS_BASE : FZ_GS32_BASE;
+    g->fs_known = g->gs_known = true;
     fz_fill_xsave(r, s->xsave);
-    set_indices(r, s->xsave);
+    set_indices(r, in_64 ? 12 : 4, s->xsave);
 
     memcpy(g->val, s->gpr, sizeof(g->val));
-    g->known = 0xffff;
-    g->fs = FZ_FS_BASE;
-    g->gs = FZ_GS_BASE;
-    g->fs_known = g->gs_known = true;
+    g->known = in_64 ? 0xffff : 0xff;
 }
 
 /* Branches meet here: only what is the same on all ways is known. */
@@ -87,14 +94,49 @@ static void join(struct fz_gen *g)
     }
 }
 
-static unsigned any_form(struct fz_gen *g)
+/* A form, and often one of its cells. */
+static unsigned any_form(struct fz_gen *g, uint32_t *ret_cell)
 {
     const struct fz_forms *f = g->forms;
+    const struct fz_range *r = fz_range_of(f, g->k->bits);
     for (;;) {
-        unsigned form = fz_chance(&g->r, 45) ? f->plain[fz_below(&g->r, f->nb_plain)]
-                                             : fz_below(&g->r, f->nb_run);
-        if (f->form[form].skip == FZ_RUN) {
+        unsigned form;
+        *ret_cell = FZ_NO_CELL;
+        if (fz_chance(&g->r, 45)) {
+            form = f->plain[r->first_plain + fz_below(&g->r, r->nb_plain)];
+        } else {
+            *ret_cell = r->first_cell + fz_below(&g->r, r->nb_cells);
+            form = f->cell[*ret_cell];
+        }
+        const struct x86_desc *row = x86_desc_get(f->form[form].row);
+        if (f->form[form].skip == FZ_RUN &&
+            !(g->no_stack && (row->props & X86_D_STACK))) {
             return form;
+        }
+    }
+}
+
+void fz_any_item(struct fz_gen *g)
+{
+    for (unsigned tries = 0; tries < 4; tries++) {
+        uint32_t cell;
+        unsigned form = any_form(g, &cell);
+        if (fz_item(g, form, cell)) {
+            return;
+        }
+    }
+}
+
+/* One item after the other. */
+static void row_of_items(struct fz_gen *g, unsigned subject, uint32_t cell)
+{
+    struct fz_case *k = g->k;
+    bool last = g->forms->form[subject].skip != FZ_RUN;
+    unsigned where = last ? k->nb_items - 1 : fz_below(&g->r, MIN(k->nb_items, 3u));
+    for (g->item = 0; g->item < k->nb_items; g->item++) {
+        join(g);
+        if (g->item != where || !fz_item(g, subject, cell)) {
+            fz_any_item(g);
         }
     }
 }
@@ -103,24 +145,24 @@ void fz_generate(const struct fz_forms *forms, const struct fz_mem *base, uint64
                  uint64_t number, unsigned max_items, struct fz_case *k)
 {
     struct fz_gen g = {.forms = forms, .base = base, .k = k};
-    unsigned subject = (unsigned)(number % forms->nb_run);
-    bool last = forms->form[subject].skip != FZ_RUN;
+    k->bits = number % 3 == 2 ? 32 : 64;
+    const struct fz_range *range = fz_range_of(forms, k->bits);
+    uint64_t nth = k->bits == 32 ? number / 3 : number / 3 * 2 + number % 3;
+    uint32_t cell = range->first_cell + (uint32_t)(nth % range->nb_cells);
+    unsigned subject = forms->cell[cell];
 
     fz_seed(&g.r, seed, number);
     k->seed = seed;
     k->number = number;
     k->nb_insns = k->nb_patches = k->nb_big = 0;
     k->ignored = 0;
+    k->shape = 0;
     k->nb_items = 1 + fz_below(&g.r, MIN(max_items, FZ_MAX_ITEMS));
     set_registers(&g);
-
-    unsigned where = last ? k->nb_items - 1 : fz_below(&g.r, MIN(k->nb_items, 3u));
-    for (g.item = 0; g.item < k->nb_items; g.item++) {
-        join(&g);
-        bool made = fz_item(&g, g.item == where ? subject : any_form(&g));
-        for (unsigned tries = 0; !made && tries < 4; tries++) {
-            made = fz_item(&g, any_form(&g));
-        }
+    if (max_items > 1 && forms->form[subject].skip == FZ_RUN && fz_chance(&g.r, 25)) {
+        fz_structure(&g, subject, cell);
+    } else {
+        row_of_items(&g, subject, cell);
     }
     if (!k->nb_insns) {
         fz_emit(&g, (const uint8_t[]){0x90}, 1);
@@ -150,14 +192,17 @@ static void resolve(const struct fz_case *k, struct fz_insn *in)
     switch (in->fix) {
     case FZ_FIX_RIP: v = in->target_la - next; break;
     case FZ_FIX_BRANCH: v = item_address(k, in->target) - next; break;
-    case FZ_FIX_ADDR: v = item_address(k, in->target); break;
+    case FZ_FIX_ADDR: v = item_address(k, in->target) + in->delta; break;
+    case FZ_FIX_CODE:
+        v = item_address(k, in->target) + in->delta - (k->bits == 64 ? next : 0);
+        break;
     default: return;
     }
     if (in->fix_size == 1 && (int64_t)v != (int8_t)v) {
         v = 0;
     }
     le_put(in->bytes + in->fix_at, v, in->fix_size);
-    x86_decode(&in->insn, in->bytes, in->insn.len, 64);
+    x86_decode(&in->insn, in->bytes, in->insn.len, k->bits);
 }
 
 static uint32_t total_length(const struct fz_case *k)
@@ -206,7 +251,8 @@ bool fz_layout(const struct fz_mem *base, struct fz_case *k)
     }
     if (off + 5 <= 2 * FZ_PAGE) { /* JMP to the end */
         k->mem.code[off] = 0xe9;
-        le32_put(k->mem.code + off + 1, (uint32_t)(FZ_EXIT - FZ_CODE - off - 5));
+        uint64_t exit = k->bits == 64 ? FZ_EXIT : FZ_EXIT32;
+        le32_put(k->mem.code + off + 1, (uint32_t)(exit - FZ_CODE - off - 5));
     }
     for (unsigned i = 0; i < k->nb_patches; i++) {
         struct fz_patch *p = &k->patch[i];

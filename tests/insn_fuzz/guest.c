@@ -38,7 +38,7 @@ enum { P = 1, W = 2, U = 4, ALL = 7, LARGE = 0x80 };
 
 struct fz_guest {
     struct t0_test *t;
-    struct x86_state start;
+    struct x86_state start, start32;
     unsigned next_table;
 };
 
@@ -83,6 +83,31 @@ static void make_tables(struct fz_guest *g)
     }
 }
 
+#define USER_DATA_ATTR                                                    \
+    (X86_SEG_P | X86_SEG_S | X86_SEG_RW | X86_SEG_ACCESSED | X86_SEG_DB | \
+     3 << X86_SEG_DPL_SHIFT)
+
+/* In the LDT, which lies behind the GDT, as native.c sets them. */
+#define LDT (T0_TEST_GDT + 0x80u)
+
+static const struct x86_segment fs32 = {.sel = FZ_FS_SEL,
+                                        .attr = USER_DATA_ATTR | X86_SEG_G,
+                                        .limit = UINT32_MAX,
+                                        .base = FZ_FS32_BASE};
+static const struct x86_segment gs32 = {.sel = FZ_GS_SEL,
+                                        .attr = USER_DATA_ATTR,
+                                        .limit = FZ_GS32_LIMIT,
+                                        .base = FZ_GS32_BASE};
+
+static void put_descriptor(struct t0_test *t, const struct x86_segment *s)
+{
+    uint64_t limit = (s->attr & X86_SEG_G) ? s->limit >> 12 : s->limit;
+    uint64_t raw = (limit & 0xffff) | (s->base & 0xffffff) << 16 |
+                   (uint64_t)s->attr << 40 | (limit >> 16 & 0xf) << 48 |
+                   (s->base >> 24 & 0xff) << 56;
+    le64_put(t->ram + LDT + (s->sel & 0xfff8), raw);
+}
+
 static void make_kernel(struct fz_guest *g)
 {
     struct t0_test *t = g->t;
@@ -94,10 +119,15 @@ static void make_kernel(struct fz_guest *g)
     le64_put(t->ram + T0_TEST_TSS + 4, KERNEL + T0_TEST_STACK - 0x800);
     /* Linux's GDT ends with one of the processor's number: data that may be read. */
     le64_put(t->ram + T0_TEST_GDT + 0x78, UINT64_C(0x40f5) << 40);
+    put_descriptor(t, &fs32);
+    put_descriptor(t, &gs32);
     /* No I/O permission bitmap: its offset is beyond the limit. */
     le16_put(t->ram + T0_TEST_TSS + 0x66, 0xffff);
-    t->ram[EXIT_PHYS] = 0xcd;
-    t->ram[EXIT_PHYS + 1] = END_VECTOR;
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *p = t->ram + EXIT_PHYS + (i ? FZ_EXIT32 - FZ_EXIT : 0);
+        p[0] = 0xcd;
+        p[1] = END_VECTOR;
+    }
 }
 
 struct fz_guest *fz_guest_new(unsigned tier)
@@ -115,12 +145,21 @@ struct fz_guest *fz_guest_new(unsigned tier)
     s->gdtr = (struct x86_dtable){.base = KERNEL + T0_TEST_GDT, .limit = 0x7f};
     s->idtr.base = KERNEL + T0_TEST_IDT;
     s->tr.base = KERNEL + T0_TEST_TSS;
-    s->ldtr = (struct x86_segment){0};
+    s->ldtr = (struct x86_segment){.sel = 0x40,
+                                   .attr = X86_SEG_P | X86_SYS_LDT,
+                                   .limit = 15,
+                                   .base = KERNEL + LDT};
     static const uint8_t null_segs[] = {X86_DS, X86_ES, X86_FS, X86_GS};
     for (unsigned i = 0; i < ARRAY_LEN(null_segs); i++) {
         s->seg[null_segs[i]] = (struct x86_segment){0};
     }
-    g->start = *s;
+    g->start = g->start32 = *s;
+    struct x86_segment *seg = g->start32.seg;
+    seg[X86_DS] = seg[X86_ES] = seg[X86_SS];
+    seg[X86_FS] = fs32;
+    seg[X86_GS] = gs32;
+    seg[X86_CS].sel = T0_TEST_UCS32;
+    seg[X86_CS].attr ^= X86_SEG_L | X86_SEG_DB;
     return g;
 }
 
@@ -222,7 +261,8 @@ static void take_state(struct fz_guest *g, struct fz_state *s)
     s->gs_base = x->seg[X86_GS].base;
     s->end = FZ_END_FAULT;
     s->vector = (uint8_t)vector;
-    if (vector == END_VECTOR && s->rip == FZ_EXIT + 2) {
+    uint64_t exit = s->seg[X86_CS] == 0x33 ? FZ_EXIT : FZ_EXIT32;
+    if (vector == END_VECTOR && s->rip == exit + 2) {
         s->end = FZ_END_EXIT;
         s->rip = FZ_EXIT;
         s->vector = 0;
@@ -234,7 +274,8 @@ static void take_state(struct fz_guest *g, struct fz_state *s)
 void fz_guest_tick(void)
 {
     struct vcpu *v = watched.vcpu;
-    if (v && ++watched.ticks >= 5) {
+    /* As many instructions as the processor may take: the interpreter is slower. */
+    if (v && ++watched.ticks >= 200) {
         atomic_fetch_or(&v->attention, VCPU_ATTN_STOP);
     }
 }
@@ -267,7 +308,7 @@ void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcom
     memcpy(t->ram + DATA_PHYS, mem->data, sizeof(mem->data));
     memcpy(t->ram + STACK_PHYS, mem->stack, sizeof(mem->stack));
     store_code(g, mem);
-    t->s = g->start;
+    t->s = from->seg[X86_CS] == 0x33 ? g->start : g->start32;
     memcpy(t->s.gpr, from->gpr, sizeof(from->gpr));
     t->s.rip = from->rip;
     t->s.rflags = from->rflags;

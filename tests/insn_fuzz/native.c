@@ -1,5 +1,8 @@
 #include "tests/insn_fuzz/fuzz.h"
 
+#include <asm/ldt.h>
+#include <errno.h>
+#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -28,7 +31,12 @@
  *
  * Wild stores reach nothing of this process but by a one in 2^30 chance, since none of
  * its addresses are ever in a register. A wild jump may find the bytes of a system
- * call: seccomp makes a signal of any that comes from the code pages.
+ * call: seccomp makes a signal of any that comes from the code pages, or in the way of
+ * 32-bit programs.
+ *
+ * 32-bit code runs in the same process, in compatibility mode: a far jump to Linux's
+ * 32-bit code segment leads there, and one back from FZ_EXIT32. FS and GS are in the
+ * process's local descriptor table then.
  */
 
 #define HWCAP2_FSGSBASE (1u << 1)
@@ -37,7 +45,7 @@
 struct native {
     uint64_t gpr[16];  /* 0 */
     uint64_t rflags;   /* 128 */
-    uint64_t rip;      /* 136 */
+    uint64_t rip;      /* 136; of 32-bit code a far pointer */
     uint64_t host_rsp; /* 144 */
     uint64_t host_fs;  /* 152 */
     uint64_t fs, gs;   /* 160, 168 */
@@ -56,30 +64,38 @@ _Static_assert(offsetof(struct native, seg) == 180, "written below");
 
 struct native fz_native;
 void fz_native_enter(void);
+void fz_native_enter32(void);
 void fz_native_exit(void);
 void fz_native_out(void);
 void fz_signal_entry(int sig, siginfo_t *info, void *opaque);
 uint64_t fz_on_signal(int sig, siginfo_t *info, void *opaque, uint64_t fs);
 
+#define ENTER_BEGIN                                                      \
+    "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n" \
+    "mov %rsp, fz_native+144(%rip)\n"                                    \
+    "stmxcsr fz_native+176(%rip)\n"
+#define ENTER_END                                                   \
+    "mov $7, %eax; xor %edx, %edx\n"                                \
+    "xrstor64 fz_native+192(%rip)\n"                                \
+    "pushq fz_native+128(%rip); popfq\n"                            \
+    "mov fz_native(%rip), %rax; mov fz_native+8(%rip), %rcx\n"      \
+    "mov fz_native+16(%rip), %rdx; mov fz_native+24(%rip), %rbx\n"  \
+    "mov fz_native+32(%rip), %rsp; mov fz_native+40(%rip), %rbp\n"  \
+    "mov fz_native+48(%rip), %rsi; mov fz_native+56(%rip), %rdi\n"  \
+    "mov fz_native+64(%rip), %r8; mov fz_native+72(%rip), %r9\n"    \
+    "mov fz_native+80(%rip), %r10; mov fz_native+88(%rip), %r11\n"  \
+    "mov fz_native+96(%rip), %r12; mov fz_native+104(%rip), %r13\n" \
+    "mov fz_native+112(%rip), %r14; mov fz_native+120(%rip), %r15\n"
+
 __asm__(".pushsection .text\n"
-        "fz_native_enter:\n"
-        "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
-        "mov %rsp, fz_native+144(%rip)\n"
-        "stmxcsr fz_native+176(%rip)\n"
+        "fz_native_enter:\n" ENTER_BEGIN
         "mov fz_native+160(%rip), %rax; wrfsbase %rax\n"
-        "mov fz_native+168(%rip), %rax; wrgsbase %rax\n"
-        "mov $7, %eax; xor %edx, %edx\n"
-        "xrstor64 fz_native+192(%rip)\n"
-        "pushq fz_native+128(%rip); popfq\n"
-        "mov fz_native(%rip), %rax; mov fz_native+8(%rip), %rcx\n"
-        "mov fz_native+16(%rip), %rdx; mov fz_native+24(%rip), %rbx\n"
-        "mov fz_native+32(%rip), %rsp; mov fz_native+40(%rip), %rbp\n"
-        "mov fz_native+48(%rip), %rsi; mov fz_native+56(%rip), %rdi\n"
-        "mov fz_native+64(%rip), %r8; mov fz_native+72(%rip), %r9\n"
-        "mov fz_native+80(%rip), %r10; mov fz_native+88(%rip), %r11\n"
-        "mov fz_native+96(%rip), %r12; mov fz_native+104(%rip), %r13\n"
-        "mov fz_native+112(%rip), %r14; mov fz_native+120(%rip), %r15\n"
+        "mov fz_native+168(%rip), %rax; wrgsbase %rax\n" ENTER_END
         "jmp *fz_native+136(%rip)\n"
+        "fz_native_enter32:\n" ENTER_BEGIN
+        "mov $0x2b, %eax; mov %eax, %ds; mov %eax, %es\n"
+        "mov $0x07, %eax; mov %eax, %fs; mov $0x0f, %eax; mov %eax, %gs\n" ENTER_END
+        "ljmp *fz_native+136(%rip)\n"
         "fz_native_exit:\n"
         "mov %rax, fz_native(%rip); mov %rcx, fz_native+8(%rip)\n"
         "mov %rdx, fz_native+16(%rip); mov %rbx, fz_native+24(%rip)\n"
@@ -104,7 +120,8 @@ __asm__(".pushsection .text\n"
         "fninit; ldmxcsr fz_native+176(%rip); vzeroupper\n"
         "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
         "ret\n"
-        "fz_signal_entry:\n"
+        "fz_signal_entry:\n" /* AC may be set; C code does not mind alignment */
+        "pushfq; andl $~0x40000, (%rsp); popfq\n"
         "rdfsbase %rcx\n"
         "mov fz_native+152(%rip), %rax; wrfsbase %rax\n"
         "push %rax\n"
@@ -190,14 +207,14 @@ static void complete_xsave(uint8_t *p)
     }
 }
 
-static void take_exit(struct fz_state *s)
+static void take_exit(struct fz_state *s, uint16_t cs)
 {
     memcpy(s->gpr, fz_native.gpr, sizeof(s->gpr));
     s->rflags = fz_native.rflags;
     s->rip = FZ_EXIT;
     s->fs_base = fz_native.fs;
     s->gs_base = fz_native.gs;
-    s->seg[X86_CS] = 0x33;
+    s->seg[X86_CS] = cs;
     __asm__("mov %%ss, %0" : "=r"(s->seg[X86_SS]));
     s->seg[X86_DS] = fz_native.seg[0];
     s->seg[X86_ES] = fz_native.seg[1];
@@ -244,10 +261,15 @@ void fz_native_run(const struct fz_mem *mem, struct fz_outcome *ret,
     n->s = &ret->s;
     n->ticks = 0;
     n->running = true;
-    fz_native_enter();
+    if (from->seg[X86_CS] == 0x33) {
+        fz_native_enter();
+    } else {
+        n->rip |= (uint64_t)from->seg[X86_CS] << 32;
+        fz_native_enter32();
+    }
     if (n->running) {
         n->running = false;
-        take_exit(&ret->s);
+        take_exit(&ret->s, from->seg[X86_CS]);
     }
     complete_xsave(ret->s.xsave);
     memcpy(ret->mem.data, at(FZ_DATA), sizeof(ret->mem.data));
@@ -270,11 +292,13 @@ static void map_at(uint64_t la, unsigned pages, int prot)
     }
 }
 
-/* SIGSYS for every system call that the code pages make. */
+/* SIGSYS for every system call that the code pages make, and for 32-bit programs'. */
 static void forbid_system_calls(void)
 {
     _Static_assert(FZ_EXIT >> 32 == 0 && FZ_CODE < FZ_EXIT, "compared below");
     struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 6),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                  offsetof(struct seccomp_data, instruction_pointer) + 4),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3),
@@ -308,8 +332,28 @@ static void take_signals(void)
     for (unsigned i = 0; i < ARRAY_LEN(signals); i++) {
         sigaction(signals[i], &sa, NULL);
     }
-    struct itimerval every = {{0, 100000}, {0, 100000}};
+    struct itimerval every = {{0, FZ_TICK_US}, {0, FZ_TICK_US}};
     setitimer(ITIMER_REAL, &every, NULL);
+}
+
+/* The descriptors that 32-bit code has in FS and GS. */
+static void set_segments(void)
+{
+    enum { WRITE = 0x11 };
+    struct user_desc fs = {.entry_number = FZ_FS_SEL >> 3,
+                           .base_addr = (uint32_t)FZ_FS32_BASE,
+                           .limit = 0xfffff,
+                           .seg_32bit = 1,
+                           .limit_in_pages = 1};
+    struct user_desc gs = {.entry_number = FZ_GS_SEL >> 3,
+                           .base_addr = (uint32_t)FZ_GS32_BASE,
+                           .limit = FZ_GS32_LIMIT,
+                           .seg_32bit = 1};
+    if (syscall(SYS_modify_ldt, WRITE, &fs, sizeof(fs)) ||
+        syscall(SYS_modify_ldt, WRITE, &gs, sizeof(gs))) {
+        fprintf(stderr, "insn-fuzz: modify_ldt: %s\n", strerror(errno));
+        exit(77);
+    }
 }
 
 __attribute__((target("fsgsbase"))) void fz_native_init(void)
@@ -323,8 +367,11 @@ __attribute__((target("fsgsbase"))) void fz_native_init(void)
     map_at(FZ_STACK, 1, PROT_READ | PROT_WRITE);
     map_at(FZ_CODE, FZ_CODE_PAGES, PROT_READ | PROT_WRITE | PROT_EXEC);
     map_at(FZ_EXIT, 1, PROT_READ | PROT_WRITE | PROT_EXEC);
-    memcpy(at(FZ_EXIT), "\xff\x25\0\0\0\0", 6); /* jmp [rip]; the address */
-    le64_put(at(FZ_EXIT) + 6, (uint64_t)(uintptr_t)fz_native_exit);
+    memcpy(at(FZ_EXIT), "\xff\x25\x1a\0\0\0", 6); /* jmp [rip + 1ah]; AC may be set */
+    le64_put(at(FZ_EXIT) + 32, (uint64_t)(uintptr_t)fz_native_exit);
+    memcpy(at(FZ_EXIT32), "\xea\0\0\0\0\x33\0", 7); /* jmp far FZ_EXIT */
+    le32_put(at(FZ_EXIT32) + 1, (uint32_t)FZ_EXIT);
+    set_segments();
     fz_native.host_fs = __builtin_ia32_rdfsbase64();
     take_signals();
     forbid_system_calls();

@@ -12,8 +12,17 @@
  * before it: mostly it gets it, sometimes not.
  */
 
-#define USER_CODE 0x33
 #define USER_DATA 0x2b
+
+static uint16_t user_code(const struct fz_gen *g)
+{
+    return g->k->bits == 64 ? 0x33 : 0x23;
+}
+
+static unsigned word_size(const struct fz_gen *g)
+{
+    return g->k->bits / 8;
+}
 
 struct fz_insn *fz_emit(struct fz_gen *g, const uint8_t *bytes, unsigned n)
 {
@@ -24,7 +33,7 @@ struct fz_insn *fz_emit(struct fz_gen *g, const uint8_t *bytes, unsigned n)
     struct fz_insn *in = &k->insn[k->nb_insns];
     memset(in, 0, sizeof(*in));
     memcpy(in->bytes, bytes, n);
-    if (x86_decode(&in->insn, in->bytes, n, 64) != (int)n) {
+    if (x86_decode(&in->insn, in->bytes, n, k->bits) != (int)n) {
         return NULL;
     }
     in->form = FZ_NO_FORM;
@@ -37,7 +46,9 @@ void fz_ensure(struct fz_gen *g, unsigned reg, uint64_t v)
 {
     uint8_t b[10];
     unsigned n;
-    if (g->known >> reg & 1 && g->val[reg] == v) {
+    v = g->k->bits == 64 ? v : (uint32_t)v;
+    if ((g->known >> reg & 1 && g->val[reg] == v) || (int)reg == g->loop_reg ||
+        reg >= g->nb_regs || (reg == X86_RSP && g->no_stack)) {
         return;
     }
     if (v == (uint32_t)v) {
@@ -63,7 +74,7 @@ static void emit_push(struct fz_gen *g, uint32_t v)
     uint8_t b[5] = {0x68};
     le32_put(b + 1, v);
     if (fz_emit(g, b, 5)) {
-        g->val[X86_RSP] -= 8;
+        g->val[X86_RSP] -= word_size(g);
     }
 }
 
@@ -77,7 +88,7 @@ static void emit_push_target(struct fz_gen *g, unsigned item)
         in->fix_at = 1;
         in->fix_size = 4;
         in->target = (uint8_t)item;
-        g->val[X86_RSP] -= 8;
+        g->val[X86_RSP] -= word_size(g);
     }
 }
 
@@ -148,7 +159,7 @@ static unsigned choose_item(struct fz_gen *g)
     return MIN(g->item + ahead, g->k->nb_items);
 }
 
-static void note_branch(struct fz_gen *g, unsigned to)
+void fz_note_branch(struct fz_gen *g, unsigned to)
 {
     if (g->nb_joins < ARRAY_LEN(g->join)) {
         g->join[g->nb_joins].to = (uint8_t)to;
@@ -162,7 +173,7 @@ static void note_branch(struct fz_gen *g, unsigned to)
 
 static uint64_t base_of(const struct fz_gen *g, unsigned seg)
 {
-    return seg == X86_FS ? g->fs : seg == X86_GS ? g->gs : 0;
+    return seg == X86_FS ? g->fs : seg == X86_GS ? g->gs : 0; /* the others are flat */
 }
 
 static void before_string(struct fz_gen *g, const struct x86_desc *row,
@@ -170,19 +181,29 @@ static void before_string(struct fz_gen *g, const struct x86_desc *row,
 {
     struct fz_rng *r = &g->r;
     bool src = row->gpr_read & 1u << X86_RSI, dst = row->gpr_read & 1u << X86_RDI;
-    unsigned how = fz_below(r, 100);
+    unsigned how = w->aspect == FZ_A_REP     ? 0
+                   : w->aspect == FZ_A_REPNE ? 50
+                                             : fz_below(r, 100);
     w->rep = how < 40;
     w->repne = how >= 40 && how < 60;
-    w->adsize = fz_chance(r, 8);
-    if (src && fz_chance(r, 15)) {
+    w->adsize = w->aspect == FZ_A_AD || fz_chance(r, 8);
+    if (w->aspect & (FZ_A_FS | FZ_A_GS)) {
+        w->seg = w->aspect == FZ_A_FS ? X86_FS : X86_GS;
+    } else if (src && fz_chance(r, 15)) {
         w->seg = g->gs_known && fz_chance(r, 50) ? X86_GS : g->fs_known ? X86_FS : 0;
     }
     if (fz_chance(r, 97)) {
         unsigned len = fz_chance(r, 70) ? 1u << fz_below(r, 4) : fz_below(r, 64);
-        uint64_t high = w->adsize && fz_chance(r, 50) ? fz_rnd(r) << 32 : 0;
+        bool in_16 = w->adsize && g->k->bits == 32;
+        uint64_t high = !w->adsize || fz_chance(r, 50) ? 0
+                        : in_16                        ? fz_rnd(r) << 16
+                                                       : fz_rnd(r) << 32;
         if (src) {
             uint64_t v = fz_target(g, len, false, false) - base_of(g, w->seg);
-            fz_ensure(g, X86_RSI, w->adsize ? (uint32_t)v | high : v);
+            fz_ensure(g, X86_RSI,
+                      in_16       ? (uint16_t)v | high
+                      : w->adsize ? (uint32_t)v | high
+                                  : v);
         }
         if (dst) {
             uint64_t v = fz_target(g, len, false, true);
@@ -192,7 +213,9 @@ static void before_string(struct fz_gen *g, const struct x86_desc *row,
     }
     if (w->rep || w->repne) {
         uint64_t n = fz_chance(r, 90) ? fz_below(r, 20) : fz_below(r, 300);
-        fz_ensure(g, X86_RCX, w->adsize && fz_chance(r, 50) ? n | fz_rnd(r) << 32 : n);
+        unsigned high = g->k->bits == 32 ? 16 : 32;
+        fz_ensure(g, X86_RCX,
+                  w->adsize && fz_chance(r, 50) ? n | fz_rnd(r) << high : n);
     }
 }
 
@@ -237,8 +260,10 @@ static void before_stack(struct fz_gen *g, const struct x86_desc *row)
 static uint32_t some_flags(struct fz_rng *r)
 {
     uint32_t v = (uint32_t)fz_rnd(r);
-    v &= fz_chance(r, 10) ? ~(X86_FL_TF | X86_FL_AC)
-                          : X86_FL_ARITH | X86_FL_DF | X86_FL_ID;
+    v &= fz_chance(r, 12)   ? X86_FL_ARITH | X86_FL_AC
+         : fz_chance(r, 8)  ? X86_FL_ARITH | X86_FL_TF
+         : fz_chance(r, 10) ? ~(uint32_t)(X86_FL_TF | X86_FL_AC)
+                            : X86_FL_ARITH | X86_FL_DF | X86_FL_ID;
     return v;
 }
 
@@ -257,18 +282,20 @@ static void before_pop(struct fz_gen *g, const struct x86_desc *row, struct fz_w
     if (row->op == X86_OP_RET) {
         w->plain = true;
         emit_push_target(g, to);
-        note_branch(g, to);
+        fz_note_branch(g, to);
     } else if (row->op == X86_OP_RETF || row->op == X86_OP_IRET) {
         w->plain = true;
-        if (row->op == X86_OP_IRET) {
+        if (row->op == X86_OP_IRET && g->k->bits == 64) {
             uint64_t sp = g->val[X86_RSP];
             emit_push(g, fz_chance(r, 95) ? USER_DATA : fz_below(r, 64));
             emit_push(g, (uint32_t)(fz_chance(r, 90) ? sp : fz_value(r)));
+        }
+        if (row->op == X86_OP_IRET) {
             emit_push(g, some_flags(r) | X86_FL_IF | X86_FL_R1);
         }
-        emit_push(g, fz_chance(r, 93) ? USER_CODE : fz_below(r, 0x78));
+        emit_push(g, fz_chance(r, 93) ? user_code(g) : fz_below(r, 0x78));
         emit_push_target(g, to);
-        note_branch(g, to);
+        fz_note_branch(g, to);
     }
 }
 
@@ -347,10 +374,14 @@ static void before(struct fz_gen *g, const struct fz_form *form, struct fz_wish 
 
 /* --- After the encoding: operands ------------------------------------------ */
 
-static uint16_t some_selector(struct fz_rng *r)
+static uint16_t some_selector(struct fz_gen *g)
 {
-    static const uint16_t good[] = {0,    1,         2,    3,        USER_DATA,
-                                    0x28, USER_CODE, 0x23, USER_DATA};
+    static const uint16_t good[] = {0,    1,    2,         3,         USER_DATA, 0x28,
+                                    0x33, 0x23, FZ_FS_SEL, FZ_GS_SEL, USER_DATA};
+    struct fz_rng *r = &g->r;
+    if (g->k->bits == 32 && fz_chance(r, 50)) {
+        return USER_DATA; /* that which the following wants */
+    }
     /* Beyond the end of the GDT, too; but 78h is Linux's own. */
     return fz_chance(r, 75)   ? good[fz_below(r, ARRAY_LEN(good))]
            : fz_chance(r, 70) ? (uint16_t)fz_below(r, 0x78)
@@ -383,7 +414,7 @@ static void give_selector(struct fz_gen *g, const struct fz_insn *in, uint64_t t
     const struct x86_desc *row = x86_insn_desc(&in->insn);
     unsigned n = row->op == X86_OP_VERR || row->op == X86_OP_VERW ? 0 : 1;
     uint64_t high = fz_chance(r, 30) ? fz_rnd(r) << 16 : 0;
-    give(g, in, n, target, some_selector(r) | high, 2);
+    give(g, in, n, target, some_selector(g) | high, 2);
 }
 
 /* Far pointer for LSS, LFS, LGS. */
@@ -392,7 +423,7 @@ static void give_pointer(struct fz_gen *g, const struct fz_insn *in, uint64_t ta
     uint8_t p[10];
     unsigned size = in->insn.opsize == 2 ? 2 : 4; /* REX.W changes nothing on AMD */
     le64_put(p, fz_value(&g->r));
-    le16_put(p + size, some_selector(&g->r));
+    le16_put(p + size, some_selector(g));
     fz_add_patch(g, target, p, size + 2);
 }
 
@@ -432,7 +463,7 @@ static void give_target(struct fz_gen *g, struct fz_insn *in, uint64_t target)
         in->fix_size = i->imm_size;
         in->fix_at = (uint8_t)(i->len - i->imm_size);
         in->target = (uint8_t)to;
-        note_branch(g, to);
+        fz_note_branch(g, to);
     } else if (i->op == X86_OP_JMP || i->op == X86_OP_CALL) {
         if (o->kind == X86_OPND_REG && fz_chance(&g->r, 96)) {
             uint8_t b[6] = {0x41, (uint8_t)(0xb8 + (o->reg & 7)), 0, 0, 0, 0x20};
@@ -444,25 +475,38 @@ static void give_target(struct fz_gen *g, struct fz_insn *in, uint64_t target)
                 mov->fix_size = 4;
                 mov->target = (uint8_t)to;
                 g->known &= (uint16_t) ~(1u << o->reg);
-                note_branch(g, to);
+                fz_note_branch(g, to);
             }
         } else if (o->kind == X86_OPND_MEM) {
-            struct fz_patch *p = fz_add_patch(g, target, "\0\0\0\0\0\0\0", 8);
+            struct fz_patch *p =
+                fz_add_patch(g, target, "\0\0\0\0\0\0\0", word_size(g));
             if (p) {
-                p->has_target = 8;
+                p->has_target = (uint8_t)word_size(g);
                 p->target = (uint8_t)to;
-                note_branch(g, to);
+                fz_note_branch(g, to);
             }
         }
     } else if (i->op == X86_OP_JMPF || i->op == X86_OP_CALLF) {
-        uint16_t cs = fz_chance(&g->r, 93) ? USER_CODE : some_selector(&g->r);
+        uint16_t cs = fz_chance(&g->r, 93) ? user_code(g) : some_selector(g);
         uint8_t b[10] = {0};
-        le16_put(b + 4, cs == 0x23 ? 0 : cs);
+        cs = cs == (0x23 ^ 0x33 ^ user_code(g)) ? 0 : cs; /* code of the other kind */
+        if (o->kind == X86_OPND_FAR) {
+            if (i->opsize == 4) {
+                in->fix = FZ_FIX_ADDR;
+                in->fix_size = 4;
+                in->fix_at = (uint8_t)(i->len - 6);
+                in->target = (uint8_t)to;
+            }
+            le16_put(in->bytes + i->len - 2, cs);
+            fz_note_branch(g, to);
+            return;
+        }
+        le16_put(b + 4, cs);
         struct fz_patch *p = i->opsize == 2 ? NULL : fz_add_patch(g, target, b, 6);
         if (p) {
             p->has_target = 4;
             p->target = (uint8_t)to;
-            note_branch(g, to);
+            fz_note_branch(g, to);
         }
     }
 }
@@ -513,7 +557,7 @@ static void after(struct fz_gen *g, struct fz_insn *in, uint64_t target)
         break;
     case X86_OP_POP:
         if (is_push_or_pop_seg(i)) {
-            emit_push(g, some_selector(r));
+            emit_push(g, some_selector(g));
         }
         break;
     case X86_OP_WRFSBASE:
@@ -542,7 +586,7 @@ static void after(struct fz_gen *g, struct fz_insn *in, uint64_t target)
         break;
     default: break;
     }
-    x86_decode(i, in->bytes, i->len, 64);
+    x86_decode(i, in->bytes, i->len, g->k->bits);
 }
 
 /* --- What is known afterwards ---------------------------------------------- */
@@ -562,7 +606,9 @@ static void update_known(struct fz_gen *g, const struct x86_insn *i)
                 ? -(uint64_t)i->opsize
             : row->op == X86_OP_CALLF ? -2 * (uint64_t)i->opsize
             : row->op == X86_OP_RETF  ? 2 * (uint64_t)i->opsize
-            : row->op == X86_OP_IRET  ? 5 * (uint64_t)i->opsize
+            : row->op == X86_OP_IRET  ? (g->k->bits == 64 ? 5 : 3) * (uint64_t)i->opsize
+            : row->op == X86_OP_PUSHA ? -8 * (uint64_t)i->opsize
+            : row->op == X86_OP_POPA  ? 8 * (uint64_t)i->opsize
                                       : i->opsize;
     }
     if (row->op == X86_OP_POP && i->opnd[0].kind == X86_OPND_REG &&
@@ -577,22 +623,28 @@ static void update_known(struct fz_gen *g, const struct x86_insn *i)
     g->known &= (uint16_t)~written;
 }
 
-bool fz_item(struct fz_gen *g, unsigned form)
+bool fz_item(struct fz_gen *g, unsigned form, uint32_t cell)
 {
     const struct fz_form *f = &g->forms->form[form];
     struct fz_case *k = g->k;
     struct fz_insn in;
-    struct fz_wish w = {0};
+    struct fz_wish w = {.key = -1, .index = -1};
     uint64_t target;
     unsigned first = k->nb_insns;
 
     if (k->nb_insns + 12 > FZ_MAX_INSNS) {
         return false;
     }
+    if (cell != FZ_NO_CELL) {
+        fz_wish_cell(f, cell, &w);
+    }
     before(g, f, &w);
     if (!fz_encode(g, form, &w, &in, &target)) {
         k->nb_insns = first;
         return false;
+    }
+    if (w.rep || w.repne) {
+        in.count = g->val[X86_RCX];
     }
     after(g, &in, target);
     in.mem_la = target;
