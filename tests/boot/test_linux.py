@@ -26,6 +26,10 @@ say wrote "$(sha256sum /data/out | cut -d ' ' -f 1)"
 """
 
 
+# The software CPU's tiers; in the second one all code is translated at once.
+TIERS = pytest.mark.parametrize("accel", ["bt,tier=0", "bt,tier=1,heat=1"])
+
+
 def sha(data):
     return hashlib.sha256(data).hexdigest()
 
@@ -33,13 +37,14 @@ def sha(data):
 @pytest.mark.parametrize("memory, least_mib, most_mib",
                          [("128M", 60, 128), ("4G", 3600, 4096)])
 @pytest.mark.parametrize("cpu", ["qemu64", "max"])
-def test_kernel_runs_user_space_and_keeps_its_disk_whole(make_guest, memory, least_mib,
-                                                         most_mib, cpu):
+@TIERS
+def test_kernel_runs_user_space_and_keeps_its_disk_whole(make_guest, is_lodge, memory, least_mib,
+                                                         most_mib, cpu, accel):
     data = os.urandom(1 * MIB)
     turned = bytes((b + 128) & 255 for b in data)
     guest = make_guest(REPORT, {"/data/in": data})
 
-    guest.finish("-no-reboot", memory=memory, cpu=cpu)
+    guest.finish("-no-reboot", memory=memory, cpu=cpu, accel=accel if is_lodge else None)
 
     report = guest.report()
     assert least_mib < int(report["mem_kib"]) / KIB < most_mib
@@ -54,7 +59,8 @@ def test_kernel_runs_user_space_and_keeps_its_disk_whole(make_guest, memory, lea
     assert guest.read("/data/out") == turned
 
 
-def test_two_processors_work_at_the_same_time(make_guest):
+@TIERS
+def test_two_processors_work_at_the_same_time(make_guest, is_lodge, accel):
     data = os.urandom(4 * MIB)
     script = """
     nproc >/cpus
@@ -65,7 +71,7 @@ def test_two_processors_work_at_the_same_time(make_guest):
     """
     guest = make_guest(script, {"/data/in": data})
 
-    guest.finish("-no-reboot", "-smp", "2")
+    guest.finish("-no-reboot", "-smp", "2", accel=accel if is_lodge else None)
 
     assert guest.read("/cpus") == b"2\n"
     for cpu in (0, 1):
