@@ -5,6 +5,7 @@
 
 #include "lib/base/base.h"
 #include "vmm/arch/x86/lapic.h"
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/board/acpi.h"
 #include "vmm/board/ged.h"
 #include "vmm/board/pc_boot.h"
@@ -139,14 +140,23 @@ static bool add_irq_controllers(struct microvm *m, GError **error)
     return true;
 }
 
+static void set_a20(void *opaque, unsigned input, bool level)
+{
+    x86_accel_set_a20(opaque, level);
+}
+
 static bool add_legacy(struct microvm *m, GError **error)
 {
+    struct device *kbc;
+
     if (is_on(m->pit) && !make(m, &i8254_type, json_object(), error))
         return false;
     if (is_on(m->rtc) && !make(m, &mc146818rtc_type, json_object(), error))
         return false;
-    if (!make(m, &i8042_type, json_object(), error))
+    kbc = make(m, &i8042_type, json_object(), error);
+    if (!kbc)
         return false;
+    i8042_set_a20_line(kbc, (struct irq_line){.fn = set_a20, .opaque = m->board.vm});
     for (unsigned i = 0; m->isa_serial && i < BOARD_SERIALS; i++) {
         if (!add_serial(m, i, error))
             return false;

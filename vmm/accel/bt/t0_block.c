@@ -442,6 +442,7 @@ void t0_inbox_read(struct t0_cpu *c)
     g_mutex_lock(&tvm->lock);
     vcpu_take_attention(c->vcpu, T0_ATTN);
     answer_inbox_locked(c);
+    c->core->a20_mask = tvm->a20_mask; /* a change comes with a flush */
     copy = *in;
     in->flush = false;
     in->nb = 0;

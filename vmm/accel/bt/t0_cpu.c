@@ -6,6 +6,7 @@
 #include "vmm/accel/bt/bt.h"
 #include "vmm/accel/bt/t1.h"
 #include "vmm/arch/x86/lapic.h"
+#include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/clock.h"
 #include "vmm/vm/log.h"
 
@@ -426,6 +427,7 @@ static void bt_done(struct vm *vm, void *state)
     if (vm->gmem) {
         gmem_set_invalidate(vm->gmem, NULL, NULL);
     }
+    vm->accel_arch = NULL;
     g_hash_table_unref(t->pages);
     g_ptr_array_unref(t->cpus);
     g_cond_clear(&t->cond);
@@ -434,12 +436,32 @@ static void bt_done(struct vm *vm, void *state)
     g_free(t);
 }
 
+/* x86_accel_ops.set_a20: translations change as if all regions had moved. */
+static void bt_set_a20(struct vm *vm, bool on)
+{
+    struct t0_vm *t = vm->accel_state;
+    uint64_t mask = on ? UINT64_MAX : ~(UINT64_C(1) << 20);
+    g_mutex_lock(&t->lock);
+    for (guint i = 0; t->a20_mask != mask && i < t->cpus->len; i++) {
+        struct t0_cpu *c = g_ptr_array_index(t->cpus, i);
+        c->core->inbox.flush = true;
+        if (c->core->inbox.in_guest) {
+            vcpu_kick(c->vcpu, T0_ATTN);
+        }
+    }
+    t->a20_mask = mask;
+    g_mutex_unlock(&t->lock);
+}
+
+static const struct x86_accel_ops bt_arch_ops = {.set_a20 = bt_set_a20};
+
 static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
                     GError **error)
 {
     struct t0_vm *t = g_new0(struct t0_vm, 1);
     t->vm = vm;
     t->heat = T1_HEAT;
+    t->a20_mask = UINT64_MAX;
     g_mutex_init(&t->lock);
     g_mutex_init(&t->split);
     g_cond_init(&t->cond);
@@ -462,6 +484,7 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
     /* Translations write no log. */
     t->t1 = t->t1 && !vm_log_has(vm->log, VM_LOG_CPU | VM_LOG_EXEC | VM_LOG_NOCHAIN);
     t->nochain = t->lockstep || vm_log_has(vm->log, VM_LOG_NOCHAIN);
+    vm->accel_arch = &bt_arch_ops;
     *ret_state = t;
     return true;
 }
@@ -501,6 +524,7 @@ static bool bt_vcpu_new(struct vcpu *vcpu, GError **error)
     core->tvm = vm->accel_state;
     core->model = vm->cpu_model;
     core->phys_mask = (UINT64_C(1) << core->model->phys_bits) - 1;
+    core->a20_mask = UINT64_MAX;
     g_ptr_array_add(core->tvm->cpus, c);
     t0_tlb_init(c);
     if (!t0_code_init(c, error) || !t0_fpu_init(c, error) ||

@@ -120,6 +120,7 @@ static uint64_t read_entry(const struct gmem_region *r, uint64_t gpa, unsigned w
 static uint64_t next_level(struct walk *w, uint64_t gpa)
 {
     unsigned i = w->nb++;
+    gpa &= w->c->core->a20_mask;
     const struct gmem_region *r = find_region(w->c, gpa);
     w->level[i].region = r;
     w->level[i].gpa = gpa;
@@ -273,13 +274,14 @@ static bool allowed(const struct walk *w, const struct xlat *x)
     return w->access != ACCESS_WRITE || x->writable || !(s->cr0 & X86_CR0_WP);
 }
 
-/* Translate @la. False: c->exc is a #PF. */
+/* Translate @la. False: c->exc is a #PF. The A20 gate acts here, on what tables and
+ * TLBs are filled with, and nowhere else. */
 static bool walk(struct t0_cpu *c, uint64_t la, unsigned access, unsigned bank,
                  struct xlat *x)
 {
     c->core->n.walks++;
     if (!(c->s.cr0 & X86_CR0_PG)) {
-        *x = (struct xlat){.gpa = la & PAGE_MASK,
+        *x = (struct xlat){.gpa = la & PAGE_MASK & c->core->a20_mask,
                            .user = true,
                            .writable = true,
                            .dirty = true,
@@ -306,6 +308,7 @@ static bool walk(struct t0_cpu *c, uint64_t la, unsigned access, unsigned bank,
         }
         if (likely(same)) {
             x->dirty |= access == ACCESS_WRITE;
+            x->gpa &= c->core->a20_mask;
             return true;
         }
     }

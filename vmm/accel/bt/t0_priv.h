@@ -77,6 +77,7 @@ struct t0_vm {
     GMutex split;      /* serialises LOCKed operations that are not done in place */
     GMutex lock;       /* guards what follows and every inbox */
     GCond cond;        /* an inbox was emptied, or a vCPU left guest code */
+    uint64_t a20_mask; /* see struct t0_core */
     GHashTable *pages; /* page number -> mask of vCPUs (index % 64) caching code */
     GPtrArray *cpus;   /* struct t0_cpu *, borrowed */
 };
@@ -118,6 +119,7 @@ struct t0_core {
     struct t0_vm *tvm;
     const struct x86_cpu_model *model;
     uint64_t phys_mask; /* address bits of a page-table entry that may be set */
+    uint64_t a20_mask;  /* all ones, but for bit 20 while that line is off */
 
     struct t1_core *t1; /* NULL: no translator */
 

@@ -80,6 +80,11 @@ struct x86_accel_ops {
     const struct x86_apic_ops *apic;
     const struct x86_pc_irq_ops *pc_irqs;
     const struct x86_pv_ops *pv;
+
+    /* Line 20 of the address bus: off, it is low for every access of the processors. A
+     * vCPU that causes the change sees it at its next instruction, the others soon. It
+     * is on at the start. Any thread. NULL: it is always on. */
+    void (*set_a20)(struct vm *vm, bool on);
 };
 
 static inline const struct x86_apic_ops *x86_accel_apic(const struct vm *vm)
@@ -98,6 +103,14 @@ static inline const struct x86_pv_ops *x86_accel_pv(const struct vm *vm)
 {
     const struct x86_accel_ops *ops = vm->accel_arch;
     return ops ? ops->pv : NULL;
+}
+
+static inline void x86_accel_set_a20(struct vm *vm, bool on)
+{
+    const struct x86_accel_ops *ops = vm->accel_arch;
+    if (ops && ops->set_a20) {
+        ops->set_a20(vm, on);
+    }
 }
 
 #endif
