@@ -106,9 +106,11 @@ static inline uint8_t t0_reg(uint8_t reg)
 }
 
 /*
- * One entry of the software TLB. A tag is the page's linear address when the access
- * may go straight to host memory, else T0_TLB_NONE: MMIO, ROM stores, stores to
- * pages with cached code and first stores to clean pages all take the slow path.
+ * One entry of the software TLB. A tag is the complement of the page's linear address
+ * when the access may go straight to host memory, so that (tag + address of the byte
+ * after the access) >> 12 is 0 for a hit; else that of no page that is looked for
+ * there: MMIO, ROM stores, stores to pages with cached code and first stores to clean
+ * pages all take the slow path.
  */
 struct t0_tlb_entry {
     uint64_t read, write; /* tags */
@@ -116,15 +118,16 @@ struct t0_tlb_entry {
     uint64_t pad;         /* an index is a shift, and no entry is on two cache lines */
 };
 
-#define T0_TLB_BITS 11
+#define T0_TLB_BITS 13
 #define T0_TLB_SIZE (1u << T0_TLB_BITS)
-#define T0_TLB_NONE UINT64_C(1) /* never equals a page's address */
+#define T0_TLB_NONE UINT64_C(1) /* never equals a page's address, nor its complement \
+                                 */
 
 /* What stands in an unused tag of entry @i: a page's address that has another index,
  * as has the page before it, so that no access that looks there ends in that page. */
 static inline uint64_t t0_tlb_none(unsigned i)
 {
-    return (uint64_t)(i ^ 2) << 12;
+    return ~((uint64_t)(i ^ 2) << 12);
 }
 
 /*
@@ -147,7 +150,7 @@ struct t0_itlb_entry {
     uint64_t gpa;
     uint8_t *host;
 };
-#define T0_ITLB_SIZE 256u
+#define T0_ITLB_SIZE 512u
 
 /*
  * Jump cache: linear address of a block's start -> block, valid while the
@@ -171,17 +174,19 @@ struct t0_exception {
 
 /* What translations (t1.h) reach in the vCPU's state. */
 struct t1_jump {
-    uint64_t minus_rip, minus_mode; /* of the target, negated */
-    uint64_t code;                  /* its translation */
-    uint64_t page;                  /* rip & ~0xfff */
+    uint64_t minus_rip; /* of the target, negated; so is the key, see t1_code.c */
+    uint64_t minus_key;
+    uint64_t code; /* its translation */
+    uint64_t page; /* rip & ~0xfff */
 };
-#define T1_JUMP_SIZE 2048u
-#define T1_JUMP_ROT  11 /* index: low bits of rip + (rip rotated right) */
+#define T1_JUMP_SIZE 8192u
+#define T1_JUMP_ROT  13 /* index: low bits of rip + (rip rotated right) */
 
 struct t1_hot {
     uint64_t host_sp;   /* while a translation runs: the thread's stack */
     uint64_t page_base; /* linear address of the page whose code runs */
     uint64_t target, target_page;
+    uint64_t jump_key[2]; /* generation of jumps for kernel and user code */
     uint64_t tlb_mask, itlb_mask, jump_mask;       /* for PDEP: index to byte offset */
     uint64_t sse_mask, align16_mask, align32_mask; /* for PEXT: bits to look at */
     struct t1_jump jumps[T1_JUMP_SIZE];
@@ -357,6 +362,12 @@ uint64_t t0_write_bytes(struct t0_cpu *c, uint64_t la, const void *buf, unsigned
 /* Whether a write of @size bytes would succeed: raises its fault if not. */
 uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned seg);
 
+/* Whether [la, la + size) is inside the page of @tag, an entry's. */
+static inline bool t0_tlb_hit(uint64_t la, unsigned size, uint64_t tag)
+{
+    return (la + size + tag) >> 12 == 0;
+}
+
 /*
  * Host address of [la, la+size) when it is plain RAM inside one page, readable (or
  * writable) now; else NULL, and no fault is raised. Valid until the next memory
@@ -365,17 +376,15 @@ uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned s
 static inline void *t0_host_read(struct t0_cpu *c, uint64_t la, unsigned size)
 {
     struct t0_tlb_entry *e = &c->tlb[(la >> 12) & (T0_TLB_SIZE - 1)];
-    return likely(((la + size - 1) & ~UINT64_C(0xfff)) == e->read)
-               ? (void *)(uintptr_t)(la + e->addend)
-               : NULL;
+    return likely(t0_tlb_hit(la, size, e->read)) ? (void *)(uintptr_t)(la + e->addend)
+                                                 : NULL;
 }
 
 static inline void *t0_host_write(struct t0_cpu *c, uint64_t la, unsigned size)
 {
     struct t0_tlb_entry *e = &c->tlb[(la >> 12) & (T0_TLB_SIZE - 1)];
-    return likely(((la + size - 1) & ~UINT64_C(0xfff)) == e->write)
-               ? (void *)(uintptr_t)(la + e->addend)
-               : NULL;
+    return likely(t0_tlb_hit(la, size, e->write)) ? (void *)(uintptr_t)(la + e->addend)
+                                                  : NULL;
 }
 
 static inline struct t0_val t0_load(struct t0_cpu *c, uint64_t la, unsigned size,

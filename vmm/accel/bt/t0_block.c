@@ -49,8 +49,8 @@
  * before the next interrupt is delivered.
  */
 
-#define HASH_BITS      13
-#define PAGE_HASH_BITS 10
+#define HASH_BITS      16
+#define PAGE_HASH_BITS 12
 
 struct code_page {
     uint64_t gpa;
@@ -974,7 +974,7 @@ struct t0_block *t0_block_get(struct t0_cpu *c)
         !(c->debug & T0_DEBUG_CODE)) {
         j->key = key;
         j->block = b;
-        c->core->code_seen[f.lin >> 12 >> 6 & 7] |= UINT64_C(1) << (f.lin >> 12 & 63);
+        t0_jumps_note(c, j, f.lin);
     }
     return b;
 }

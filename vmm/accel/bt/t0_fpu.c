@@ -322,7 +322,7 @@ T0_HANDLER(x87_store_g)
         uint64_t la = offset(c, op);                                    \
         const struct t0_tlb_entry *e = t0_tlb_entry(c, la);             \
         if (unlikely(!(c->fpu_loaded & T0_FPU_X87) ||                   \
-                     t0_tlb_tag(la, op->size) != e->tag)) {             \
+                     !t0_tlb_hit(la, op->size, e->tag))) {              \
             return name##_g(c, op);                                     \
         }                                                               \
         record(c, op);                                                  \

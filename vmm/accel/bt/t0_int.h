@@ -30,11 +30,6 @@ static inline const struct t0_tlb_entry *t0_tlb_entry(const struct t0_cpu *c,
     return &c->tlb[(la >> 12) & (T0_TLB_SIZE - 1)];
 }
 
-static inline uint64_t t0_tlb_tag(uint64_t la, unsigned size)
-{
-    return (la + size - 1) & ~UINT64_C(0xfff);
-}
-
 /* Base and displacement only, which is what most addresses are. */
 static inline uint64_t t0_base_offset(const struct t0_cpu *c, const struct t0_op *op)
 {
@@ -62,7 +57,7 @@ static inline uint64_t t0_base_offset(const struct t0_cpu *c, const struct t0_op
     {                                                                   \
         uint64_t la_ = offset(c, op);                                   \
         const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);           \
-        if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->read)) {      \
+        if (unlikely(!t0_tlb_hit(la_, sizeof(type), e_->read))) {       \
             return name##_g(c, op);                                     \
         }                                                               \
         type m = *(const volatile type *)(uintptr_t)(la_ + e_->addend); \
@@ -97,7 +92,7 @@ static inline uint64_t t0_base_offset(const struct t0_cpu *c, const struct t0_op
     {                                                                    \
         uint64_t la_ = offset(c, op);                                    \
         const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);            \
-        if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->write)) {      \
+        if (unlikely(!t0_tlb_hit(la_, sizeof(type), e_->write))) {       \
             return name##_g(c, op);                                      \
         }                                                                \
         *(volatile type *)(uintptr_t)(la_ + e_->addend) = (type)(value); \
@@ -135,7 +130,7 @@ static inline uint64_t t0_base_offset(const struct t0_cpu *c, const struct t0_op
     {                                                                      \
         uint64_t la_ = offset(c, op);                                      \
         const struct t0_tlb_entry *e_ = t0_tlb_entry(c, la_);              \
-        if (unlikely(t0_tlb_tag(la_, sizeof(type)) != e_->write)) {        \
+        if (unlikely(!t0_tlb_hit(la_, sizeof(type), e_->write))) {         \
             return name##_g(c, op);                                        \
         }                                                                  \
         volatile type *p = (volatile type *)(uintptr_t)(la_ + e_->addend); \

@@ -76,8 +76,9 @@ static uint64_t probe(struct t0_cpu *c, uint64_t la, unsigned size, bool write,
         return page_ok(second, write) ? 0 : raise_memory(c, second, write, seg);
     }
     struct t0_tlb_entry *e = &c->tlb[(la >> 12) & (T0_TLB_SIZE - 1)];
-    e->read = second;
-    e->write = page_ok(la, true) ? second : T0_TLB_NONE;
+    e->read = ~second;
+    e->write =
+        page_ok(la, true) ? ~second : t0_tlb_none((la >> 12) & (T0_TLB_SIZE - 1));
     e->addend = 0;
     return 0;
 }
@@ -247,7 +248,7 @@ static const struct t0_op *leave(struct t0_cpu *c, const struct t0_op *op)
 static void flush_tlb(void)
 {
     for (unsigned i = 0; i < T0_TLB_SIZE; i++) {
-        t.cpu.tlb[i] = (struct t0_tlb_entry){T0_TLB_NONE, T0_TLB_NONE, 0};
+        t.cpu.tlb[i] = (struct t0_tlb_entry){t0_tlb_none(i), t0_tlb_none(i), 0, 0};
     }
 }
 

@@ -22,12 +22,9 @@
  *           bit is clear (until the first store, which sets it)
  * So a slow access that permission allows costs no walk.
  *
- * Flushing. An entry is dropped by its tag; a bitmap of used entries makes a flush
- * proportional to what was used. CR3 loads keep global entries (5.5.1). Since all
- * entries are 4 KiB, INVLPG inside a large page has to drop every entry of that page:
- * entries made from large pages are marked, and a filter of 2 MiB regions tells when
- * to look for them. PCID is implemented by flushing at each load of CR3, which is
- * always allowed: a TLB may forget at any time.
+ * The tags of struct t0_tlb_entry are kept complemented: see t0.h. t0_tlb.c forgets
+ * entries. PCID is implemented by flushing at each load of CR3, which is always
+ * allowed: a TLB may forget at any time.
  */
 
 enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
@@ -316,130 +313,6 @@ static bool walk(struct t0_cpu *c, uint64_t la, unsigned access, unsigned bank,
 
 /* --- The TLB --------------------------------------------------------------- */
 
-static void drop_entry(struct t0_cpu *c, unsigned bank, unsigned i)
-{
-    struct t0_tlb_entry *e = &c->banks[bank][i];
-    struct t0_tlb_side *side = &c->core->side[bank][i];
-    e->read = e->write = t0_tlb_none(i);
-    side->read = side->write = T0_TLB_NONE;
-    c->core->filled[bank][i / 64] &= ~(UINT64_C(1) << (i % 64));
-}
-
-void t0_jumps_flush(struct t0_cpu *c)
-{
-    c->core->n.jump_flushes++;
-    for (unsigned i = 0; i < T0_JUMP_SIZE; i++) {
-        c->jumps[i].key = T0_TLB_NONE;
-        c->jumps[i].block = NULL;
-    }
-    memset(c->core->code_seen, 0, sizeof(c->core->code_seen));
-    t1_jumps_flush(c);
-}
-
-void t0_tlb_init(struct t0_cpu *c)
-{
-    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
-        for (unsigned i = 0; i < T0_TLB_SIZE; i++) {
-            drop_entry(c, b, i);
-        }
-    }
-    for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
-        c->itlb[i].tag = UINT64_MAX;
-    }
-    t0_jumps_flush(c);
-}
-
-void t0_tlb_flush(struct t0_cpu *c, bool global_too)
-{
-    struct t0_core *core = c->core;
-    core->n.tlb_flushes++;
-    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
-        for (unsigned w = 0; w < T0_TLB_SIZE / 64; w++) {
-            for (uint64_t m = core->filled[b][w]; m; m &= m - 1) {
-                unsigned i = w * 64 + (unsigned)__builtin_ctzll(m);
-                if (global_too || !(core->side[b][i].gpa & T0_SIDE_GLOBAL)) {
-                    drop_entry(c, b, i);
-                }
-            }
-        }
-    }
-    for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
-        if (global_too || !(c->itlb[i].gpa & T0_SIDE_GLOBAL)) {
-            c->itlb[i].tag = UINT64_MAX;
-        }
-    }
-    t0_jumps_flush(c);
-    if (global_too) {
-        core->large_seen = 0;
-        core->huge_seen = false;
-    }
-    core->last_region = NULL;
-}
-
-/* Whether entry @e's page is in the same large page as @la, as far as we know. */
-static bool same_large(uint64_t tag, uint64_t la)
-{
-    return ((tag ^ la) >> 30) == 0;
-}
-
-void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
-{
-    struct t0_core *core = c->core;
-    uint64_t page = la & PAGE_MASK;
-    unsigned idx = (la >> 12) & (T0_TLB_SIZE - 1);
-    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
-        if (core->side[b][idx].read == page || core->side[b][idx].write == page) {
-            drop_entry(c, b, idx);
-        }
-    }
-    bool large = core->huge_seen || (core->large_seen >> (la >> 21 & 63) & 1);
-    for (unsigned b = 0; large && b < T0_NB_BANKS; b++) {
-        for (unsigned i = 0; i < T0_TLB_SIZE; i++) {
-            struct t0_tlb_side *s = &core->side[b][i];
-            if ((s->gpa & T0_SIDE_LARGE) && same_large(s->read, la)) {
-                drop_entry(c, b, i);
-            }
-        }
-    }
-    bool code = core->code_seen[la >> 12 >> 6 & 7] >> (la >> 12 & 63) & 1;
-    if (code || large) {
-        for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
-            struct t0_itlb_entry *e = &c->itlb[i];
-            if ((e->tag & PAGE_MASK) == page ||
-                ((e->gpa & T0_SIDE_LARGE) && same_large(e->tag, la))) {
-                e->tag = UINT64_MAX;
-            }
-        }
-        t0_jumps_flush(c);
-    }
-}
-
-void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa)
-{
-    struct t0_core *core = c->core;
-    for (unsigned b = 0; b < T0_NB_BANKS; b++) {
-        for (unsigned w = 0; w < T0_TLB_SIZE / 64; w++) {
-            for (uint64_t m = core->filled[b][w]; m; m &= m - 1) {
-                unsigned i = w * 64 + (unsigned)__builtin_ctzll(m);
-                if (gpa == UINT64_MAX || (core->side[b][i].gpa & PAGE_MASK) == gpa) {
-                    c->banks[b][i].write = t0_tlb_none(i);
-                }
-            }
-        }
-    }
-}
-
-static void note_large(struct t0_cpu *c, uint64_t la, unsigned shift)
-{
-    if (shift == 30) {
-        c->core->huge_seen = true;
-    } else {
-        /* A 4 MiB page covers two of the filter's regions. */
-        c->core->large_seen |= UINT64_C(1) << (la >> 21 & 63);
-        c->core->large_seen |= UINT64_C(1) << ((la >> 21 ^ (shift == 22)) & 63);
-    }
-}
-
 static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
                  const struct xlat *x)
 {
@@ -451,7 +324,7 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
     const struct gmem_region *r = find_region(c, x->gpa);
     bool wp = is_user(bank) || (c->s.cr0 & X86_CR0_WP);
 
-    core->filled[bank][i / 64] |= UINT64_C(1) << (i % 64);
+    t0_tlb_note(c, bank, i, la, x->shift, x->global);
     side->region = r;
     side->gpa = x->gpa;
     if (x->global) {
@@ -459,7 +332,6 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
     }
     if (x->shift > 12) {
         side->gpa |= T0_SIDE_LARGE;
-        note_large(c, la, x->shift);
     }
     side->read = page;
     side->write = x->dirty && (x->writable || !wp) ? page : T0_TLB_NONE;
@@ -468,12 +340,12 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
         !((c->debug & T0_DEBUG_DATA) && t0_debug_watches(c, page))) {
         uint64_t n = (x->gpa - r->gpa) >> GMEM_PAGE_SHIFT;
         e->addend = (uintptr_t)(r->host + (x->gpa - r->gpa)) - page;
-        e->read = page;
+        e->read = ~page;
         if (side->write == page && r->kind == GMEM_RAM &&
             (write || (atomic_load_explicit(&r->dirty[n], memory_order_relaxed) & 1)) &&
             atomic_load_explicit(&r->code[n], memory_order_acquire) == 0) {
             atomic_fetch_or_explicit(&r->dirty[n], 1, memory_order_relaxed);
-            e->write = page;
+            e->write = ~page;
         }
     }
 }
@@ -483,7 +355,7 @@ static void refill_write(struct t0_cpu *c, struct t0_tlb_entry *e,
                          const struct t0_tlb_side *side)
 {
     const struct gmem_region *r = side->region;
-    if (!r || r->kind != GMEM_RAM || e->read != side->write) {
+    if (!r || r->kind != GMEM_RAM || e->read != ~side->write) {
         return;
     }
     uint64_t n = ((side->gpa & PAGE_MASK) - r->gpa) >> GMEM_PAGE_SHIFT;
@@ -491,7 +363,7 @@ static void refill_write(struct t0_cpu *c, struct t0_tlb_entry *e,
         atomic_fetch_or_explicit(&r->dirty[n], 1, memory_order_relaxed);
     }
     if (atomic_load_explicit(&r->code[n], memory_order_acquire) == 0) {
-        e->write = side->write;
+        e->write = ~side->write;
     }
 }
 
@@ -598,7 +470,7 @@ struct t0_itlb_entry *t0_itlb_fill(struct t0_cpu *c, uint64_t la)
     }
     if (x.shift > 12) {
         e->gpa |= T0_SIDE_LARGE;
-        note_large(c, la, x.shift);
+        t0_tlb_note_large(c, la, x.shift);
     }
     e->host = r ? r->host + (x.gpa - r->gpa) : NULL;
     return e;

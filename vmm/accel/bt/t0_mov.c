@@ -291,7 +291,7 @@ FLAG_OP(sfence, __asm__ volatile("sfence" ::: "memory"))
     {                                                                          \
         uint64_t la = c->gpr[X86_RSP] - 8;                                     \
         const struct t0_tlb_entry *e = t0_tlb_entry(c, la);                    \
-        if (unlikely(t0_tlb_tag(la, 8) != e->write)) {                         \
+        if (unlikely(!t0_tlb_hit(la, 8, e->write))) {                          \
             return name##_g(c, op);                                            \
         }                                                                      \
         *(volatile uint64_t *)(uintptr_t)(la + e->addend) = (uint64_t)(value); \
@@ -325,7 +325,7 @@ T0_HANDLER(pop_r_f)
 {
     uint64_t la = c->gpr[X86_RSP];
     const struct t0_tlb_entry *e = t0_tlb_entry(c, la);
-    if (unlikely(t0_tlb_tag(la, 8) != e->read)) {
+    if (unlikely(!t0_tlb_hit(la, 8, e->read))) {
         return pop_r_g(c, op);
     }
     uint64_t v = *(const volatile uint64_t *)(uintptr_t)(la + e->addend);
@@ -440,7 +440,7 @@ T0_HANDLER(leave_f)
 {
     uint64_t la = c->gpr[X86_RBP];
     const struct t0_tlb_entry *e = t0_tlb_entry(c, la);
-    if (unlikely(t0_tlb_tag(la, 8) != e->read)) {
+    if (unlikely(!t0_tlb_hit(la, 8, e->read))) {
         return leave_g(c, op);
     }
     c->gpr[X86_RBP] = *(const volatile uint64_t *)(uintptr_t)(la + e->addend);

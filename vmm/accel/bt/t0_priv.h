@@ -107,6 +107,15 @@ enum {
     T0_SIDE_LARGE = 1 << 1, /* part of a 2 MiB, 4 MiB or 1 GiB page */
 };
 
+/* Numbers of entries, see t0_tlb.c. */
+struct t0_tlb_set {
+    uint64_t bits[T0_TLB_SIZE / 64];
+    uint64_t words[(T0_TLB_SIZE + 4095) / 4096]; /* of bits that are not 0 */
+};
+
+#define T0_FILTER_BITS 12
+#define T0_FILTER      ((1u << T0_FILTER_BITS) / 64)
+
 #define T0_RING_SIZE 64u
 
 struct t0_counters {
@@ -132,10 +141,12 @@ struct t0_core {
 
     /* t0_mmu.c */
     struct t0_tlb_side side[T0_NB_BANKS][T0_TLB_SIZE];
-    uint64_t filled[T0_NB_BANKS][T0_TLB_SIZE / 64]; /* entries in use */
-    uint64_t large_seen;   /* Bloom filter of 2 MiB regions with large entries */
-    bool huge_seen;        /* some entry is of a 1 GiB page */
-    uint64_t code_seen[8]; /* Bloom filter of linear pages in the jump cache */
+    struct t0_tlb_set filled[T0_NB_BANKS]; /* entries in use */
+    struct t0_tlb_set local[T0_NB_BANKS];  /* of these, those that are not global */
+    uint64_t
+        large_seen[T0_FILTER]; /* filter of 2 MiB and 1 GiB regions with large pages */
+    uint64_t code_seen[T0_FILTER]; /* filter of linear pages in the jump caches */
+    uint64_t jumps_used[T0_JUMP_SIZE / 64]; /* entries of c->jumps */
     const struct gmem_region *last_region;
     struct {
         uint64_t la;
@@ -256,14 +267,22 @@ static inline struct t0_jump_entry *t0_jump_slot(struct t0_cpu *c, uint64_t lin)
 /* Make @end, after the last instruction of @b, lead to the next block. */
 void t0_lower_end(struct t0_cpu *c, const struct t0_block *b, struct t0_op *end);
 
-/* --- t0_mmu.c -------------------------------------------------------------- */
+/* --- t0_mmu.c, t0_tlb.c --------------------------------------------------------------
+ */
 
 void t0_tlb_init(struct t0_cpu *c);
 void t0_tlb_flush(struct t0_cpu *c, bool global_too);
 void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la);
 /* Forget store translations of guest page @gpa, or of all with UINT64_MAX. */
 void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa);
+/* Drop the jump caches. */
 void t0_jumps_flush(struct t0_cpu *c);
+/* Entry @j was filled, for code at linear address @lin. */
+void t0_jumps_note(struct t0_cpu *c, const struct t0_jump_entry *j, uint64_t lin);
+/* Entry @i of @bank was filled from a page of 1 << @shift bytes at @la. */
+void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
+                 unsigned shift, bool global);
+void t0_tlb_note_large(struct t0_cpu *c, uint64_t la, unsigned shift);
 
 /* Translate a code page; NULL with c->exc set. */
 struct t0_itlb_entry *t0_itlb_fill(struct t0_cpu *c, uint64_t la);

@@ -227,7 +227,7 @@ T0_HANDLER(simd_store_g)
         uint64_t la = offset(c, op);                                            \
         const struct t0_tlb_entry *e = t0_tlb_entry(c, la);                     \
         if (unlikely((op->aux & ~(unsigned)c->fpu_loaded) | (la & op->aux2)) || \
-            unlikely(t0_tlb_tag(la, op->size) != e->tag)) {                     \
+            unlikely(!t0_tlb_hit(la, op->size, e->tag))) {                      \
             return name##_g(c, op);                                             \
         }                                                                       \
         return t0_go_thunk(c, op, (void *)(uintptr_t)(la + e->addend));         \

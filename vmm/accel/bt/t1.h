@@ -42,14 +42,14 @@ struct t0_block;
  *     pdep  r11, r11, [index mask]   index of the entry, times 32
  *     mov   rcx, [current bank]
  *     lea   r11, [r11 + rcx]         the entry
- *     mov   rcx, [r11 + tag]
- *     not   rcx
- *     lea   rcx, [rcx + r10 + size]  last byte's address - tag
+ *     mov   rcx, [r11 + tag]         a page's complemented address
+ *     lea   rcx, [rcx + r10 + size]  last byte's address - page
  *     shrx  rcx, rcx, rsp            0 when that is inside the page
  *     jrcxz hit
  *     jmp   slow
  *   hit:
- *     mov   r11, [r11 + addend]
+ *     mov   rcx, [current bank]
+ *     mov   r11, [rcx + r11 + addend]
  *     OP    [r10 + r11]
  *
  * Anything else (a miss, a page crossing, MMIO, a store to a page with code) executes
@@ -99,8 +99,9 @@ void t1_block_kill(struct t0_cpu *c, struct t0_block *b);
 /* All blocks were forgotten. Not while a translation runs. */
 void t1_flush(struct t0_cpu *c);
 
-/* T0's jump cache was dropped. */
-void t1_jumps_flush(struct t0_cpu *c);
+/* T0's jump cache was dropped; only code in global pages is still where it was when not
+ * @global_too. */
+void t1_jumps_flush(struct t0_cpu *c, bool global_too);
 
 /* How often a translation was entered from T0. */
 uint64_t t1_nb_enters(const struct t0_cpu *c);

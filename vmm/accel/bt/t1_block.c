@@ -153,7 +153,7 @@ static void push_return(struct t1_ctx *t)
 
 /*
  * Look the linear address in r10 up in the table of indirect branches. On a miss the
- * slow path. On a hit r11 points to the entry. Changes rcx and r11.
+ * slow path. On a hit r11 points to the entry. Changes rcx, r10 and r11.
  */
 static void look_up(struct t1_ctx *t)
 {
@@ -172,8 +172,11 @@ static void look_up(struct t1_ctx *t)
     t1_jump_slow(t);
     t1_here8(e, hit);
     t1_load(e, T1_RCX,
-            (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t1_jump, minus_mode)});
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_NO_REG, 0, t->b->mode});
+            (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t1_jump, minus_key)});
+    t1_load(e, T1_S1,
+            t1_field(offsetof(struct t0_cpu, t1.jump_key) +
+                     8 * ((t->b->mode & T0_MODE_CPL3) != 0)));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, t->b->mode});
     hit = t1_jrcxz(e);
     t1_jump_slow(t);
     t1_here8(e, hit);

@@ -71,39 +71,44 @@ static unsigned jump_index(uint64_t rip)
     return h & (T1_JUMP_SIZE - 1);
 }
 
-/* No address with this index hashes to it: see jump_index(). */
-static void clear_jump(struct t0_cpu *c, unsigned i)
-{
-    c->t1.jumps[i].minus_rip = i ? 0 : UINT64_MAX;
-    c->core->t1->jumps_used[i / 64] &= ~(UINT64_C(1) << (i % 64));
-}
-
-void t1_jumps_flush(struct t0_cpu *c)
+/*
+ * The key of an entry is its mode and the generation of its kind: user code's, which
+ * every TLB flush ends, and kernel code's, which those do not that keep global pages.
+ */
+void t1_jumps_flush(struct t0_cpu *c, bool global_too)
 {
     struct t1_core *t1 = c->core->t1;
     if (!t1) {
         return;
     }
-    for (unsigned w = 0; w < ARRAY_LEN(t1->jumps_used); w++) {
-        for (uint64_t m = t1->jumps_used[w]; m; m &= m - 1) {
-            clear_jump(c, w * 64 + (unsigned)__builtin_ctzll(m));
-        }
+    c->t1.jump_key[1] += T1_JUMP_GENERATION;
+    if (global_too || t1->kernel_local) {
+        c->t1.jump_key[0] += T1_JUMP_GENERATION;
+        t1->kernel_local = false;
     }
+}
+
+static void clear_jump(struct t0_cpu *c, unsigned i)
+{
+    c->t1.jumps[i].minus_key = 0;
 }
 
 static void remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
 {
     struct t1_core *t1 = c->core->t1;
     struct t1_trans *tr = &t1->trans[b->t1];
-    unsigned i = jump_index(rip);
+    unsigned i = jump_index(rip), user = (b->mode & T0_MODE_CPL3) != 0;
+    const struct t0_itlb_entry *e = t0_itlb_slot(c, rip);
+    t1->kernel_local |=
+        !user && (e->tag != t0_itlb_tag(c, rip) || !(e->gpa & T0_SIDE_GLOBAL));
     c->t1.jumps[i] = (struct t1_jump){
         .minus_rip = -rip,
-        .minus_mode = -(uint64_t)b->mode,
+        .minus_key = -(c->t1.jump_key[user] + b->mode),
         .code = (uintptr_t)(t1->exec + tr->entry_poll),
         .page = rip & ~UINT64_C(0xfff),
     };
-    t1->jumps_used[i / 64] |= UINT64_C(1) << (i % 64);
-    tr->in_jumps = true;
+    tr->in_jumps = tr->in_jumps && tr->jump != i ? T1_JUMPS_MANY : T1_JUMPS_ONE;
+    tr->jump = (uint16_t)i;
 }
 
 /* --- What translations call -------------------------------------------------- */
@@ -444,7 +449,10 @@ void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
     }
     tr->incoming = 0;
     uint64_t code = (uintptr_t)(t1->exec + tr->entry_poll);
-    for (unsigned i = 0; tr->in_jumps && i < T1_JUMP_SIZE; i++) {
+    if (tr->in_jumps == T1_JUMPS_ONE && c->t1.jumps[tr->jump].code == code) {
+        clear_jump(c, tr->jump);
+    }
+    for (unsigned i = 0; tr->in_jumps == T1_JUMPS_MANY && i < T1_JUMP_SIZE; i++) {
         if (c->t1.jumps[i].code == code) {
             clear_jump(c, i);
         }
@@ -461,7 +469,7 @@ void t1_flush(struct t0_cpu *c)
     t1->generation++;
     t1->used = t1->glue_end;
     t1->nb_sites = t1->nb_trans = 0;
-    t1_jumps_flush(c);
+    t1_jumps_flush(c, true);
 }
 
 /* --- Life -------------------------------------------------------------------- */
@@ -496,9 +504,7 @@ bool t1_init(struct t0_cpu *c, GError **error)
     c->t1.sse_mask = T0_FPU_SSE;
     c->t1.align16_mask = 15;
     c->t1.align32_mask = 31;
-    for (unsigned i = 0; i < T1_JUMP_SIZE; i++) {
-        clear_jump(c, i);
-    }
+    t1_jumps_flush(c, true);
     make_glue(t1);
     return true;
 out:

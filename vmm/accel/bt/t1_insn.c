@@ -109,17 +109,15 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
     t1_load(e, T1_RCX, T1_FIELD(tlb));
     t1_shrx(e, T1_S2, addr, T1_SP);
     t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.tlb_mask));
-    t1_lea(e, T1_S2, (struct t1_mem){T1_RCX, T1_S2, 0, 0});
-    t1_load(e, T1_RCX, (struct t1_mem){T1_S2, T1_NO_REG, 0, (int32_t)tag});
-    t1_not(e, T1_RCX);
+    t1_load(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S2, 0, (int32_t)tag});
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
     uint32_t hit = t1_jrcxz(e);
     t1_jump_slow(t);
     t1_here8(e, hit);
-    t1_load(
-        e, T1_S2,
-        (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t0_tlb_entry, addend)});
+    t1_load(e, T1_RCX, T1_FIELD(tlb));
+    t1_load(e, T1_S2,
+            (struct t1_mem){T1_RCX, T1_S2, 0, offsetof(struct t0_tlb_entry, addend)});
 }
 
 /* --- Instructions as they are ----------------------------------------------- */

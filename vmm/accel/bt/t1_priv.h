@@ -19,11 +19,17 @@ struct t1_site {
     bool poll;
 };
 
+enum { T1_JUMPS_NONE, T1_JUMPS_ONE, T1_JUMPS_MANY };
+
+/* Keys of jumps: generation, mode. */
+#define T1_JUMP_GENERATION (UINT64_C(1) << 16)
+
 struct t1_trans {
     uint32_t entry, entry_poll; /* positions */
     uint32_t incoming;          /* sites */
     bool native;                /* nothing in it is left to T0 */
-    bool in_jumps;              /* may be in the table of indirect branches */
+    uint8_t in_jumps;           /* T1_JUMPS_*: in the table of indirect branches */
+    uint16_t jump;              /* with T1_JUMPS_ONE: its place there */
 };
 
 struct t1_core {
@@ -34,8 +40,8 @@ struct t1_core {
     uint32_t nb_sites, nb_trans;
     uint32_t generation; /* counts flushes */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
-    uint64_t jumps_used[T1_JUMP_SIZE / 64];
-    uint64_t checked; /* in lockstep */
+    bool kernel_local; /* jumps of kernel code hold pages that are not global */
+    uint64_t checked;  /* in lockstep */
     uint64_t steps, branches, resolves, enters;
     uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
