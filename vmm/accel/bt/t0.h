@@ -120,8 +120,7 @@ struct t0_tlb_entry {
 
 #define T0_TLB_BITS 13
 #define T0_TLB_SIZE (1u << T0_TLB_BITS)
-#define T0_TLB_NONE UINT64_C(1) /* never equals a page's address, nor its complement \
-                                 */
+#define T0_TLB_NONE UINT64_C(1) /* never a page's address, nor its complement */
 
 /* What stands in an unused tag of entry @i: a page's address that has another index,
  * as has the page before it, so that no access that looks there ends in that page. */
@@ -187,8 +186,11 @@ struct t1_hot {
     uint64_t page_base; /* linear address of the page whose code runs */
     uint64_t target, target_page;
     uint64_t jump_key[2]; /* generation of jumps for kernel and user code */
-    uint64_t tlb_mask, itlb_mask, jump_mask;       /* for PDEP: index to byte offset */
-    uint64_t sse_mask, align16_mask, align32_mask; /* for PEXT: bits to look at */
+    uint64_t tlb_mask, itlb_mask, jump_mask; /* for PDEP: index to byte offset */
+    uint64_t align16_mask, align32_mask;     /* for PEXT: bits to look at */
+    uint64_t x87_mask, not_if, not_df, arith, pushf_keep, bits[3];
+    uint64_t vec_away; /* 0: the vector registers are in the host's, MXCSR too */
+    uint64_t vec_want; /* bring them there before going on */
     struct t1_jump jumps[T1_JUMP_SIZE];
 };
 

@@ -285,7 +285,7 @@ static bool branch(struct t1_ctx *t, struct branch *br)
         /* T0's handler would follow its own chain: on the slow path only the push is
          * done there. */
         t->cur->resume = t1_pos(&t->e);
-        t->cur->index |= T1_PUSH_RETURN;
+        t->cur->what |= T1_PUSH_RETURN;
         t->cur = NULL;
         count(t);
         br->nb = 1;
@@ -304,14 +304,13 @@ static void put_slow(struct t1_ctx *t, const struct t1_slow *s)
     for (unsigned i = 0; i < s->nb; i++) {
         t1_set_rel32(e, s->from[i], t1_pos(e));
     }
-    t1_vectors_move(e, true, s->put_xmm, s->put_ymm);
+    t1_x87_note(e, &s->x87);
     t1_mov_ri(e, T1_RCX, (uint8_t *)t->b - t->c->core->arena);
-    t1_mov_ri(e, T1_S1, s->index | (int64_t)s->op << 16);
+    t1_mov_ri(e, T1_S1, s->what | (int64_t)s->op << 16);
     if (s->branch) {
         t1_jmp(e, t->t1->glue_branch);
     } else {
         t1_call(e, t->t1->glue_step);
-        t1_vectors_move(e, false, s->get_xmm, s->get_ymm);
         t1_jmp(e, s->resume);
     }
 }
@@ -320,7 +319,8 @@ static void put_slow(struct t1_ctx *t, const struct t1_slow *s)
 static void fall_back(struct t1_ctx *t)
 {
     t->t1->trans[t->t1->nb_trans].native = false;
-    t1_vectors_put(t);
+    t1_x87_note(&t->e, &t->x87);
+    t->x87.pending = false;
     t1_jump_slow(t);
     t->cur->op = t->insn->op;
 }
@@ -395,7 +395,8 @@ static void put_insns(struct t1_ctx *t, const struct decoded_block *d,
         t->cur = NULL;
         bool last = i + 1u == b->nb_insns && !(b->flags & T0_BLOCK_HAS_END);
         if (last) {
-            t1_vectors_put(t);
+            t1_x87_note(&t->e, &t->x87);
+            t->x87.pending = t->vec_ready = t->x87_ready = false;
         }
         if (!(last ? branch(t, br) : t1_insn(t))) {
             fall_back(t);
@@ -403,11 +404,10 @@ static void put_insns(struct t1_ctx *t, const struct decoded_block *d,
         if (t->cur) {
             t->cur->resume = t1_pos(&t->e);
             t->cur->branch = last;
-            t1_vectors_masks(t, UINT16_MAX, &t->cur->get_xmm, &t->cur->get_ymm);
         }
     }
     if (b->flags & T0_BLOCK_HAS_END) {
-        t1_vectors_put(t);
+        t1_x87_note(&t->e, &t->x87);
         count(t);
         br->nb = 1;
         go(t, (int64_t)t->page_off + b->len, false, &br->stub[0]);
@@ -427,6 +427,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     t->t1 = t1;
     t->b = b;
     t->page_off = b->gpa & 0xfff;
+    t->lone = c->vcpu->vm->nb_vcpus == 1;
     t->e = (struct t1_emit){.p = t1->write + ALIGN_UP(t1->used, 16), .base = t1->write};
 
     struct t1_trans *tr = &t1->trans[++t1->nb_trans];

@@ -2,6 +2,7 @@
 #include "vmm/accel/bt/t1_priv.h"
 
 #include <errno.h>
+#include <immintrin.h>
 #include <inttypes.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -194,15 +195,42 @@ const struct t0_op *t1_op_stop(struct t0_cpu *c, const struct t0_op *op)
     return op;
 }
 
+/* Bring what a translation needs (T1_NEED_*) into the host's registers. False: the
+ * guest has an exception unmasked. */
+static bool make_ready(struct t0_cpu *c, uint32_t what)
+{
+    const struct x86_fpu *f = &c->s.fpu;
+    if ((what & T1_NEED_X87) && !(c->fpu_loaded & T0_FPU_X87)) {
+        if ((f->fcw & T0_FPU_EXCEPTIONS) != T0_FPU_EXCEPTIONS) {
+            return false;
+        }
+        t0_x87_load(c);
+    }
+    if (what & T1_NEED_VEC) {
+        if ((f->mxcsr & T0_MXCSR_MASKS) != T0_MXCSR_MASKS) {
+            return false;
+        }
+        if (!(c->fpu_loaded & T0_FPU_SSE)) {
+            _mm_setcsr(f->mxcsr & 0xffff);
+            c->fpu_loaded |= T0_FPU_SSE;
+        }
+        c->t1.vec_want = 1;
+    }
+    return true;
+}
+
 /* Another instruction by T0. Returns non-zero when the translation is left. */
 static uint64_t do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
 {
     struct t1_core *t1 = c->core->t1;
     struct t0_block *b = block_at(c, ref), *single = (struct t0_block *)t1->single;
-    unsigned i = what & 0x7fff;
+    unsigned i = what & T1_INDEX;
     uint32_t generation = t1->generation;
     t0_fn fn;
     const struct t0_op *op = enter_op(c, b, i, &fn);
+    if ((what & T1_ENSURE) && make_ready(c, what)) {
+        return 0;
+    }
     t1->steps++;
     t1->fallbacks[what >> 16]++;
     single->ops[0] = *op;
@@ -219,7 +247,8 @@ static uint64_t do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     if (left) {
         return 1;
     }
-    if (unlikely(generation != t1->generation || (b->flags & T0_BLOCK_DEAD))) {
+    if (unlikely(generation != t1->generation || (b->flags & T0_BLOCK_DEAD) ||
+                 (what & T1_ENSURE) || !make_ready(c, what))) {
         c->insns++;
         c->s.rip = c->rip_base + single->ops[0].next;
         return 1;
@@ -237,6 +266,39 @@ static void push_host(struct t1_emit *e, unsigned reg, bool pop)
 {
     struct t1_enc x = {.opcode = (uint8_t)((pop ? 0x58 : 0x50) | (reg & 7))};
     t1_opcode(e, &x, reg >> 3);
+}
+
+/* All vector registers to or from the vCPU's state. */
+static void put_vectors(struct t1_emit *e, int32_t above, bool store)
+{
+    for (unsigned n = 0; n < 16; n++) {
+        struct t1_mem m = t1_field(offsetof(struct t0_cpu, s.fpu.ymm) + 32 * (size_t)n);
+        m.disp += above;
+        t1_vex(e, 1, false, 0, true, (n >> 3 & 1) << 2, 0, store ? 0x11 : 0x10);
+        t1_modrm_mem(e, n, m);
+    }
+}
+
+/* A field that is 0 or 1. */
+static struct t1_mem flag_at(size_t off, int32_t above)
+{
+    struct t1_mem m = t1_field(off);
+    m.disp += above;
+    return m;
+}
+
+static void put_flag_set(struct t1_emit *e, struct t1_mem m, unsigned v)
+{
+    t1_op_mem(e, &(struct t1_enc){.opcode = 0xc6}, 0, m);
+    t1_u8(e, v);
+}
+
+/* Compare with 0, and jump with condition @cc. */
+static uint32_t put_flag_jump(struct t1_emit *e, struct t1_mem m, unsigned cc)
+{
+    t1_op_mem(e, &(struct t1_enc){.opcode = 0x80}, 7, m);
+    t1_u8(e, 0);
+    return t1_jcc(e, cc, 0);
 }
 
 /* Flags and registers to the vCPU's state; RAX is changed. @above: what lies between
@@ -258,6 +320,25 @@ static void put_spill(struct t1_emit *e, int32_t above)
     t1_u8(e, 0x9f);                                                       /* lahf */
     t1_op_reg(e, &(struct t1_enc){.map = 1, .opcode = 0x90}, 0, X86_RAX); /* seto al */
     t1_op_mem(e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x89}, X86_RAX, m);
+    struct t1_mem away = flag_at(offsetof(struct t0_cpu, t1.vec_away), above);
+    uint32_t over = put_flag_jump(e, away, 5); /* jne */
+    put_vectors(e, above, true);
+    t1_u8(e, 0xc5); /* vzeroupper */
+    t1_u8(e, 0xf8);
+    t1_u8(e, 0x77);
+    put_flag_set(e, away, 1);
+    t1_set_rel32(e, over, t1_pos(e));
+}
+
+/* The vector registers come back where do_step() said so. */
+static void put_wanted(struct t1_emit *e, int32_t above)
+{
+    struct t1_mem want = flag_at(offsetof(struct t0_cpu, t1.vec_want), above);
+    uint32_t over = put_flag_jump(e, want, 4); /* je */
+    put_vectors(e, above, false);
+    put_flag_set(e, want, 0);
+    put_flag_set(e, flag_at(offsetof(struct t0_cpu, t1.vec_away), above), 0);
+    t1_set_rel32(e, over, t1_pos(e));
 }
 
 static void put_reload(struct t1_emit *e, int32_t above)
@@ -366,6 +447,7 @@ static void make_glue(struct t1_core *t1)
     uint32_t on = t1_jcc(&e, 4, 0); /* jz */
     put_return(&e, 8);
     t1_set_rel32(&e, on, t1_pos(&e));
+    put_wanted(&e, 8);
     put_reload(&e, 8);
     t1_u8(&e, 0xc3);
     t1->glue_end = t1->used = t1_pos(&e);
@@ -501,7 +583,15 @@ bool t1_init(struct t0_cpu *c, GError **error)
     c->t1.tlb_mask = (uint64_t)(T0_TLB_SIZE - 1) * sizeof(struct t0_tlb_entry);
     c->t1.itlb_mask = (uint64_t)(T0_ITLB_SIZE - 1) * 8;
     c->t1.jump_mask = (uint64_t)(T1_JUMP_SIZE - 1) * sizeof(struct t1_jump);
-    c->t1.sse_mask = T0_FPU_SSE;
+    c->t1.x87_mask = T0_FPU_X87;
+    c->t1.not_if = ~(uint64_t)X86_FL_IF;
+    c->t1.not_df = ~(uint64_t)X86_FL_DF;
+    c->t1.arith = X86_FL_ARITH;
+    c->t1.pushf_keep = ~(uint64_t)(X86_FL_ARITH | X86_FL_VM | X86_FL_RF);
+    for (unsigned i = 0; i < 3; i++) {
+        c->t1.bits[i] = (16u << i) - 1;
+    }
+    c->t1.vec_away = 1;
     c->t1.align16_mask = 15;
     c->t1.align32_mask = 31;
     t1_jumps_flush(c, true);

@@ -33,14 +33,15 @@ void t1_jump_slow(struct t1_ctx *t)
 {
     if (!t->cur) {
         t->cur = &t->slow[t->nb_slow++];
-        *t->cur = (struct t1_slow){.index = (uint16_t)t->index, .op = X86_NB_OPS};
-        t1_vectors_masks(t, t->xdirty, &t->cur->put_xmm, &t->cur->put_ymm);
+        unsigned needs =
+            (t->vec_ready ? T1_NEED_VEC : 0u) | (t->x87_ready ? T1_NEED_X87 : 0u);
+        *t->cur = (struct t1_slow){
+            .what = (uint16_t)(t->index | needs), .op = X86_NB_OPS, .x87 = t->x87};
     }
     t->cur->from[t->cur->nb++] = t1_jmp(&t->e, 0);
 }
 
-/* The host register with guest register @reg: its own, or @scratch after loading. */
-static unsigned in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
+unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
 {
     if (t1_host[reg] != T1_MEMORY) {
         return t1_host[reg];
@@ -77,10 +78,10 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
             m.base = T1_S1;
             m.disp = (int32_t)(t1_next_off(t) + i->disp);
         } else if (i->base != X86_REG_NONE) {
-            m.base = (uint8_t)in_reg(t, i->base, T1_S1);
+            m.base = (uint8_t)t1_in_reg(t, i->base, T1_S1);
         }
         if (i->index != X86_REG_NONE) {
-            m.index = (uint8_t)in_reg(t, i->index, T1_S2);
+            m.index = (uint8_t)t1_in_reg(t, i->index, T1_S2);
             m.shift = (uint8_t)__builtin_ctz(i->scale);
         }
         bool plain = m.base != T1_NO_REG && m.index == T1_NO_REG && m.disp == 0;
@@ -206,7 +207,8 @@ struct places {
     const struct x86_opnd *reg, *rm, *vvvv; /* general registers, or NULL */
     const struct x86_opnd *low;             /* in the opcode's low bits */
     const struct x86_opnd *mem;
-    bool cl; /* CL is an operand */
+    const struct x86_opnd *high; /* that of these which goes through RCX */
+    bool cl;                     /* CL is an operand */
     bool moffs;
 };
 
@@ -250,41 +252,73 @@ static bool in_memory(const struct x86_opnd *o)
     return o && !is_high(o) && t1_host[o->reg] == T1_MEMORY;
 }
 
-/* AH and friends can only be encoded without a REX prefix. */
-static bool high_bytes_fit(const struct x86_insn *insn, const struct places *p)
+/* AH and friends can only be encoded without a REX prefix; otherwise one of them goes
+ * through RCX, and so does CH. */
+static bool high_bytes_fit(const struct x86_insn *insn, struct places *p)
 {
     const struct x86_opnd *all[] = {p->reg, p->rm, p->low};
-    bool high = false, rex = p->mem || (insn->prefixes & X86_P_W);
+    bool rex = p->mem || (insn->prefixes & X86_P_W);
+    unsigned nb = 0;
     for (unsigned i = 0; i < ARRAY_LEN(all); i++) {
         const struct x86_opnd *o = all[i];
         if (!o) {
             continue;
         }
         if (is_high(o)) {
-            high = true;
-            if (o->reg == X86_CH) {
-                return false;
-            }
+            nb++;
+            p->high = o;
+            rex |= o->reg == X86_CH;
         } else {
             unsigned h = t1_host[o->reg];
             rex |= h >= 8 || (o->size == 1 && h >= 4);
         }
     }
-    return !high || !rex;
+    if (!rex) {
+        p->high = NULL;
+    }
+    return !nb || !rex || (nb == 1 && !p->cl);
 }
 
-static bool fits_scheme(const struct t1_ctx *t, const struct places *p)
+/* In RCX for an instruction, and back. */
+static void high_get(struct t1_ctx *t, const struct x86_opnd *o)
+{
+    if (o->reg == X86_CH) {
+        t1_rorx(&t->e, T1_RCX, t1_host[X86_RCX], 8);
+    } else {
+        t1_op_reg(&t->e, &(struct t1_enc){.map = 1, .opcode = 0xb6}, T1_RCX,
+                  4 + o->reg - X86_REG_HIGH);
+    }
+}
+
+static void high_put(struct t1_ctx *t, const struct x86_opnd *o)
+{
+    const struct t1_enc mov = {.opcode = 0x8a};
+    unsigned cx = t1_host[X86_RCX];
+    if (!(o->access & X86_ACC_W)) {
+        return;
+    }
+    if (o->reg == X86_CH) {
+        t1_rorx(&t->e, cx, cx, 8);
+        t1_op_reg(&t->e, &mov, cx, T1_RCX);
+        t1_rorx(&t->e, cx, cx, 56);
+    } else {
+        t1_op_reg(&t->e, &mov, 4 + o->reg - X86_REG_HIGH, T1_RCX);
+    }
+}
+
+static bool fits_scheme(const struct t1_ctx *t, struct places *p)
 {
     const struct x86_insn *insn = t->insn;
     const struct x86_desc *d = x86_insn_desc(insn);
     const uint16_t easy = 1 << X86_RAX | 1 << X86_RDX | 1 << X86_RBX;
     if ((d->gpr_read & ~(easy | 1u << X86_RCX)) || (d->gpr_written & ~easy) ||
-        (d->props & (X86_D_ALIGN | X86_D_STACK | X86_D_IMPL_MEM | X86_D_VSIB)) ||
+        (d->props & (X86_D_ALIGN | X86_D_STACK | X86_D_IMPL_MEM)) ||
         !high_bytes_fit(insn, p)) {
         return false;
     }
     if (p->mem) {
-        unsigned nb = in_memory(p->reg) + in_memory(p->vvvv) + (p->cl ? 1u : 0u);
+        unsigned nb = in_memory(p->reg) + in_memory(p->vvvv) + (p->cl ? 1u : 0u) +
+                      (p->high ? 1u : 0u);
         bool bit_string =
             insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC && p->reg != NULL;
         return nb <= 1 && !bit_string && p->mem->size >= 1 && p->mem->size <= 8 &&
@@ -294,10 +328,15 @@ static bool fits_scheme(const struct t1_ctx *t, const struct places *p)
 }
 
 /* An operand's number in the encoding, loaded when it has to be. */
-static unsigned operand(struct t1_ctx *t, const struct x86_opnd *o, unsigned scratch)
+static unsigned operand(struct t1_ctx *t, const struct places *p,
+                        const struct x86_opnd *o, unsigned scratch)
 {
     if (!o) {
         return 0;
+    }
+    if (o == p->high) {
+        high_get(t, o);
+        return T1_RCX;
     }
     if (is_high(o)) {
         return 4 + o->reg - X86_REG_HIGH;
@@ -353,7 +392,7 @@ static void put_legacy_insn(struct t1_ctx *t, const struct places *p, unsigned r
     const struct x86_insn *insn = t->insn;
     const struct x86_desc *d = x86_insn_desc(insn);
     struct t1_enc x = {
-        .lock = insn->prefixes & X86_P_LOCK ? 0xf0 : 0,
+        .lock = t1_lock_prefix(t),
         .p66 = insn->prefixes & X86_P_OPSIZE ? 0x66 : 0,
         .rep = insn->prefixes & X86_P_REP     ? 0xf3
                : insn->prefixes & X86_P_REPNE ? 0xf2
@@ -402,9 +441,9 @@ static bool plain(struct t1_ctx *t)
         t1_mov_rr(&t->e, T1_RCX, t1_host[X86_RCX]);
     }
     const struct x86_opnd *low_or_rm = p.low ? p.low : p.rm;
-    unsigned reg = operand(t, p.reg, reg_scratch);
-    unsigned rm = operand(t, low_or_rm, T1_S2);
-    unsigned vvvv = operand(t, p.vvvv, T1_RCX);
+    unsigned reg = operand(t, &p, p.reg, reg_scratch);
+    unsigned rm = operand(t, &p, low_or_rm, T1_S2);
+    unsigned vvvv = operand(t, &p, p.vvvv, T1_RCX);
     if (insn->prefixes & X86_P_VEX) {
         put_vex_insn(t, &p, p.reg ? reg : insn->modrm >> 3 & 7u, rm, vvvv, m);
     } else {
@@ -414,6 +453,9 @@ static bool plain(struct t1_ctx *t)
         for (unsigned i = insn->len - insn->imm_size; i < insn->len; i++) {
             t1_u8(&t->e, t->bytes[i]);
         }
+    }
+    if (p.high) {
+        high_put(t, p.high);
     }
     store_operand(t, p.vvvv, T1_RCX);
     store_operand(t, p.reg, reg_scratch);
@@ -458,17 +500,28 @@ static bool push(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
     const struct x86_opnd *o = &insn->opnd[0];
-    if (insn->opsize != 8 || (o->kind != X86_OPND_REG && o->kind != X86_OPND_IMM)) {
+    bool mem = o->kind == X86_OPND_MEM;
+    if (insn->opsize != 8 || (mem && !t1_ea_possible(t, true)) ||
+        (!mem && o->kind != X86_OPND_REG && o->kind != X86_OPND_IMM)) {
         return false;
     }
     unsigned sp = t1_host[X86_RSP];
+    if (mem) {
+        unsigned a = t1_ea(t, T1_S1, true);
+        t1_probe(t, a, 8, false);
+        t1_load(&t->e, T1_RCX, t1_at(a));
+        t1_store(&t->e, T1_FIELD(t1.target), T1_RCX);
+    }
     t1_lea(&t->e, T1_S1, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
     t1_probe(t, T1_S1, 8, true);
     if (o->kind == X86_OPND_IMM) {
         t1_op_mem(&t->e, &(struct t1_enc){.w = true, .opcode = 0xc7}, 0, t1_at(T1_S1));
         t1_u32(&t->e, (uint32_t)insn->imm);
+    } else if (mem) {
+        t1_load(&t->e, T1_RCX, T1_FIELD(t1.target));
+        t1_store(&t->e, t1_at(T1_S1), T1_RCX);
     } else {
-        t1_store(&t->e, t1_at(T1_S1), in_reg(t, o->reg, T1_RCX));
+        t1_store(&t->e, t1_at(T1_S1), t1_in_reg(t, o->reg, T1_RCX));
     }
     t1_mov_rr(&t->e, sp, T1_S1);
     return true;
@@ -545,7 +598,7 @@ static bool divide(struct t1_ctx *t)
         t1_probe(t, a, o->size, false);
         t1_op_mem(e, &mov, by, t1_at(a));
     } else {
-        by = in_reg(t, o->reg, T1_S2);
+        by = t1_in_reg(t, o->reg, T1_S2);
     }
     if (is_signed) {
         t1_mov_ri(e, T1_RCX, wide ? 63 : 31);
@@ -593,7 +646,11 @@ bool t1_insn(struct t1_ctx *t)
     case X86_OP_LEAVE: return leave(t);
     case X86_OP_DIV:
     case X86_OP_IDIV: return divide(t);
-    default:
-        return d->cls == X86_CLASS_INT ? is_plain(insn->op) && plain(t) : t1_simd(t);
+    default: break;
     }
+    if (d->cls == X86_CLASS_X87) {
+        return t1_x87(t);
+    }
+    return d->cls == X86_CLASS_INT ? (is_plain(insn->op) && plain(t)) || t1_system(t)
+                                   : t1_simd(t);
 }

@@ -70,21 +70,39 @@ static inline struct t1_mem t1_field(size_t off)
 
 /* --- Translating ------------------------------------------------------------ */
 
-/* With the index of a CALL: push the return address, and no more. */
-#define T1_PUSH_RETURN 0x8000u
+/*
+ * What a slow path is asked, beside the op's index:
+ *   PUSH_RETURN  of a CALL: push the return address, and no more
+ *   NEED_*       the translation goes on with these in the host's registers
+ *   ENSURE       bring them there, and do not execute the op
+ */
+enum {
+    T1_INDEX = 0xff,
+    T1_NEED_VEC = 0x100,
+    T1_NEED_X87 = 0x200,
+    T1_ENSURE = 0x400,
+    T1_PUSH_RETURN = 0x8000,
+};
+
+/* The last x87 instruction, not yet noted in the vCPU's state. */
+struct t1_x87 {
+    bool pending;
+    uint16_t fop;
+    int32_t off; /* from page_base */
+};
 
 struct t1_slow {
-    uint32_t from[4]; /* jumps to it: a CALL through memory has most */
+    uint32_t from[6]; /* jumps to it */
     unsigned nb;
     uint32_t resume;
-    uint16_t put_xmm, put_ymm; /* vector registers to put back first, */
-    uint16_t get_xmm, get_ymm; /* and to load after it */
-    uint16_t index;            /* of the op */
-    uint16_t op; /* enum x86_op of a fall-back; X86_NB_OPS: a slow access */
+    uint16_t what; /* T1_INDEX and others */
+    uint16_t op;   /* enum x86_op of a fall-back; X86_NB_OPS: a slow access */
+    struct t1_x87 x87;
     bool branch;
 };
 
-enum { T1_V_NONE, T1_V_XMM, T1_V_YMM };
+/* Of each instruction one, and one for each kind of registers to make ready. */
+#define T1_MAX_SLOW (3 * T0_BLOCK_MAX_INSNS)
 
 struct t1_ctx {
     struct t1_emit e;
@@ -95,12 +113,12 @@ struct t1_ctx {
     const uint8_t *bytes; /* the instruction's */
     unsigned index;       /* its op */
     unsigned page_off;    /* of the block */
-    struct t1_slow slow[T0_BLOCK_MAX_INSNS];
+    struct t1_slow slow[T1_MAX_SLOW];
     unsigned nb_slow;
-    struct t1_slow *cur; /* of the current instruction, or NULL */
-    uint8_t xstate[16];  /* T1_V_*, see t1_simd.c */
-    uint16_t xdirty;
-    bool used_vex; /* the host's upper halves may be in use */
+    struct t1_slow *cur;       /* of the current instruction, or NULL */
+    bool vec_ready, x87_ready; /* known to be in the host's registers */
+    bool lone;                 /* no other vCPU */
+    struct t1_x87 x87;
 };
 
 /* Offset from page_base of the instruction after the current one. */
@@ -133,16 +151,23 @@ static inline struct t1_mem t1_at(unsigned addr)
  * T0 is to execute it. */
 bool t1_insn(struct t1_ctx *t);
 
-/* The same for SSE and AVX. */
+/* The same for SSE and AVX, for x87, and for what is the kernel's. */
 bool t1_simd(struct t1_ctx *t);
+bool t1_x87(struct t1_ctx *t);
+bool t1_system(struct t1_ctx *t);
 
-/* All vector registers back into memory. */
-void t1_vectors_put(struct t1_ctx *t);
-/* Store or load these. */
-void t1_vectors_move(struct t1_emit *e, bool store, uint16_t xmm, uint16_t ymm);
-/* Of registers @which, those that are in the host's wholly or by half. */
-void t1_vectors_masks(const struct t1_ctx *t, uint16_t which, uint16_t *ret_xmm,
-                      uint16_t *ret_ymm);
+/* The host register with guest register @reg: its own, or @scratch after loading. */
+unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch);
+
+/* Slow unless the bits of @reg under @mask are 0. Changes rcx. */
+void t1_check_zero(struct t1_ctx *t, unsigned reg, struct t1_mem mask);
+
+/* From here on T1_NEED_VEC or T1_NEED_X87 is in the host's registers. Changes rcx. */
+void t1_ensure(struct t1_ctx *t, unsigned need);
+/* Write what is pending in @x to the vCPU's state. Changes rcx. */
+void t1_x87_note(struct t1_emit *e, const struct t1_x87 *x);
+/* Prefix of a LOCKed instruction. */
+uint8_t t1_lock_prefix(const struct t1_ctx *t);
 
 /* Translate @b. Its code's position, or 0. */
 bool t1_translate(struct t0_cpu *c, struct t0_block *b);

@@ -1,0 +1,184 @@
+#include "lib/isa/x86/opspec.h"
+#include "vmm/accel/bt/t1_priv.h"
+
+/*
+ * What kernels execute often and no other instruction can stand for: the flags beside
+ * the arithmetic ones, which are in c->s.rflags, SWAPGS, bit strings in memory, and
+ * compare-and-exchange of 8 and 16 bytes.
+ *
+ * None of it may change the host's flags. A bit is cleared by taking the others out
+ * (PEXT) and putting them back (PDEP); set, by doing that to the complement.
+ */
+
+/* rcx = what @mask lets through */
+static void keep(struct t1_emit *e, unsigned reg, struct t1_mem mask)
+{
+    t1_pext(e, reg, reg, mask);
+    t1_pdep(e, reg, reg, mask);
+}
+
+/* CLI, CLD: c->s.rflags & @mask */
+static bool clear_flag(struct t1_ctx *t, struct t1_mem mask)
+{
+    t1_load(&t->e, T1_RCX, T1_FIELD(s.rflags));
+    keep(&t->e, T1_RCX, mask);
+    t1_store(&t->e, T1_FIELD(s.rflags), T1_RCX);
+    return true;
+}
+
+static void slow_unless_zero(struct t1_ctx *t)
+{
+    uint32_t fine = t1_jrcxz(&t->e);
+    t1_jump_slow(t);
+    t1_here8(&t->e, fine);
+}
+
+/* STI: an interrupt that waits for it is T0's. */
+static bool sti(struct t1_ctx *t)
+{
+    struct t1_emit *e = &t->e;
+    t1_load(e, T1_RCX, T1_FIELD(core));
+    t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = 0xb6}, T1_RCX,
+              (struct t1_mem){T1_RCX, T1_NO_REG, 0,
+                              offsetof(struct t0_core, irq_maybe)}); /* movzx */
+    slow_unless_zero(t);
+    t1_load(e, T1_RCX, T1_FIELD(vcpu));
+    t1_load32(e, T1_RCX,
+              (struct t1_mem){T1_RCX, T1_NO_REG, 0, offsetof(struct vcpu, attention)});
+    slow_unless_zero(t);
+    t1_load(e, T1_RCX, T1_FIELD(s.rflags));
+    t1_not(e, T1_RCX);
+    keep(e, T1_RCX, T1_FIELD(t1.not_if));
+    t1_not(e, T1_RCX);
+    t1_store(e, T1_FIELD(s.rflags), T1_RCX);
+    t1_op_mem(e, &(struct t1_enc){.opcode = 0xc6}, 0, T1_FIELD(s.int_shadow));
+    t1_u8(e, 1);
+    return true;
+}
+
+/* PUSHF: the arithmetic flags are the host's. Its own stack is the one below the
+ * vCPU's state. */
+static bool pushf(struct t1_ctx *t)
+{
+    struct t1_emit *e = &t->e;
+    unsigned sp = t1_host[X86_RSP];
+    if (t->insn->opsize != 8) {
+        return false;
+    }
+    t1_u8(e, 0x9c);          /* pushfq */
+    t1_u8(e, 0x58 | T1_RCX); /* pop rcx */
+    keep(e, T1_RCX, T1_FIELD(t1.arith));
+    t1_load(e, T1_S1, T1_FIELD(s.rflags));
+    keep(e, T1_S1, T1_FIELD(t1.pushf_keep));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
+    t1_store(e, T1_FIELD(t1.target), T1_RCX);
+    t1_lea(e, T1_S1, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
+    t1_probe(t, T1_S1, 8, true);
+    t1_load(e, T1_RCX, T1_FIELD(t1.target));
+    t1_store(e, t1_at(T1_S1), T1_RCX);
+    t1_mov_rr(e, sp, T1_S1);
+    return true;
+}
+
+static bool swapgs(struct t1_ctx *t)
+{
+    struct t1_emit *e = &t->e;
+    t1_load(e, T1_RCX, T1_FIELD(s.msr.kernel_gs_base));
+    t1_load(e, T1_S1, T1_FIELD(s.seg[X86_GS].base));
+    t1_store(e, T1_FIELD(s.msr.kernel_gs_base), T1_S1);
+    t1_store(e, T1_FIELD(s.seg[X86_GS].base), T1_RCX);
+    t1_store(e, T1_FIELD(seg_base[X86_GS]), T1_RCX);
+    return true;
+}
+
+/*
+ * BT and friends of a bit that a register names, in memory: the element that has the
+ * bit is looked for first, then the instruction is given the bit's number in it.
+ */
+static bool bit_string(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_opnd *m = &insn->opnd[0], *r = &insn->opnd[1];
+    struct t1_emit *e = &t->e;
+    if (m->kind != X86_OPND_MEM || r->kind != X86_OPND_REG ||
+        !t1_ea_possible(t, true)) {
+        return false;
+    }
+    unsigned log = (unsigned)__builtin_ctz(m->size);
+    unsigned a = t1_ea(t, T1_S1, true);
+    unsigned bit = t1_in_reg(t, r->reg, T1_S2);
+    if (m->size == 4) {
+        t1_op_reg(e, &(struct t1_enc){.w = true, .opcode = 0x63}, T1_S2, bit);
+    } else if (m->size == 2) {
+        t1_op_reg(e, &(struct t1_enc){.w = true, .map = 1, .opcode = 0xbf}, T1_S2, bit);
+    } else if (bit != T1_S2) {
+        t1_mov_rr(e, T1_S2, bit);
+    }
+    t1_mov_ri(e, T1_RCX, 3 + (int64_t)log);
+    t1_vex(e, 2, true, 2, false, 5, T1_RCX, 0xf7); /* sarx r11, r11, rcx */
+    t1_u8(e, 0xc0 | (T1_S2 & 7) << 3 | (T1_S2 & 7));
+    t1_lea(e, T1_S1, (struct t1_mem){(uint8_t)a, T1_S2, (uint8_t)log, 0});
+    t1_probe(t, T1_S1, m->size, m->access & X86_ACC_W);
+    bit = t1_in_reg(t, r->reg, T1_RCX);
+    t1_pext(e, T1_RCX, bit,
+            t1_field(offsetof(struct t0_cpu, t1.bits) + 8u * (log - 1)));
+    const struct t1_enc x = {
+        .lock = t1_lock_prefix(t),
+        .p66 = m->size == 2 ? 0x66 : 0,
+        .w = m->size == 8,
+        .map = 1,
+        .opcode = insn->opcode,
+    };
+    t1_op_mem(e, &x, T1_RCX, t1_at(T1_S1));
+    return true;
+}
+
+static bool cmpxchg_wide(struct t1_ctx *t)
+{
+    const struct x86_opnd *m = &t->insn->opnd[0];
+    struct t1_emit *e = &t->e;
+    if (m->kind != X86_OPND_MEM || !t1_ea_possible(t, true)) {
+        return false;
+    }
+    unsigned a = t1_ea(t, T1_S1, true);
+    if (m->size == 16) {
+        t1_check_zero(t, a, T1_FIELD(t1.align16_mask));
+    }
+    t1_probe(t, a, m->size, true);
+    t1_mov_rr(e, T1_RCX, t1_host[X86_RCX]);
+    const struct t1_enc x = {
+        .lock = t1_lock_prefix(t), .w = m->size == 16, .map = 1, .opcode = 0xc7};
+    t1_op_mem(e, &x, 1, t1_at(a));
+    return true;
+}
+
+/*
+ * A lone vCPU needs no atomic accesses: what else reaches guest memory, devices, does
+ * no read-modify-write of it. What is meant as a fence stays one: adding nothing, and
+ * whatever is done to the stack.
+ */
+uint8_t t1_lock_prefix(const struct t1_ctx *t)
+{
+    const struct x86_insn *i = t->insn;
+    bool fence = i->base == X86_RSP || (i->imm_size && i->imm == 0);
+    return (i->prefixes & X86_P_LOCK) && (!t->lone || fence) ? 0xf0 : 0;
+}
+
+bool t1_system(struct t1_ctx *t)
+{
+    bool kernel = !(t->b->mode & T0_MODE_CPL3);
+    switch (t->insn->op) {
+    case X86_OP_CLI: return kernel && clear_flag(t, T1_FIELD(t1.not_if));
+    case X86_OP_STI: return kernel && sti(t);
+    case X86_OP_CLD: return clear_flag(t, T1_FIELD(t1.not_df));
+    case X86_OP_PUSHF: return pushf(t);
+    case X86_OP_SWAPGS: return kernel && swapgs(t);
+    case X86_OP_BT:
+    case X86_OP_BTS:
+    case X86_OP_BTR:
+    case X86_OP_BTC: return bit_string(t);
+    case X86_OP_CMPXCHG8B:
+    case X86_OP_CMPXCHG16B: return cmpxchg_wide(t);
+    default: return false;
+    }
+}

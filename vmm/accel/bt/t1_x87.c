@@ -1,0 +1,107 @@
+#include "lib/isa/x86/opspec.h"
+#include "vmm/accel/bt/t0_fpu.h"
+#include "vmm/accel/bt/t1_priv.h"
+
+/*
+ * x87 instructions as themselves, and when floating-point registers are the host's.
+ *
+ * The x87 registers come into the host's with the first instruction that needs them
+ * and stay, as in T0 (t0_fpu.h): T0_FPU_X87 in c->fpu_loaded says that they are there
+ * and that no exception is unmasked. Otherwise T0 executes.
+ *
+ * The address of the last x87 instruction, which FNSTENV shows, is not stored after
+ * each: it is pending while translating, and written when the block ends, on every slow
+ * path, and before T0 executes one. The operand's address is not known while
+ * translating and is stored at once.
+ */
+
+void t1_ensure(struct t1_ctx *t, unsigned need)
+{
+    struct t1_emit *e = &t->e;
+    bool *ready = need == T1_NEED_VEC ? &t->vec_ready : &t->x87_ready;
+    if (*ready) {
+        return;
+    }
+    unsigned had =
+        (t->vec_ready ? T1_NEED_VEC : 0u) | (t->x87_ready ? T1_NEED_X87 : 0u);
+    if (need == T1_NEED_VEC) {
+        t1_load(e, T1_RCX, T1_FIELD(t1.vec_away));
+    } else {
+        t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = 0xb6}, T1_RCX,
+                  T1_FIELD(fpu_loaded)); /* movzx */
+        t1_not(e, T1_RCX);
+        t1_pext(e, T1_RCX, T1_RCX, T1_FIELD(t1.x87_mask));
+    }
+    uint32_t fine = t1_jrcxz(e);
+    struct t1_slow *s = &t->slow[t->nb_slow++];
+    *s = (struct t1_slow){.what = (uint16_t)(t->index | had | need | T1_ENSURE),
+                          .op = X86_NB_OPS,
+                          .x87 = t->x87};
+    s->from[s->nb++] = t1_jmp(e, 0);
+    t1_here8(e, fine);
+    s->resume = t1_pos(e);
+    *ready = true;
+}
+
+void t1_x87_note(struct t1_emit *e, const struct t1_x87 *x)
+{
+    if (!x->pending) {
+        return;
+    }
+    t1_load(e, T1_RCX, T1_FIELD(t1.page_base));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_NO_REG, 0, x->off});
+    t1_store(e, T1_FIELD(s.fpu.fip), T1_RCX);
+    t1_op_mem(e, &(struct t1_enc){.p66 = 0x66, .opcode = 0xc7}, 0, T1_FIELD(s.fpu.fop));
+    t1_u8(e, x->fop);
+    t1_u8(e, x->fop >> 8);
+}
+
+/* Control and environment: not arithmetic, and T0's. */
+static bool is_control(unsigned op)
+{
+    switch (op) {
+    case X86_OP_FWAIT:
+    case X86_OP_FLDCW:
+    case X86_OP_FNSTCW:
+    case X86_OP_FNSTSW:
+    case X86_OP_FNCLEX:
+    case X86_OP_FNINIT:
+    case X86_OP_FNSTENV:
+    case X86_OP_FLDENV:
+    case X86_OP_FNSAVE:
+    case X86_OP_FRSTOR:
+    case X86_OP_FNENI:
+    case X86_OP_FNDISI:
+    case X86_OP_FNSETPM: return true;
+    default: return false;
+    }
+}
+
+bool t1_x87(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    const struct x86_opnd *mem = x86_insn_mem(insn);
+    struct t1_emit *e = &t->e;
+    if (is_control(insn->op) || (t->b->mode & (T0_MODE_TS | T0_MODE_EM)) ||
+        (mem && (!mem->access || !mem->size || mem->size > 16 || insn->addrsize != 8 ||
+                 insn->seg >= X86_FS || !t1_ea_possible(t, true)))) {
+        return false;
+    }
+    t1_ensure(t, T1_NEED_X87);
+    if (mem) {
+        unsigned a = t1_ea(t, T1_S1, true);
+        t1_probe(t, a, mem->size, mem->access & X86_ACC_W);
+        t1_store(e, T1_FIELD(s.fpu.fdp), a);
+        t1_op_mem(e, &(struct t1_enc){.opcode = insn->opcode}, insn->modrm >> 3 & 7u,
+                  t1_at(a));
+    } else {
+        t1_u8(e, insn->opcode);
+        t1_u8(e, insn->modrm);
+    }
+    t->x87 = (struct t1_x87){
+        .pending = true,
+        .fop = (uint16_t)((insn->opcode & 7) << 8 | insn->modrm),
+        .off = (int32_t)(t->page_off + t->b->ops[t->index].start),
+    };
+    return true;
+}
