@@ -159,8 +159,8 @@ static struct t0_val operand(struct t0_cpu *c, const struct t0_op *op, unsigned 
 {
     struct t0_val la = t0_ea(c, op, size, write);
     if (!la.fault && (la.v & (align - 1))) {
-        /* FXSAVE and FXRSTOR, not XSAVE (APM 2 8.2.18). */
-        bool ac = align == 16 && c->tlb == c->banks[T0_BANK_USER_AC];
+        /* FXSAVE and FXRSTOR, not XSAVE; Zen 5 looks for quadwords. */
+        bool ac = align == 16 && (la.v & 7) && c->tlb == c->banks[T0_BANK_USER_AC];
         t0_set_exc_error(c, ac ? X86_EXC_AC : X86_EXC_GP, 0);
         la.fault = 1;
     }

@@ -340,10 +340,10 @@ static uint64_t store_masked(struct t0_cpu *c, const struct t0_op *op,
     return fault;
 }
 
-/* MASKMOVDQU and MASKMOVQ are checked as a whole, though. */
-static uint64_t misaligned_whole(struct t0_cpu *c, uint64_t la, unsigned size)
+/* MASKMOVDQU and MASKMOVQ are, as quadwords (Zen 5). */
+static uint64_t misaligned_quadwords(struct t0_cpu *c, uint64_t la)
 {
-    if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & (size - 1))) {
+    if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & 7)) {
         return 0;
     }
     t0_set_exc_error(c, X86_EXC_AC, 0);
@@ -354,7 +354,7 @@ static uint64_t misaligned_whole(struct t0_cpu *c, uint64_t la, unsigned size)
 static const struct t0_op *op_maskmovdqu(struct t0_cpu *c, const struct t0_op *op)
 {
     struct t0_val la = t0_ea(c, op, 16, true);
-    if (la.fault || misaligned_whole(c, la.v, 16) ||
+    if (la.fault || misaligned_quadwords(c, la.v) ||
         store_masked(c, op, c->s.fpu.ymm[op->dst], c->s.fpu.ymm[op->src], 16, 1)) {
         return T0_FAULT(c, op);
     }
@@ -369,7 +369,7 @@ static const struct t0_op *op_maskmovq(struct t0_cpu *c, const struct t0_op *op)
     t0_fpu_put(c);
     struct t0_val la = t0_ea(c, op, 8, true);
     unsigned top = c->s.fpu.fsw >> 11 & 7; /* st[] is in stack order */
-    if (la.fault || misaligned_whole(c, la.v, 8) ||
+    if (la.fault || misaligned_quadwords(c, la.v) ||
         store_masked(c, op, c->s.fpu.st[(op->dst - top) & 7],
                      c->s.fpu.st[(op->src - top) & 7], 8, 1)) {
         return T0_FAULT(c, op);
