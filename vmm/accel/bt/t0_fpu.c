@@ -159,9 +159,14 @@ static struct t0_val operand(struct t0_cpu *c, const struct t0_op *op, unsigned 
 {
     struct t0_val la = t0_ea(c, op, size, write);
     if (!la.fault && (la.v & (align - 1))) {
-        /* FXSAVE and FXRSTOR, not XSAVE; Zen 5 looks for quadwords. */
-        bool ac = align == 16 && (la.v & 7) && c->tlb == c->banks[T0_BANK_USER_AC];
-        t0_set_exc_error(c, ac ? X86_EXC_AC : X86_EXC_GP, 0);
+        /* #AC of FXSAVE and FXRSTOR, not XSAVE: Zen 5 looks for doublewords. */
+        bool ac = align == 16 && (la.v & 3) && c->tlb == c->banks[T0_BANK_USER_AC];
+        bool canonical = (uint64_t)((int64_t)(la.v << 16) >> 16) == la.v;
+        t0_set_exc_error(c,
+                         !canonical && op->seg == X86_SS ? X86_EXC_SS
+                         : ac && canonical               ? X86_EXC_AC
+                                                         : X86_EXC_GP,
+                         0);
         la.fault = 1;
     }
     return la;

@@ -299,7 +299,13 @@ static struct t0_val element_address(struct t0_cpu *c, const struct t0_op *op,
 {
     struct t0_op at = *op;
     at.disp += off;
-    return t0_ea(c, &at, size, write);
+    struct t0_val first = t0_ea(c, op, 1, write);
+    struct t0_val la = first.fault ? first : t0_ea(c, &at, size, write);
+    if (!(c->mode & T0_MODE_64) && !la.fault && la.v < first.v) { /* past the top */
+        t0_set_exc_error(c, op->seg == X86_SS ? X86_EXC_SS : X86_EXC_GP, 0);
+        la.fault = 1;
+    }
+    return la;
 }
 
 /*
