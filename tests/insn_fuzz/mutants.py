@@ -1,12 +1,13 @@
 """Plant mistakes in the software CPU and see the instruction fuzzer find each.
 
-usage: mutants.py [--count N] [--build FOLDER] [--list] [NAME...]
+usage: mutants.py [--tier N] [--count N] [--build FOLDER] [--list] [NAME...]
 
 Every mutant is one text replaced by another in one file of a copy of the source
-tree; only what changed is built again. A mutant is caught when insn-fuzz, with
-seed 1, finds a difference (or its worker dies) within N sequences (default 1000000).
-Prints a line per mutant and fails when one is missed, or when a text is not there
-exactly once: then the table below is to be brought up to date.
+tree; only what changed is built again. --tier 1 has mistakes of the translator. A
+mutant is caught when insn-fuzz, with seed 1, finds a difference (or its worker dies)
+within N sequences (default 1000000). Prints a line per mutant and fails when one is
+missed, or when a text is not there exactly once: then the tables below are to be
+brought up to date.
 """
 import argparse
 import pathlib
@@ -96,16 +97,23 @@ MUTANTS = [
      "case T0_EA_SEG64: return (struct t0_val){off + c->seg_base[op->seg], 0};",
      "case T0_EA_SEG64: return (struct t0_val){off + c->seg_base[X86_GS], 0};"),
     ("address32_not_cut", BT + "t0.h",
-     "case T0_EA_FLAT32: return (struct t0_val){(uint32_t)off, 0};",
-     "case T0_EA_FLAT32: return (struct t0_val){off, 0};"),
+     "case T0_EA_LEGACY32: return (struct t0_val){(uint32_t)off, 0};",
+     "case T0_EA_LEGACY32: return (struct t0_val){off, 0};"),
     ("rip_relative_from_start", BT + "t0_block.c", "        op->disp += op->next;",
      "        op->disp += op->start;"),
     ("string_source_without_base", BT + "t0_string.c",
      "case T0_EA_SEG64: return (struct t0_val){off + c->seg_base[seg], 0};",
      "case T0_EA_SEG64: return (struct t0_val){off, 0};"),
     ("second_page_not_checked", BT + "t0_mmu.c",
-     "return n < size && get_page(c, la + n, write, seg, &ret[1]);",
-     "return n < size && get_page(c, la + n, false, seg, &ret[1]);"),
+     "return n < size && get_page(c, next, write, seg, &ret[1]);",
+     "return n < size && get_page(c, next, false, seg, &ret[1]);"),
+    ("no_limit_at_4_gib", BT + "t0_mmu.c",
+     "if (unlikely(n < size && next > UINT32_MAX && !t0_is64(c))) {", "if (0) {"),
+    ("limit_one_byte_late", BT + "t0_mmu.c", "return last <= seg->limit;",
+     "return last <= (uint64_t)seg->limit + 1;"),
+    ("alignment_of_words_only", BT + "t0_mmu.c",
+     "if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & (size - 1)) ||",
+     "if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & 1) ||"),
     ("stack_fault_is_gp", BT + "t0_mmu.c", "seg == X86_SS ? X86_EXC_SS : X86_EXC_GP, 0);",
      "X86_EXC_GP, 0);"),
     ("fault_without_user_bit", BT + "t0_mmu.c", "        code |= X86_PF_U;", "        code |= 0;"),
@@ -130,15 +138,118 @@ MUTANTS = [
      "? (int64_t)le32_get(indices + 4 * i)"),
     ("gather_keeps_upper_half", BT + "t0_simd.c", "    memset(mask, 0, 32);\n", ""),
     ("maskmov_takes_low_bit", BT + "t0_simd.c",
-     "if ((mask[i + op->aux2 - 1] & 0x80) &&\n            t0_read_bytes",
-     "if ((mask[i] & 0x80) &&\n            t0_read_bytes"),
+     "if (mask[i + op->aux2 - 1] & 0x80) {", "if (mask[i] & 0x80) {"),
     ("xrstor_reserved_bits", BT + "t0_xsave.c", "s->fcw = (le16_get(p) & 0x1f3f) | 0x40;",
      "s->fcw = le16_get(p);"),
     # Privilege.
     ("xsaves_for_users", BT + "t0_xsave.c", "if (op->src2 && c->s.cpl) {", "if (0) {"),
-    ("verw_of_code", BT + "t0_seg.c", "(op->aux ? !code && rw : !code || rw)",
+    ("verw_of_code", BT + "t0_desc.c", "(op->aux ? !code && rw : !code || rw)",
      "(op->aux ? rw : !code || rw)"),
 ]
+
+# Of the translator: (name, file, text, replacement)
+T1_MUTANTS = [
+    # Addresses and probes.
+    ("probe_of_first_byte", BT + "t1_insn.c",
+     "t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});",
+     "t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});"),
+    ("probe_never_for_writing", BT + "t1_insn.c",
+     "size_t tag = write ? offsetof(struct t0_tlb_entry, write)",
+     "size_t tag = write && !size ? offsetof(struct t0_tlb_entry, write)"),
+    ("address32_not_cut", BT + "t1_insn.c", "t1_lea32(&t->e, want, m);",
+     "t1_lea(&t->e, want, m);"),
+    ("displacement_unsigned", BT + "t1_insn.c",
+     "a32 ? (int64_t)(uint32_t)i->disp : i->disp", "(int64_t)(uint32_t)i->disp"),
+    ("index_not_scaled", BT + "t1_insn.c",
+     "m.shift = (uint8_t)__builtin_ctz(i->scale);", "m.shift = 0;"),
+    ("index_of_memory_register", BT + "t1_insn.c",
+     "m.index = (uint8_t)in_reg(t, i->index, T1_S2);",
+     "m.index = (uint8_t)in_reg(t, i->index & 7, T1_S2);"),
+    ("fs_is_gs", BT + "t1_insn.c", "offsetof(struct t0_cpu, seg_base) + 8u * i->seg",
+     "offsetof(struct t0_cpu, seg_base) + 8u * X86_GS"),
+    ("rip_relative_from_start", BT + "t1_insn.c",
+     "m.disp = (int32_t)(t1_next_off(t) + i->disp);",
+     "m.disp = (int32_t)(t1_next_off(t) - i->len + i->disp);"),
+    # Integer instructions.
+    ("push_immediate_of_4_bytes", BT + "t1_insn.c",
+     "&(struct t1_enc){.w = true, .opcode = 0xc7}, 0,", "&(struct t1_enc){.opcode = 0xc7}, 0,"),
+    ("pop_rsp_adds", BT + "t1_insn.c", "if (o->reg != X86_RSP) {", "if (1) {"),
+    ("leave_forgets_the_frame", BT + "t1_insn.c",
+     "t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)bp, T1_NO_REG, 0, 8});",
+     "t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)bp, T1_NO_REG, 0, 0});"),
+    ("lea16_clears", BT + "t1_insn.c", "&(struct t1_enc){.p66 = 0x66, .opcode = 0x8b},",
+     "&(struct t1_enc){.opcode = 0x8b},"),
+    ("lea32_keeps_upper_half", BT + "t1_insn.c", "t1_mov_rr32(&t->e, want, a);",
+     "t1_mov_rr(&t->e, want, a);"),
+    ("idiv_by_minus_one", BT + "t1_insn.c", "(struct t1_mem){(uint8_t)by, T1_NO_REG, 0, 1});",
+     "(struct t1_mem){(uint8_t)by, T1_NO_REG, 0, 3});"),
+    ("div_of_any_dividend", BT + "t1_insn.c",
+     "    slow_unless_zero(t);\n    t1_op_reg(e, &mov, T1_RCX, by);",
+     "    t1_op_reg(e, &mov, T1_RCX, by);"),
+    ("bsf_of_zero_writes", BT + "t1_insn.c", "t->insn->op == X86_OP_BSF ||\n", "\n"),
+    ("write16_clears_memory_register", BT + "t1_insn.c", "|| o->size < 4 ||",
+     "|| o->size < 2 ||"),
+    ("high_byte_with_rex", BT + "t1_insn.c", "return !high || !rex;", "return true;"),
+    ("low_byte_without_rex", BT + "t1_insn.c", "t1_host[o->reg] >= 4;",
+     "t1_host[o->reg] >= 8;"),
+    ("count_from_the_host", BT + "t1_insn.c",
+     "t1_mov_rr(&t->e, T1_RCX, t1_host[X86_RCX]);", "t1_mov_rr(&t->e, T1_RCX, X86_RDX);"),
+    ("bit_string_in_its_operand", BT + "t1_insn.c",
+     "insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC && p->reg != NULL;", "false;"),
+    ("moffs_of_word_is_byte", BT + "t1_insn.c", "insn->opcode == 0xa1 ? 0x8b",
+     "insn->opcode == 0xa1 ? 0x8a"),
+    ("mulx_low_half_lost", BT + "t1_insn.c", "    store_operand(t, p.vvvv, T1_RCX);\n", ""),
+    # Branches.
+    ("far_condition_inverted", BT + "t1_block.c", "t1_jcc(&t->e, t->insn->cc ^ 1, 0);",
+     "t1_jcc(&t->e, t->insn->cc, 0);"),
+    ("near_condition_inverted", BT + "t1_block.c", "t1_jcc(&t->e, t->insn->cc, 0);",
+     "t1_jcc(&t->e, t->insn->cc ^ 1, 0);"),
+    ("ret_releases_nothing", BT + "t1_block.c", "T1_NO_REG, 0, 8 + more}", "T1_NO_REG, 0, 8}"),
+    ("branch16_is_branch64", BT + "t1_block.c",
+     "if (insn->opsize != 8 || (direct && !t1_fits32(target))) {",
+     "if (direct && !t1_fits32(target)) {"),
+    ("page_base_not_changed", BT + "t1_block.c",
+     "    t1_store(e, T1_FIELD(t1.page_base), T1_S1);\n", ""),
+    ("slow_call_does_all", BT + "t1_block.c", "t->cur->index |= T1_PUSH_RETURN;", ""),
+    # Slow paths and state.
+    ("vectors_not_put_for_t0", BT + "t1_block.c",
+     "t1_vectors_move(e, true, s->put_xmm, s->put_ymm);", ""),
+    ("vectors_not_taken_after_t0", BT + "t1_block.c",
+     "t1_vectors_move(e, false, s->get_xmm, s->get_ymm);", ""),
+    ("overflow_lost_on_return", BT + "t1_code.c", "t1_u8(e, 0x7f);", "t1_u8(e, 0x7e);"),
+    ("own_block_changed_goes_on", BT + "t1_code.c",
+     "if (unlikely(generation != t1->generation || (b->flags & T0_BLOCK_DEAD))) {",
+     "if (unlikely(generation != t1->generation)) {"),
+    ("links_to_killed_stay", BT + "t1_code.c",
+     "for (uint32_t i = tr->incoming; i; i = t1->sites[i].next_in) {",
+     "for (uint32_t i = 0; i; i = t1->sites[i].next_in) {"),
+    ("jumps_to_killed_stay", BT + "t1_code.c", "for (unsigned i = 0; tr->in_jumps && i < T1_JUMP_SIZE; i++) {",
+     "for (unsigned i = 0; 0 && i < T1_JUMP_SIZE; i++) {"),
+    ("single_step_ignored", BT + "t1_code.c",
+     "c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {",
+     "c->s.activity != X86_ACTIVE) {"),
+    # Vectors.
+    ("scalar_clears_the_rest", BT + "t1_simd.c", "bool keeps = !vex && o->size < 16;",
+     "bool keeps = false;"),
+    ("upper_half_never_put", BT + "t1_simd.c",
+     "t->xstate[o->reg] = (uint8_t)MAX(t->xstate[o->reg], state);",
+     "t->xstate[o->reg] = (uint8_t)state;"),
+    ("low_half_lost_on_widening", BT + "t1_simd.c", "if (t->xdirty >> n & 1) {", "if (0) {"),
+    ("written_not_put", BT + "t1_simd.c", "t->xdirty |= (uint16_t)(1u << o->reg);",
+     "t->xdirty |= (uint16_t)(2u << o->reg);"),
+    ("exceptions_never_unmasked", BT + "t1_simd.c",
+     "    if (d->props & X86_D_FXU) {\n        check_mxcsr(t);", "    if (0) {\n        check_mxcsr(t);"),
+    ("misaligned_reaches_the_host", BT + "t1_simd.c",
+     "(d->props & X86_D_SSEMEM) && p->mem->size == 16) {", "0) {"),
+    ("vzeroupper_of_eight", BT + "t1_simd.c",
+     "    for (unsigned n = 0; n < 16; n++) {\n        struct t1_mem m = vector_at(n);",
+     "    for (unsigned n = 0; n < 8; n++) {\n        struct t1_mem m = vector_at(n);"),
+    ("pcmpistrm_keeps_xmm0", BT + "t1_simd.c", "    case X86_OP_PCMPISTRM: /* writes XMM0, which is no operand */\n", ""),
+    ("movmsk_result_lost", BT + "t1_simd.c",
+     "if (p.reg_gpr && (p.reg_gpr->access & X86_ACC_W) && reg == T1_RCX) {", "if (0) {"),
+]
+
+TIERS = [MUTANTS, T1_MUTANTS]
 
 
 def resolve(tree, mutant):
@@ -191,11 +302,11 @@ def compile_fuzzer(objects):
     return run(["ninja", "-C", str(objects), "tests/insn_fuzz/insn-fuzz"])
 
 
-def fuzz(objects, count):
+def fuzz(objects, count, tier):
     """(difference found, the first line about it)"""
     try:
-        done = run([str(objects / "tests/insn_fuzz/insn-fuzz"), "--seed", "1",
-                    "--count", str(count)], timeout=1200)
+        done = run([str(objects / "tests/insn_fuzz/insn-fuzz"), "--seed", "1", "--tier",
+                    str(tier), "--count", str(count)], timeout=1200)
     except subprocess.TimeoutExpired:
         return True, "did not come back"
     lines = [line for line in done.stdout.splitlines()
@@ -203,7 +314,7 @@ def fuzz(objects, count):
     return done.returncode != 0, lines[0] if lines else done.stdout[-300:]
 
 
-def try_mutant(tree, objects, mutant, count):
+def try_mutant(tree, objects, mutant, count, tier):
     """'caught', 'missed' or what is wrong, and details."""
     what = resolve(tree, mutant)
     if isinstance(what, str):
@@ -214,7 +325,7 @@ def try_mutant(tree, objects, mutant, count):
         done = compile_fuzzer(objects)
         if done.returncode:
             return "does not build", done.stdout[-1500:]
-        found, line = fuzz(objects, count)
+        found, line = fuzz(objects, count, tier)
         return ("caught" if found else "missed"), line.strip()
     finally:
         path.write_text(text)
@@ -222,12 +333,13 @@ def try_mutant(tree, objects, mutant, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tier", type=int, choices=range(len(TIERS)), default=0)
     parser.add_argument("--count", type=int, default=1000000)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/mutants")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
-    mutants = [m for m in MUTANTS if not args.names or m[0] in args.names]
+    mutants = [m for m in TIERS[args.tier] if not args.names or m[0] in args.names]
     if args.list:
         print("\n".join(m[0] for m in mutants))
         return 0
@@ -235,19 +347,20 @@ def main():
     done = compile_fuzzer(objects)
     if done.returncode:
         sys.exit(done.stdout[-3000:])
-    found, line = fuzz(objects, args.count // 4)
+    found, line = fuzz(objects, args.count // 4, args.tier)
     if found:
         sys.exit(f"the fuzzer finds something without any mutant: {line}")
     bad = []
     for mutant in mutants:
         start = time.monotonic()
-        verdict, detail = try_mutant(tree, objects, mutant, args.count)
+        verdict, detail = try_mutant(tree, objects, mutant, args.count, args.tier)
         print(f"{verdict:8} {mutant[0]:28} {time.monotonic() - start:5.0f} s  {detail}",
               flush=True)
         if verdict != "caught":
             bad.append(mutant[0])
-    print(f"{len(mutants) - len(bad)} of {len(mutants)} mutants caught"
-          + (f"; not: {' '.join(bad)}" if bad else ""))
+    if bad:
+        print(f"not caught: {' '.join(bad)}")
+    print(f"{len(mutants) - len(bad)} of {len(mutants)} caught")
     return 1 if bad else 0
 
 
