@@ -717,6 +717,7 @@ static int decode_one(struct fetch *f, struct decoded *d)
             return -1;
         }
         len = x86_decode(&d->insn[i], buf, (size_t)n, bits[c->mode & T0_MODE_SIZE]);
+        avail = (unsigned)n;
     }
     /* In segments with a limit the instruction must be inside (APM 2 4.12.1). */
     uint64_t limit = c->s.seg[X86_CS].limit;
@@ -731,7 +732,7 @@ static int decode_one(struct fetch *f, struct decoded *d)
         d->stop = d->ends = true;
         d->outside = outside;
         d->start[0] = 0;
-        d->len = 1;
+        d->len = avail; /* a store to any of these may make an instruction of them */
         d->nb = 1;
         return 1;
     }

@@ -202,6 +202,26 @@ static void cache_overflows(void)
 }
 
 /* Options that do not exist are refused by name. */
+/* COMISD with F2 is none; its fourth byte makes a BSF of it. */
+static void last_byte_of_no_instruction_counts(void)
+{
+    struct t0_test *t = t0_test_new(64, 1024, NULL);
+    static const uint8_t none[] = {0xf2, 0x48, 0x0f, 0x2f, 0xd1, 0xf4};
+    t0_test_catch_all(t);
+    t0_test_code(t, none, sizeof(none));
+    RUN(t);
+    g_assert_cmphex(t->s.gpr[X86_RBX], ==, X86_EXC_UD);
+    uint8_t bsf = 0xbc;
+    g_assert_cmpint(gmem_write(t->vm->gmem, T0_TEST_CODE + 3, &bsf, 1), ==, 0);
+    t->s.rip = T0_TEST_CODE;
+    t->s.gpr[X86_RCX] = 16;
+    t->s.gpr[X86_RBX] = 0;
+    RUN(t);
+    g_assert_cmphex(t->s.gpr[X86_RBX], ==, 0);
+    g_assert_cmphex(t->s.gpr[X86_RDX], ==, 4);
+    t0_test_free(t);
+}
+
 static void bad_options(void)
 {
     static const char *const text[] = {"{\"tire\":\"0\"}", "{\"tier\":\"9\"}",
@@ -233,6 +253,7 @@ int main(int argc, char **argv)
     g_test_add_func("/t0/smc/store_through_alias", store_through_alias);
     g_test_add_func("/t0/smc/data_among_code", data_among_code);
     g_test_add_func("/t0/smc/page_stops_being_code", page_stops_being_code);
+    g_test_add_func("/t0/smc/last_byte_of_none", last_byte_of_no_instruction_counts);
     g_test_add_func("/t0/cache_overflows", cache_overflows);
     g_test_add_func("/t0/bad_options", bad_options);
     return g_test_run();
