@@ -185,7 +185,7 @@ static bool is_beyond_us(const struct fz_case *k, const struct fz_outcome *want,
 {
     const struct fz_state *g = &got->s;
     struct x86_insn i;
-    if ((want->s.rip ^ FZ_EXIT) < FZ_PAGE && want->s.end == FZ_END_FAULT) {
+    if (want->s.rip - FZ_EXIT <= FZ_PAGE && want->s.end == FZ_END_FAULT) {
         return true;
     }
     if (k->ignored && memcmp(got->mem.code, k->mem.code, sizeof(k->mem.code)) != 0) {
@@ -232,15 +232,22 @@ static bool reads_half(unsigned op)
     }
 }
 
-/* How much of a save area must be inside the segment's limit is the processor's own. */
+/* How much of a save area or environment must be inside the segment's limit, and when
+ * that is looked at, is the processor's own. */
 static bool is_area_limit(const struct fz_case *k, const struct fz_outcome *want,
                           const struct fz_outcome *got)
 {
     int at = fz_insn_at(k, want->s.rip);
-    return k->bits == 32 && want->s.end == FZ_END_FAULT && at >= 0 &&
-           want->s.vector == X86_EXC_GP && is_area(&k->insn[at].insn) &&
-           !(got->s.end == FZ_END_FAULT && got->s.rip == want->s.rip &&
-             got->s.vector != X86_EXC_PF);
+    if (k->bits == 64 || want->s.end != FZ_END_FAULT || at < 0) {
+        return false;
+    }
+    const struct x86_opnd *m = x86_insn_mem(&k->insn[at].insn);
+    bool same = got->s.end == FZ_END_FAULT && got->s.rip == want->s.rip;
+    bool whole = m && (is_area(&k->insn[at].insn) || m->size == 14 || m->size > 16);
+    return whole && want->s.vector == X86_EXC_GP
+               ? !same || got->s.vector == X86_EXC_PF || got->s.vector == X86_EXC_AC
+               : whole && same && got->s.vector == X86_EXC_GP &&
+                     (want->s.vector == X86_EXC_AC || want->s.vector == X86_EXC_PF);
 }
 
 /* Both stopped at the same instruction, or the processor did not: with another fault,
@@ -353,6 +360,9 @@ static bool is_in_use(const struct fz_case *k, const struct fz_outcome *want,
     if ((op != X86_OP_XSAVE && op != X86_OP_XSAVEC && op != X86_OP_XSAVEOPT) ||
         off > sizeof(got->mem.data) - 8) {
         return false;
+    }
+    if (memcmp(got->mem.code, k->mem.code, sizeof(k->mem.code)) != 0) {
+        return true; /* and it may ask for components that only the host has */
     }
     uint64_t w = le64_get(want->mem.data + off), g = le64_get(got->mem.data + off);
     return w != g && (w | g) == w && (w ^ g) <= 7;
