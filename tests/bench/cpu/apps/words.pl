@@ -1,7 +1,7 @@
 # Words of a text: counted, changed, sorted. Without modules, which need a library.
 my (%count, $changed, $vowels);
-for my $round (1 .. $ARGV[1]) {
-    open my $in, '<', $ARGV[0] or die $!;
+for my $round (1 .. $ARGV[0]) {
+    open my $in, '<', $ARGV[1] or die $!;
     while (<$in>) {
         $count{$_}++ for split;
         $vowels += tr/aeiou//;
