@@ -282,6 +282,25 @@ int blk_request_check(struct blk *b, struct blk_req *req)
 /* ---- length
  * --------------------------------------------------------------------------------- */
 
+static bool begin_change(struct blk *b, GError **error)
+{
+    int r = b->format ? blk_begin_locked(b) : 0;
+    return r == 0 || error_errno(error, -r, "cannot begin to write");
+}
+
+/* What a format left behind the old end, and what a backing file has there. */
+static bool zero_grown(struct blk *b, uint64_t old, uint64_t length, GError **error)
+{
+    uint64_t unit = MAX(b->limits.alloc_unit, 1), end = ALIGN_UP(old, unit);
+    if (b->backing && blk_length(b->backing) > old) {
+        end = MAX(end, blk_length(b->backing));
+    }
+    end = MIN(end, length);
+    int r =
+        b->format && end > old ? blk_run(b, BLK_ZERO, old, NULL, 0, end - old, 0) : 0;
+    return r == 0 || error_errno(error, -r, "cannot zero what is new");
+}
+
 bool blk_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
                   GError **error)
 {
@@ -301,11 +320,12 @@ bool blk_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
         return error_msg(error, "the new size %" PRIu64 " is not a multiple of %d",
                          length, SECTOR);
     }
+    uint64_t old = blk_length(b);
     blk_drain(b);
     blk_meta_lock(b);
-    bool ok = ops->truncate(b, length, prealloc, error);
+    bool ok = begin_change(b, error) && ops->truncate(b, length, prealloc, error);
     blk_meta_unlock(b);
-    return ok;
+    return ok && (length <= old || zero_grown(b, old, length, error));
 }
 
 /* ---- where data is
@@ -337,7 +357,17 @@ static int data_map_at(struct blk *b, const struct blk_extent *e,
         ret->flags = BLK_STATUS_ZERO | BLK_STATUS_ALLOCATED;
         return 0;
     }
-    struct blk_status below;
+    struct blk_status below = {0};
+    if (e->child->proto && !(e->flags & BLK_EXT_SPARSE) && !b->format->passes_perms) {
+        ret->len = MIN(e->len, length - e->offset);
+        ret->flags = BLK_STATUS_ALLOCATED | BLK_STATUS_DATA;
+        if (!e->crypt) {
+            ret->flags |= BLK_STATUS_OFFSET;
+            ret->file = e->child;
+            ret->file_offset = e->offset;
+        }
+        return 0;
+    }
     int r = blk_map_at(e->child, e->offset, MIN(e->len, length - e->offset), &below);
     if (r < 0) {
         return r;
@@ -376,7 +406,14 @@ int blk_map_at(struct blk *b, uint64_t offset, uint64_t len, struct blk_status *
     uint64_t has;
     switch (e.kind) {
     case BLK_EXT_DATA: return data_map_at(b, &e, ret);
-    case BLK_EXT_ZERO: ret->flags = BLK_STATUS_ZERO | BLK_STATUS_ALLOCATED; return 0;
+    case BLK_EXT_ZERO:
+        ret->flags = BLK_STATUS_ZERO | BLK_STATUS_ALLOCATED;
+        if ((e.flags & BLK_EXT_HAS_SPACE) && e.child->proto) {
+            ret->flags |= BLK_STATUS_OFFSET;
+            ret->file = e.child;
+            ret->file_offset = e.offset;
+        }
+        return 0;
     case BLK_EXT_INLINE: ret->flags = BLK_STATUS_DATA | BLK_STATUS_ALLOCATED; return 0;
     case BLK_EXT_COMPRESSED:
         ret->flags = BLK_STATUS_DATA | BLK_STATUS_ALLOCATED | BLK_STATUS_COMPRESSED;

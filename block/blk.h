@@ -66,10 +66,20 @@ struct blk_open_args {
      */
     struct blk *(*find_node)(void *opaque, const char *node_name);
 
-    /* Told of what is odd but no error (a probed raw image). NULL: not told. */
+    /*
+     * Told of what is odd but no error: a probed raw image, damage found in tables.
+     * NULL: not told. Any thread, as long as the node lives.
+     */
     void (*warn)(void *opaque, const char *message);
     void *opaque;
+
+    unsigned flags; /* BLK_OPEN_..., of the node itself, not of its children */
 };
+
+#define BLK_OPEN_NO_BACKING (1u << 0) /* leave the backing file closed          */
+#define BLK_OPEN_NO_IO \
+    (1u << 1) /* only asked about itself: other files it names stay closed      */
+#define BLK_OPEN_CHECK (1u << 2) /* to be checked: damaged tables are no error  */
 
 /*
  * Open a node and its children.
@@ -106,6 +116,13 @@ struct blk *blk_open_path(const struct blk_open_args *args, const char *path,
  * allow what is asked of it. */
 struct blk *blk_open_fd(const struct blk_open_args *args, int fd, const char *format,
                         bool read_only, GError **error);
+
+/*
+ * Options for an image by the name users give: a path (with or without "file:"), or
+ * "json:{...}", an object as blk_open() takes it. @format is its driver; NULL: probed,
+ * or said by the json: text. The caller owns the object.
+ */
+json_t *blk_options_from_name(const char *name, const char *format, GError **error);
 
 struct blk *blk_ref(struct blk *b);
 

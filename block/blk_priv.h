@@ -78,6 +78,10 @@ struct blk_core {
     unsigned refs;
     GArray *children;                 /* of struct blk_child */
     const struct blk_open_args *args; /* while opening only */
+    const struct blk *opener;         /* who opens this as a child; the same */
+    unsigned flags;                   /* BLK_OPEN_... */
+    void (*warn)(void *opaque, const char *message);
+    void *warn_opaque;
 
     struct blk_perms perms;
     bool force_share;
@@ -137,6 +141,12 @@ void blk_grew(struct blk *b, uint64_t end);
 
 /* How much of @len from @offset a backing file has; 0 without one. */
 uint64_t blk_backing_has(const struct blk *b, uint64_t offset, uint64_t len);
+
+/* blocking.c */
+void blk_forget_chunk(struct blk *b);
+/* Stored bytes as what [offset, offset + len) reads as; enters the range itself. */
+int blk_store_chunk(struct blk *b, uint64_t offset, uint64_t len, const void *stored,
+                    uint64_t stored_len);
 
 /* blocking.c. The caller is in the range, exclusively if it changes something. */
 int blk_format_run_held(struct blk *b, enum blk_op op, uint64_t offset, uint64_t len,

@@ -422,7 +422,7 @@ static void probing_warns_and_guards_the_header(void)
     b = must_open(&r, "format=raw");
     g_assert_cmpint(blk_pwrite(b, 0, buf, 512), ==, 0);
     blk_unref(b);
-    refuse(&r, "", "is a qcow2 or qcow image");
+    refuse(&r, "", "is a qcow image");
     rig_down(&r);
 }
 

@@ -140,7 +140,7 @@ static int read_compressed(struct blk *b, uint64_t offset, const struct blk_exte
     return 0;
 }
 
-static void forget_chunk(struct blk *b)
+void blk_forget_chunk(struct blk *b)
 {
     struct blk_core *c = b->core;
     pthread_mutex_lock(&c->chunk_lock);
@@ -338,7 +338,7 @@ static int finish_reservation(struct blk *b, const struct blk_write_ops *w,
         w->cancel(b, r);
     }
     blk_meta_unlock(b);
-    forget_chunk(b);
+    blk_forget_chunk(b);
     return err;
 }
 
@@ -506,7 +506,7 @@ static int format_zero(struct blk *b, uint64_t offset, uint64_t len, unsigned fl
             blk_meta_lock(b);
             r = w->zero(b, offset, step, flags, &done);
             blk_meta_unlock(b);
-            forget_chunk(b);
+            blk_forget_chunk(b);
         }
         if (r == -ENOTSUP) {
             r = zero_extent(b, offset, step, flags, &done);
@@ -530,7 +530,7 @@ static int format_discard(struct blk *b, uint64_t offset, uint64_t len)
             blk_meta_lock(b);
             r = w->unmap(b, offset, unit_step(b, offset, len), &done);
             blk_meta_unlock(b);
-            forget_chunk(b);
+            blk_forget_chunk(b);
         } else {
             struct blk_extent e;
             r = map_locked(b, offset, len, &e, NULL);
@@ -734,6 +734,30 @@ int blk_proto_run(struct blk *b, struct blk_req *req)
         return blk_proto_write_zeros(b, req->offset, req->len, req->flags);
     }
     return r == -ENOTSUP && req->op == BLK_DISCARD ? 0 : r;
+}
+
+int blk_store_chunk(struct blk *b, uint64_t offset, uint64_t len, const void *stored,
+                    uint64_t stored_len)
+{
+    struct blk_reservation r = {.offset = offset, .len = len, .stored_len = stored_len};
+    struct blk_range range = {.exclusive = true};
+    if (b->core->ranged) {
+        blk_range_of(b, offset, len, &range);
+        blk_ranges_enter_wait(&b->core->ranges, &range, b->loop);
+    }
+    blk_meta_lock(b);
+    int err = blk_begin_locked(b);
+    blk_meta_unlock(b);
+    err = err ? err : reserve(b, &r);
+    if (err == 0) {
+        err = r.crypt ? -ENOTSUP
+                      : blk_pwrite(r.child, r.child_offset, stored, stored_len);
+        err = finish_reservation(b, b->format->writable, &r, err);
+    }
+    if (b->core->ranged) {
+        blk_ranges_leave(&b->core->ranges, &range);
+    }
+    return err;
 }
 
 /* ---- the public face

@@ -2,6 +2,7 @@
 #define BLOCK_DRIVER_H
 
 #include "block/blk.h"
+#include "block/image.h"
 
 /*
  * For those who write a format, a protocol or a filter. Using images: block/blk.h.
@@ -44,6 +45,9 @@ enum blk_extent_kind {
 #define BLK_EXT_IN_PLACE (1u << 0)
 /* ZERO, UNALLOCATED: (child, offset) is reserved for it all the same. */
 #define BLK_EXT_HAS_SPACE (1u << 1)
+/* DATA: worth asking the child for holes (space was given out before it was written).
+ */
+#define BLK_EXT_SPARSE (1u << 2)
 
 /* Turns stored bytes into a chunk and back. Stateless; any thread, in parallel. */
 struct blk_codec {
@@ -204,6 +208,60 @@ struct blk_option {
     enum blk_opt_type type;
     const char *const *values; /* ENUM: NULL-terminated */
     const char *help;          /* one line              */
+    const char *def; /* of creating: the text of the default, shown to users; or NULL */
+};
+
+/* ---- images as a whole: creating, checking, snapshots; the users' side: image.h ----
+ */
+
+/* Absent as a group: images of the format cannot be created. */
+struct blk_create_ops {
+    const struct blk_option *options; /* "size" and what the format has; sorted as
+                                         users shall see them                    */
+
+    /*
+     * Write a new image into @file, which is open for writing and growing, empty, and
+     * on its way out when this fails. @opts is checked, typed, and may be changed.
+     * NULL: the file of "size" bytes that the protocol makes is the image (raw).
+     */
+    bool (*create)(struct blk *file, json_t *opts, GError **error);
+
+    /*
+     * How large a file would be: *ret_required for @needed bytes of data in whole
+     * clusters as measure->data() was told, *ret_full for all of "size". NULL:
+     * raw-like.
+     */
+    bool (*measure)(json_t *opts, const struct blk_measure_source *source,
+                    struct blk_measure *ret, GError **error);
+};
+
+/* Absent as a group: nothing to check. The node is open and no request in flight. */
+struct blk_check_ops {
+    /* 0, or -errno when the check itself could not go on. Fills c->result. */
+    int (*check)(struct blk *b, struct blk_check *c);
+};
+
+/* Absent as a group: no internal snapshots. All with meta held, nothing in flight. */
+struct blk_snapshot_ops {
+    /* An array of struct blk_snapshot, owned by the caller; never NULL. */
+    GArray *(*list)(struct blk *b);
+    /* sn->id empty: the format chooses one, and writes it back. */
+    bool (*create)(struct blk *b, struct blk_snapshot *sn, GError **error);
+    bool (*apply)(struct blk *b, const char *id, GError **error);
+    bool (*remove)(struct blk *b, const char *id, GError **error);
+    /* Show this snapshot instead of the active state: the node must be read-only. */
+    bool (*load)(struct blk *b, const char *id, GError **error);
+};
+
+/* Absent as a group: headers stay as they are. With meta held, nothing in flight. */
+struct blk_amend_ops {
+    const struct blk_option *options; /* what amend() takes */
+    bool (*amend)(struct blk *b, json_t *opts, GError **error);
+    /* NULL name: no backing file any more. */
+    bool (*set_backing)(struct blk *b, const char *name, const char *format,
+                        GError **error);
+    /* Throw away all content, so that everything is UNALLOCATED. Or NULL. */
+    bool (*make_empty)(struct blk *b, GError **error);
 };
 
 struct blk_format {
@@ -238,8 +296,18 @@ struct blk_format {
 
     bool passes_perms; /* needs of its file what its users need of it, no more (raw) */
 
-    const struct blk_write_ops *writable; /* NULL: read-only format */
-    const struct blk_resize_ops *resize;  /* NULL: fixed length     */
+    /*
+     * The fields of the image itself for reports, into @info as blk_info() says:
+     * cluster-size, format-specific... NULL: none. With meta held.
+     */
+    void (*info)(struct blk *b, json_t *info);
+
+    const struct blk_write_ops *writable;     /* NULL: read-only format */
+    const struct blk_resize_ops *resize;      /* NULL: fixed length     */
+    const struct blk_create_ops *creatable;   /* NULL: cannot be made   */
+    const struct blk_check_ops *checkable;    /* NULL: nothing to check */
+    const struct blk_snapshot_ops *snapshots; /* NULL: it has none      */
+    const struct blk_amend_ops *amendable;    /* NULL: nothing to amend */
 };
 
 /* ---- protocols and filters
@@ -277,6 +345,16 @@ struct blk_protocol {
     bool (*set_perms)(struct blk *b, const struct blk_perms *perms, GError **error);
 
     const struct blk_resize_ops *resize;
+
+    /*
+     * Make @filename new and empty, or empty what is there, "size" bytes long. NULL: it
+     * must exist. @create_options ends with a NULL name.
+     */
+    const struct blk_option *create_options;
+    bool (*create)(const char *filename, json_t *opts, GError **error);
+
+    /* Bytes the host really uses for it, or -errno. NULL: not known. */
+    int64_t (*allocated)(struct blk *b);
 };
 
 /* Complete a request that submit was given. Loop thread. */
@@ -317,6 +395,22 @@ struct blk {
  */
 struct blk *blk_open_child(struct blk *b, const char *role, json_t *options,
                            bool read_only, GError **error);
+
+/*
+ * Open the backing file of @b, from open only. @opts is what open got: its key
+ * "backing" decides: null for none, the name of a node, or an object, which what the
+ * image says completes. Absent, @name and @format (NULL: probed) of the image do, @name
+ * relative to the image's folder or a json: text. True without a backing file when
+ * there shall be none; false with @error, also when a chain leads back to itself.
+ */
+bool blk_open_backing(struct blk *b, json_t *opts, const char *name, const char *format,
+                      GError **error);
+
+/* Flags of blk_open_args for @b itself; 0 for children. From open only. */
+unsigned blk_open_flags(const struct blk *b);
+
+/* Tell the user of something odd, "disk.qcow2: ..." in front. Any thread. */
+void blk_warn(struct blk *b, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
 /* Values of @opts as open got them, with a default for what is absent. */
 bool blk_opt_bool(json_t *opts, const char *name, bool def);

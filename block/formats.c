@@ -5,6 +5,7 @@
 #include "lib/base/base.h"
 
 #include "block/filter/fault.h"
+#include "block/format/qcow2/qcow2.h"
 #include "block/format/raw.h"
 #include "block/proto/file.h"
 
@@ -12,6 +13,7 @@
 
 const struct blk_format *const blk_formats[] = {
     &raw_format,
+    &qcow2_format,
     NULL,
 };
 
@@ -49,7 +51,7 @@ static const struct {
     uint8_t len;
     const char *bytes;
 } signatures[] = {
-    {"qcow2 or qcow", 0, 4, "QFI\xfb"},
+    {"qcow", 0, 4, "QFI\xfb"},
     {"qed", 0, 4, "QED"}, /* with its NUL */
     {"vmdk", 0, 4, "KDMV"},
     {"vmdk", 0, 4, "COWD"},

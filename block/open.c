@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <string.h>
 
 #include "block/format/raw.h"
@@ -316,6 +317,24 @@ struct blk *blk_open_child(struct blk *b, const char *role, json_t *options,
     return open_child(b, &o, role, options, read_only, error);
 }
 
+unsigned blk_open_flags(const struct blk *b)
+{
+    return b->core->flags;
+}
+
+void blk_warn(struct blk *b, const char *fmt, ...)
+{
+    if (!b->core->warn) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    g_autofree char *what = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    g_autofree char *text = g_strdup_printf("%s: %s", blk_get_driver_name(b), what);
+    b->core->warn(b->core->warn_opaque, text);
+}
+
 /* ---- nodes
  * --------------------------------------------------------------------------------------
  */
@@ -499,6 +518,10 @@ static bool build_node(struct blk *b, const struct opening *o, json_t *opts,
         b->node_name = g_strdup(probing ? "disk" : driver);
     }
     b->core->args = o->args;
+    b->core->opener = o->parent;
+    b->core->flags = o->parent ? 0 : o->args->flags;
+    b->core->warn = o->args->warn;
+    b->core->warn_opaque = o->args->opaque;
     b->core->perms = o->perms;
     if (has_file_child(b)) {
         json_t *file = json_object_get(opts, "file");
@@ -528,6 +551,7 @@ static struct blk *open_node(const struct opening *o, json_t *options, GError **
     bool ok = opts && build_node(b, o, opts, error);
     json_decref(opts);
     b->core->args = NULL;
+    b->core->opener = NULL;
     if (!ok) {
         blk_unref(b);
         return NULL;

@@ -331,7 +331,7 @@ static bool type_fits(const struct blk_option *o, const json_t *v)
     case BLK_OPT_BOOL: return json_is_boolean(v);
     case BLK_OPT_SIZE:
     case BLK_OPT_INT: return json_is_integer(v) && json_integer_value(v) >= 0;
-    case BLK_OPT_NODE: return json_is_object(v);
+    case BLK_OPT_NODE: return json_is_object(v) || json_is_null(v);
     default: return false; /* strings go through from_text() */
     }
 }

@@ -97,6 +97,25 @@ static const struct blk_write_ops raw_write_ops = {0}; /* every extent is in pla
 
 static const struct blk_resize_ops raw_resize_ops = {.truncate = raw_truncate};
 
+static bool raw_measure(json_t *opts, const struct blk_measure_source *src,
+                        struct blk_measure *ret, GError **error)
+{
+    ret->full = ALIGN_UP(blk_opt_u64(opts, "size", 0), 512);
+    ret->required = ret->full;
+    return true;
+}
+
+static const struct blk_option raw_create_options[] = {
+    {"size", BLK_OPT_SIZE, NULL, "Virtual disk size"},
+    {0},
+};
+
+/* The file alone is the image. */
+static const struct blk_create_ops raw_create_ops = {
+    .options = raw_create_options,
+    .measure = raw_measure,
+};
+
 const struct blk_format raw_format = {
     .name = "raw",
     .help = "the guest's bytes as they are",
@@ -108,4 +127,5 @@ const struct blk_format raw_format = {
     .passes_perms = true,
     .writable = &raw_write_ops,
     .resize = &raw_resize_ops,
+    .creatable = &raw_create_ops,
 };

@@ -501,6 +501,94 @@ static bool file_truncate(struct blk *b, uint64_t length, enum blk_prealloc prea
 /* ---- the driver
  * ---------------------------------------------------------------------- */
 
+/* ---- creating -----------------------------------------------------------------------
+ */
+
+static enum blk_prealloc file_prealloc(const char *mode)
+{
+    return g_str_equal(mode, "full")     ? BLK_PREALLOC_FULL
+           : g_str_equal(mode, "falloc") ? BLK_PREALLOC_FALLOC
+                                         : BLK_PREALLOC_OFF;
+}
+
+/* Advice for btrfs, before anything is written; elsewhere it does nothing. */
+static void file_set_nocow(int fd)
+{
+    int attr;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &attr) == 0) {
+        attr |= FS_NOCOW_FL;
+        (void)!ioctl(fd, FS_IOC_SETFLAGS, &attr);
+    }
+}
+
+static bool file_fill_new(int fd, const char *filename, json_t *opts, GError **error)
+{
+    uint64_t size = ALIGN_UP(blk_opt_u64(opts, "size", 0), 512);
+    enum blk_prealloc prealloc =
+        file_prealloc(blk_opt_str(opts, "preallocation", "off"));
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        return error_errno(error, errno, "Could not create '%s'", filename);
+    }
+    if (S_ISBLK(st.st_mode)) {
+        uint64_t bytes = 0;
+        if (ioctl(fd, BLKGETSIZE64, &bytes) < 0 || bytes < size) {
+            return error_errno(error, ENOSPC, "'%s' has %" PRIu64 " bytes", filename,
+                               bytes);
+        }
+        return true;
+    }
+    if (ftruncate(fd, 0) < 0) {
+        return error_errno(error, errno, "Could not truncate '%s'", filename);
+    }
+    if (blk_opt_bool(opts, "nocow", false)) {
+        file_set_nocow(fd);
+    }
+    if (size > INT64_MAX || ftruncate(fd, (off_t)size) < 0) {
+        return error_errno(error, size > INT64_MAX ? EFBIG : errno,
+                           "Could not resize file");
+    }
+    struct file f = {.fd = fd};
+    int err = file_preallocate(&f, 0, size, prealloc);
+    return err == 0 || error_errno(error, err,
+                                   "Could not preallocate data for the new "
+                                   "file");
+}
+
+static bool file_create(const char *filename, json_t *opts, GError **error)
+{
+    struct file_lock lock = {0};
+    struct blk_perms perms = {BLK_PERM_WRITE | BLK_PERM_RESIZE,
+                              BLK_PERM_ALL & ~BLK_PERM_RESIZE};
+    int fd = open(filename, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+    if (fd < 0) {
+        return error_errno(error, errno, "Could not create '%s'", filename);
+    }
+    bool ok = !file_lock_works(fd) || file_lock_set(&lock, fd, &perms, filename, error);
+    ok = ok && file_fill_new(fd, filename, opts, error);
+    close(fd);
+    return ok;
+}
+
+static int64_t file_allocated(struct blk *b)
+{
+    const struct file *f = b->priv;
+    struct stat st;
+    return fstat(f->fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
+}
+
+static const char *const prealloc_values[] = {"off", "falloc", "full", NULL};
+
+static const struct blk_option file_create_options[] = {
+    {"size", BLK_OPT_SIZE, NULL, "Virtual disk size"},
+    {"preallocation", BLK_OPT_ENUM, prealloc_values,
+     "Preallocation mode (allowed values: off, falloc, full)"},
+    {"nocow", BLK_OPT_BOOL, NULL, "Turn off copy-on-write (valid only on btrfs)"},
+    {"extent_size_hint", BLK_OPT_SIZE, NULL,
+     "Extent size hint for the image file, 0 to disable"},
+    {0},
+};
+
 static const char *const aio_values[] = {"auto", "io_uring", "threads", "native", NULL};
 static const char *const locking_values[] = {"auto", "on", "off", NULL};
 
@@ -525,4 +613,7 @@ const struct blk_protocol file_protocol = {
     .status = file_status,
     .set_perms = file_set_perms,
     .resize = &file_resize_ops,
+    .create_options = file_create_options,
+    .create = file_create,
+    .allocated = file_allocated,
 };

@@ -1,0 +1,71 @@
+#include "block/codec/codec.h"
+
+#include <errno.h>
+#include <zstd.h>
+#include <zstd_errors.h>
+
+/* libzstd; each thread keeps its contexts, which hold nothing between calls. */
+
+enum { LEVEL = ZSTD_CLEVEL_DEFAULT };
+
+static void free_cctx(void *c)
+{
+    ZSTD_freeCCtx(c);
+}
+
+static void free_dctx(void *d)
+{
+    ZSTD_freeDCtx(d);
+}
+
+static GPrivate cctxs = G_PRIVATE_INIT(free_cctx);
+static GPrivate dctxs = G_PRIVATE_INIT(free_dctx);
+
+/* As a stream: behind the frame there may be bytes of the next chunk. */
+static int zstd_decode(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len)
+{
+    ZSTD_DCtx *d = g_private_get(&dctxs);
+    if (!d) {
+        d = ZSTD_createDCtx();
+        g_private_set(&dctxs, d);
+    }
+    if (!d) {
+        return -ENOMEM;
+    }
+    ZSTD_DCtx_reset(d, ZSTD_reset_session_only);
+    ZSTD_inBuffer in = {src, src_len, 0};
+    ZSTD_outBuffer out = {dst, dst_len, 0};
+    while (out.pos < out.size) {
+        size_t in_before = in.pos, out_before = out.pos;
+        size_t r = ZSTD_decompressStream(d, &out, &in);
+        /* A frame may end before the chunk does; another follows then. */
+        if (ZSTD_isError(r) || (in.pos == in_before && out.pos == out_before)) {
+            return -EIO;
+        }
+    }
+    return 0;
+}
+
+static int64_t zstd_encode(const uint8_t *src, size_t src_len, uint8_t *dst,
+                           size_t dst_max)
+{
+    ZSTD_CCtx *c = g_private_get(&cctxs);
+    if (!c) {
+        c = ZSTD_createCCtx();
+        g_private_set(&cctxs, c);
+    }
+    if (!c) {
+        return -ENOMEM;
+    }
+    size_t n = ZSTD_compressCCtx(c, dst, dst_max, src, src_len, LEVEL);
+    if (!ZSTD_isError(n)) {
+        return (int64_t)n;
+    }
+    return ZSTD_getErrorCode(n) == ZSTD_error_dstSize_tooSmall ? -ENOSPC : -EIO;
+}
+
+const struct blk_codec blk_codec_zstd = {
+    .name = "zstd",
+    .decode = zstd_decode,
+    .encode = zstd_encode,
+};

@@ -1,0 +1,535 @@
+#include "block/image.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "block/blk_priv.h"
+#include "lib/base/base.h"
+#include "lib/base/ck.h"
+
+/* Images as a whole. Each function finds the format's operation, or says that it has
+ * none, and holds the metadata lock around it. */
+
+/* ---- creating
+ * -------------------------------------------------------------------------- */
+
+static const struct blk_format *creatable(const char *name, GError **error)
+{
+    for (size_t i = 0; blk_formats[i]; i++) {
+        if (g_str_equal(blk_formats[i]->name, name)) {
+            if (!blk_formats[i]->creatable) {
+                error_msg(error, "Format driver '%s' does not support image creation",
+                          name);
+                return NULL;
+            }
+            return blk_formats[i];
+        }
+    }
+    error_msg(error, "Unknown file format '%s'", name);
+    return NULL;
+}
+
+/* The protocol of a name, by its prefix; files have none. */
+static const struct blk_protocol *protocol_of(const char *filename, GError **error)
+{
+    json_t *o = blk_options_from_name(filename, NULL, error);
+    const struct blk_protocol *found = NULL;
+    json_t *file = o ? json_object_get(o, "file") : NULL;
+    const char *name = file ? json_string_value(json_object_get(file, "driver")) : NULL;
+    for (size_t i = 0; o && blk_protocols[i]; i++) {
+        if (name && g_str_equal(blk_protocols[i]->name, name)) {
+            found = blk_protocols[i];
+        }
+    }
+    if (o && (!found || !found->create)) {
+        error_msg(error, "Protocol driver '%s' does not support image creation",
+                  name ? name : "json");
+        found = NULL;
+    }
+    json_decref(o);
+    return found;
+}
+
+bool blk_create_options(const char *format, const char *filename,
+                        struct blk_create_tables *ret, GError **error)
+{
+    const struct blk_format *f = creatable(format, error);
+    const struct blk_protocol *p = f && filename ? protocol_of(filename, error) : NULL;
+    if (!f || (filename && !p)) {
+        return false;
+    }
+    *ret =
+        (struct blk_create_tables){f->creatable->options, p ? p->create_options : NULL};
+    return true;
+}
+
+static bool fill_defaults(const struct blk_option *o, json_t *opts)
+{
+    for (; o && o->name; o++) {
+        if (o->def && !json_object_get(opts, o->name)) {
+            json_object_set_new(opts, o->name, json_string(o->def));
+        }
+    }
+    return true;
+}
+
+static bool known(const struct blk_option *o, const char *name)
+{
+    for (; o && o->name; o++) {
+        if (g_str_equal(o->name, name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts, GError **error)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(opts, key, value)
+    {
+        if (!known(t->format, key) && !known(t->protocol, key)) {
+            return error_msg(error, "Invalid parameter '%s'", key);
+        }
+    }
+    fill_defaults(t->format, opts);
+    fill_defaults(t->protocol, opts);
+    static const struct blk_option none[] = {{0}};
+    const struct blk_option *const tables[] = {t->format ? t->format : none,
+                                               t->protocol ? t->protocol : none, NULL};
+    return blk_options_check(opts, tables, "image", error);
+}
+
+/* What the table has of @opts, taken over; the rest is the other level's. */
+static json_t *options_for(const struct blk_option *table, json_t *opts)
+{
+    json_t *o = json_object();
+    for (; table && table->name; table++) {
+        json_t *v = json_object_get(opts, table->name);
+        if (v) {
+            json_object_set(o, table->name, v);
+        }
+    }
+    return o;
+}
+
+static bool create_in(const struct blk_open_args *args, const struct blk_format *f,
+                      const char *filename, json_t *opts, GError **error)
+{
+    struct blk_perms perms = {BLK_PERM_READ | BLK_PERM_WRITE | BLK_PERM_RESIZE,
+                              BLK_PERM_READ};
+    struct blk_open_args a = *args;
+    a.perms = &perms;
+    a.flags = 0;
+    json_t *o = blk_options_from_name(filename, NULL, error);
+    json_t *file = json_incref(json_object_get(o, "file"));
+    json_decref(o);
+    struct blk *node = blk_open(&a, file, error);
+    json_decref(file);
+    if (!node) {
+        return false;
+    }
+    json_t *own = options_for(f->creatable->options, opts);
+    bool ok = f->creatable->create(node, own, error);
+    json_decref(own);
+    if (ok) {
+        int r = blk_run(node, BLK_FLUSH, 0, NULL, 0, 0, 0);
+        ok = r == 0 || error_errno(error, -r, "cannot flush '%s'", filename);
+    }
+    blk_unref(node);
+    return ok;
+}
+
+bool blk_create(const struct blk_open_args *args, const char *format,
+                const char *filename, json_t *opts, GError **error)
+{
+    const struct blk_format *f = creatable(format, error);
+    const struct blk_protocol *p = f ? protocol_of(filename, error) : NULL;
+    if (!f || !p) {
+        return false;
+    }
+    json_t *below = options_for(p->create_options, opts);
+    /* The file is as long as the disk for raw alone; else the format decides. */
+    bool whole = !f->creatable->create;
+    if (!whole) {
+        json_object_set_new(below, "size", json_integer(0));
+        json_object_del(below, "preallocation");
+    }
+    const char *path = g_str_has_prefix(filename, "file:") ? filename + 5 : filename;
+    bool ok = p->create(path, below, error);
+    json_decref(below);
+    return ok && (whole || create_in(args, f, filename, opts, error));
+}
+
+bool blk_measure(const char *format, json_t *opts, const struct blk_measure_source *src,
+                 struct blk_measure *ret, GError **error)
+{
+    const struct blk_format *f = creatable(format, error);
+    if (!f) {
+        return false;
+    }
+    if (!f->creatable->measure) {
+        return error_msg(error, "Block driver '%s' does not support size measurement",
+                         format);
+    }
+    return f->creatable->measure(opts, src, ret, error);
+}
+
+/* ---- describing
+ * ------------------------------------------------------------------------- */
+
+static int64_t allocated_of(struct blk *b)
+{
+    if (b->proto && b->proto->allocated) {
+        return b->proto->allocated(b);
+    }
+    int64_t sum = b->proto ? -ENOTSUP : 0;
+    if (b->file && b->core->children) {
+        sum = 0;
+        for (unsigned i = 0; i < b->core->children->len; i++) {
+            struct blk *c = g_array_index(b->core->children, struct blk_child, i).blk;
+            int64_t n = c == b->backing ? 0 : allocated_of(c);
+            if (n < 0) {
+                return n;
+            }
+            sum += n;
+        }
+    }
+    return sum;
+}
+
+static json_t *snapshot_info(const struct blk_snapshot *s)
+{
+    json_t *o = json_object();
+    json_object_set_new(o, "id", json_string_nocheck(s->id));
+    json_object_set_new(o, "name", json_string_nocheck(s->name));
+    json_object_set_new(o, "vm-state-size", json_integer((json_int_t)s->vm_state_size));
+    json_object_set_new(o, "date-sec", json_integer(s->date_sec));
+    json_object_set_new(o, "date-nsec", json_integer(s->date_nsec));
+    json_object_set_new(o, "vm-clock-sec",
+                        json_integer((json_int_t)(s->vm_clock_nsec / 1000000000)));
+    json_object_set_new(o, "vm-clock-nsec",
+                        json_integer((json_int_t)(s->vm_clock_nsec % 1000000000)));
+    if (s->icount != UINT64_MAX) {
+        json_object_set_new(o, "icount", json_integer((json_int_t)s->icount));
+    }
+    return o;
+}
+
+json_t *blk_info(struct blk *b, const char *filename, GError **error)
+{
+    json_t *o = json_object();
+    int64_t used = allocated_of(b);
+    json_object_set_new(o, "virtual-size", json_integer((json_int_t)blk_length(b)));
+    json_object_set_new(o, "filename", json_string_nocheck(filename));
+    json_object_set_new(o, "format", json_string(blk_get_driver_name(b)));
+    json_object_set_new(o, "dirty-flag", json_false());
+    if (used >= 0) {
+        json_object_set_new(o, "actual-size", json_integer(used));
+    }
+    if (b->format && b->format->info) {
+        blk_meta_lock(b);
+        b->format->info(b, o);
+        blk_meta_unlock(b);
+    }
+    const char *backing = json_string_value(json_object_get(o, "backing-filename"));
+    if (backing) {
+        g_autofree char *full = blk_backing_path(b->filename, backing);
+        json_object_set_new(o, "full-backing-filename", json_string_nocheck(full));
+    }
+    GArray *list = blk_snapshots(b);
+    if (list->len) {
+        json_t *all = json_array();
+        for (unsigned i = 0; i < list->len; i++) {
+            json_array_append_new(
+                all, snapshot_info(&g_array_index(list, struct blk_snapshot, i)));
+        }
+        json_object_set_new(o, "snapshots", all);
+    }
+    g_array_free(list, TRUE);
+    return o;
+}
+
+/* ---- checking
+ * ---------------------------------------------------------------------------- */
+
+int blk_check(struct blk *b, struct blk_check *c)
+{
+    if (!b->format || !b->format->checkable) {
+        return -ENOTSUP;
+    }
+    if (c->fix && b->read_only) {
+        return -EROFS;
+    }
+    c->result = (struct blk_check_result){0};
+    blk_drain(b);
+    blk_meta_lock(b);
+    int r = b->format->checkable->check(b, c);
+    blk_meta_unlock(b);
+    return r;
+}
+
+/* ---- snapshots
+ * ----------------------------------------------------------------------------- */
+
+static const struct blk_snapshot_ops *snapshot_ops(struct blk *b, GError **error)
+{
+    if (b->format && b->format->snapshots) {
+        return b->format->snapshots;
+    }
+    error_errno(error, ENOTSUP, "images of type '%s' have no internal snapshots",
+                blk_get_driver_name(b));
+    return NULL;
+}
+
+GArray *blk_snapshots(struct blk *b)
+{
+    const struct blk_snapshot_ops *ops = snapshot_ops(b, NULL);
+    if (!ops) {
+        return g_array_new(FALSE, FALSE, sizeof(struct blk_snapshot));
+    }
+    blk_meta_lock(b);
+    GArray *list = ops->list(b);
+    blk_meta_unlock(b);
+    return list;
+}
+
+int blk_snapshot_match(const GArray *list, const char *id, const char *name)
+{
+    for (unsigned i = 0; i < list->len; i++) {
+        const struct blk_snapshot *s = &g_array_index(list, struct blk_snapshot, i);
+        if ((!id || g_str_equal(s->id, id)) && (!name || g_str_equal(s->name, name))) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+int blk_snapshot_find(const GArray *list, const char *id_or_name)
+{
+    int i = blk_snapshot_match(list, id_or_name, NULL);
+    return i >= 0 ? i : blk_snapshot_match(list, NULL, id_or_name);
+}
+
+/* The first change since the node was opened: tell the format. */
+static bool begin_locked(struct blk *b, GError **error)
+{
+    if (b->read_only) {
+        return error_errno(error, EROFS, "'%s'", blk_get_filename(b));
+    }
+    int r = blk_begin_locked(b);
+    return r == 0 || error_errno(error, -r, "cannot begin to write");
+}
+
+bool blk_snapshot_create(struct blk *b, struct blk_snapshot *sn, GError **error)
+{
+    const struct blk_snapshot_ops *ops = snapshot_ops(b, error);
+    if (!ops) {
+        return false;
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    bool ok = begin_locked(b, error) && ops->create(b, sn, error);
+    blk_meta_unlock(b);
+    return ok;
+}
+
+bool blk_snapshot_apply(struct blk *b, const char *id, GError **error)
+{
+    const struct blk_snapshot_ops *ops = snapshot_ops(b, error);
+    if (!ops) {
+        return false;
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    bool ok = begin_locked(b, error) && ops->apply(b, id, error);
+    blk_meta_unlock(b);
+    blk_forget_chunk(b);
+    return ok;
+}
+
+bool blk_snapshot_delete(struct blk *b, const char *id, GError **error)
+{
+    const struct blk_snapshot_ops *ops = snapshot_ops(b, error);
+    if (!ops) {
+        return false;
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    bool ok = begin_locked(b, error) && ops->remove(b, id, error);
+    blk_meta_unlock(b);
+    return ok;
+}
+
+bool blk_snapshot_load(struct blk *b, const char *id, GError **error)
+{
+    const struct blk_snapshot_ops *ops = snapshot_ops(b, error);
+    if (!ops) {
+        return false;
+    }
+    if (!b->read_only) {
+        return error_msg(error, "'%s' is open for writing", blk_get_filename(b));
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    bool ok = ops->load(b, id, error);
+    blk_meta_unlock(b);
+    blk_forget_chunk(b);
+    return ok;
+}
+
+/* ---- headers
+ * -------------------------------------------------------------------------------- */
+
+static const struct blk_amend_ops *amend_ops(const struct blk *b)
+{
+    return b->format ? b->format->amendable : NULL;
+}
+
+const struct blk_option *blk_amend_options(const struct blk *b)
+{
+    const struct blk_amend_ops *ops = amend_ops(b);
+    return ops && ops->amend ? ops->options : NULL;
+}
+
+bool blk_amend(struct blk *b, json_t *opts, GError **error)
+{
+    const struct blk_amend_ops *ops = amend_ops(b);
+    if (!ops || !ops->amend) {
+        return error_msg(error, "Format driver '%s' does not support option amendment",
+                         blk_get_driver_name(b));
+    }
+    struct blk_create_tables t = {.format = ops->options};
+    if (!blk_create_prepare(&t, opts, error)) {
+        return false;
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    bool ok = begin_locked(b, error) && ops->amend(b, opts, error);
+    blk_meta_unlock(b);
+    blk_forget_chunk(b);
+    return ok;
+}
+
+bool blk_set_backing(struct blk *b, const char *name, const char *format,
+                     GError **error)
+{
+    const struct blk_amend_ops *ops = amend_ops(b);
+    if (!ops || !ops->set_backing) {
+        return error_errno(error, ENOTSUP, "images of type '%s' have no backing file",
+                           blk_get_driver_name(b));
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    bool ok = begin_locked(b, error) && ops->set_backing(b, name, format, error);
+    blk_meta_unlock(b);
+    return ok;
+}
+
+bool blk_make_empty(struct blk *b, GError **error)
+{
+    const struct blk_amend_ops *ops = amend_ops(b);
+    if (!ops || !ops->make_empty) {
+        return error_errno(error, ENOTSUP, "images of type '%s' cannot be emptied",
+                           blk_get_driver_name(b));
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    bool ok = begin_locked(b, error) && ops->make_empty(b, error);
+    blk_meta_unlock(b);
+    blk_forget_chunk(b);
+    return ok;
+}
+
+/* ---- compressed chunks
+ * ------------------------------------------------------------------------- */
+
+static const struct blk_codec *codec_of(const struct blk *b, uint64_t *ret_chunk)
+{
+    *ret_chunk = 0;
+    return b->format && b->format->writable && b->format->writable->codec
+               ? b->format->writable->codec(b, ret_chunk)
+               : NULL;
+}
+
+uint64_t blk_chunk(const struct blk *b)
+{
+    uint64_t chunk;
+    codec_of(b, &chunk);
+    return chunk;
+}
+
+int64_t blk_encode(struct blk *b, const void *plain, uint64_t len, void *stored)
+{
+    uint64_t chunk;
+    const struct blk_codec *codec = codec_of(b, &chunk);
+    if (!codec || !chunk) {
+        return -ENOTSUP;
+    }
+    if (len > chunk || len == 0) {
+        return -EINVAL;
+    }
+    g_autofree uint8_t *whole = NULL;
+    if (len < chunk) { /* the last one of the disk */
+        whole = g_try_malloc0(chunk);
+        if (!whole) {
+            return -ENOMEM;
+        }
+        memcpy(whole, plain, len);
+        plain = whole;
+    }
+    int64_t n = codec->encode(plain, chunk, stored, chunk - 1);
+    return n == -ENOSPC ? 0 : n;
+}
+
+int blk_write_encoded(struct blk *b, uint64_t offset, const void *stored,
+                      uint64_t stored_len)
+{
+    uint64_t chunk;
+    if (!codec_of(b, &chunk) || !chunk) {
+        return -ENOTSUP;
+    }
+    if (b->read_only) {
+        return -EROFS;
+    }
+    if (offset % chunk || offset >= blk_length(b) || !stored_len ||
+        stored_len > chunk) {
+        return -EINVAL;
+    }
+    return blk_store_chunk(b, offset, MIN(chunk, blk_length(b) - offset), stored,
+                           stored_len);
+}
+
+bool blk_close(struct blk *b, GError **error)
+{
+    int r = 0;
+    blk_drain(b);
+    if (atomic_load(&b->core->begun) && b->format->writable->finish) {
+        blk_meta_lock(b);
+        r = b->format->writable->finish(b);
+        atomic_store(&b->core->begun, false);
+        blk_meta_unlock(b);
+    }
+    bool ok = r == 0 || error_errno(error, -r, "cannot write the tables of '%s'",
+                                    blk_get_filename(b));
+    blk_unref(b);
+    return ok;
+}
+
+const char *blk_driver_name(unsigned i)
+{
+    unsigned n = 0;
+    for (size_t k = 0; blk_formats[k]; k++, n++) {
+        if (n == i) {
+            return blk_formats[k]->name;
+        }
+    }
+    for (size_t k = 0; blk_protocols[k]; k++, n++) {
+        if (n == i) {
+            return blk_protocols[k]->name;
+        }
+    }
+    return NULL;
+}

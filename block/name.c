@@ -1,0 +1,119 @@
+#include "block/blk_priv.h"
+
+#include <string.h>
+
+#include "lib/base/base.h"
+
+/*
+ * Names of images: a path, "file:path", or json:{...}. A name with another protocol in
+ * front ("nbd://host/x") is refused by that protocol's name, so that it is never taken
+ * for a file of the current folder.
+ */
+
+static const char JSON_PREFIX[] = "json:";
+
+/* The length of "proto:" at the start of @name, 0 when it has none. */
+static size_t protocol_len(const char *name)
+{
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                            "0123456789+-.");
+    return n && name[n] == ':' ? n + 1 : 0;
+}
+
+static json_t *from_json(const char *text, const char *format, GError **error)
+{
+    json_error_t why;
+    json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    if (!json_is_object(o)) {
+        error_msg(error, "Could not parse the JSON options: %s",
+                  o ? "not an object" : why.text);
+        json_decref(o);
+        return NULL;
+    }
+    if (format && !json_object_get(o, "driver")) {
+        json_object_set_new(o, "driver", json_string_nocheck(format));
+    }
+    return o;
+}
+
+json_t *blk_options_from_name(const char *name, const char *format, GError **error)
+{
+    if (g_str_has_prefix(name, JSON_PREFIX)) {
+        return from_json(name + strlen(JSON_PREFIX), format, error);
+    }
+    size_t proto = protocol_len(name);
+    if (proto && !g_str_has_prefix(name, "file:")) {
+        /* A path with a colon is still a path when there is a folder in front. */
+        error_msg(error, "Unknown protocol '%.*s'", (int)proto - 1, name);
+        return NULL;
+    }
+    if (*name == '\0') {
+        error_msg(error, "The 'file' block driver requires a file name");
+        return NULL;
+    }
+    json_t *file = json_pack("{s:s}", "driver", "file");
+    json_object_set_new(file, "filename", json_string_nocheck(name + proto));
+    json_t *o = json_pack("{s:o}", "file", file);
+    if (format) {
+        json_object_set_new(o, "driver", json_string_nocheck(format));
+    }
+    return o;
+}
+
+char *blk_backing_path(const char *image, const char *name)
+{
+    const char *slash = image ? strrchr(image, '/') : NULL;
+    if (!slash || *name == '/' || protocol_len(name)) {
+        return g_strdup(name);
+    }
+    return g_strdup_printf("%.*s%s", (int)(slash + 1 - image), image, name);
+}
+
+/* Up the chain of nodes that are being opened. */
+static bool leads_back(const struct blk *b, const char *path, GError **error)
+{
+    enum { DEEPEST = 200 };
+    unsigned depth = 0;
+    for (const struct blk *p = b; p; p = p->core->opener, depth++) {
+        if (p->format && p->filename && g_str_equal(p->filename, path)) {
+            return error_msg(error, "Backing file '%s' creates an infinite loop.",
+                             path);
+        }
+    }
+    return depth <= DEEPEST ||
+           error_msg(error, "'%s' is the end of more than %u backing files", path,
+                     (unsigned)DEEPEST);
+}
+
+bool blk_open_backing(struct blk *b, json_t *opts, const char *name, const char *format,
+                      GError **error)
+{
+    json_t *given = json_object_get(opts, "backing");
+    if ((b->core->flags & BLK_OPEN_NO_BACKING) || json_is_null(given) ||
+        (!given && !name)) {
+        return true;
+    }
+    if (json_is_string(given)) {
+        return blk_open_child(b, "backing", given, true, error) != NULL;
+    }
+    json_t *o = given ? json_deep_copy(given) : json_object();
+    g_autofree char *path = name ? blk_backing_path(b->filename, name) : NULL;
+    bool own = json_object_get(o, "file") || json_object_get(o, "filename");
+    if (path && !own) {
+        json_t *rest = leads_back(b, path, error)
+                           ? blk_options_from_name(path, format, error)
+                           : NULL;
+        if (!rest) {
+            json_decref(o);
+            return false;
+        }
+        json_object_update_missing(o, rest);
+        json_decref(rest);
+    }
+    struct blk *backing = blk_open_child(b, "backing", o, true, error);
+    json_decref(o);
+    if (!backing) {
+        g_prefix_error(error, "Could not open backing file: ");
+    }
+    return backing != NULL;
+}
