@@ -1,0 +1,163 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd/img/img.h"
+#include "lib/base/base.h"
+
+/*
+ * commit: what the top image holds goes into its backing file (or one further down,
+ * -b), and the top is emptied unless -d. The base is opened a second time, to be
+ * written, by the name the chain has for it.
+ */
+
+struct commit {
+    struct img *im;
+    struct blk *top, *base;
+    unsigned depth; /* of the base below the top: layers above it are committed */
+    struct img_progress progress;
+};
+
+static int copy_range(struct commit *c, uint64_t at, uint64_t len, uint8_t *buf)
+{
+    while (len > 0) {
+        uint64_t n = MIN(len, 2 * MIB);
+        int r = blk_pread(c->top, at, buf, n);
+        r = r ? r : blk_pwrite(c->base, at, buf, n);
+        if (r < 0) {
+            return r;
+        }
+        at += n;
+        len -= n;
+    }
+    return 0;
+}
+
+static int copy_all(struct commit *c)
+{
+    uint64_t length = blk_length(c->top);
+    g_autofree uint8_t *buf = g_malloc(2 * MIB);
+    for (uint64_t at = 0; at < length;) {
+        struct blk_status s;
+        int r = blk_map_at(c->top, at, length - at, &s);
+        if (r == 0 && s.depth < c->depth && (s.flags & BLK_STATUS_ALLOCATED)) {
+            r = s.flags & BLK_STATUS_ZERO
+                    ? blk_run(c->base, BLK_ZERO, at, NULL, 0, s.len, BLK_MAY_UNMAP)
+                    : copy_range(c, at, s.len, buf);
+        }
+        if (r < 0) {
+            img_error(c->im, "Block job failed at byte %" PRIu64 ": %s", at,
+                      g_strerror(-r));
+            return 1;
+        }
+        at += s.len;
+        img_progress_at(&c->progress, 100.0 * (double)at / (double)length);
+    }
+    int r = blk_run(c->base, BLK_FLUSH, 0, NULL, 0, 0, 0);
+    if (r < 0) {
+        img_error(c->im, "Block job failed: %s", g_strerror(-r));
+    }
+    return r < 0;
+}
+
+/* The node of the chain that is @name (NULL: the first below), and how deep. */
+static struct blk *find_base(struct commit *c, const char *name)
+{
+    struct blk *b = blk_get_child(c->top, "backing");
+    c->depth = 1;
+    if (!name) {
+        if (!b) {
+            img_error(c->im, "Image does not have a backing file");
+        }
+        return b;
+    }
+    g_autofree char *path = blk_backing_path(blk_get_filename(c->top), name);
+    for (; b; b = blk_get_child(b, "backing"), c->depth++) {
+        if (g_str_equal(blk_get_filename(b), name) ||
+            g_str_equal(blk_get_filename(b), path)) {
+            return b;
+        }
+    }
+    img_error(c->im, "Did not find '%s' in the backing chain of '%s'", name,
+              blk_get_filename(c->top));
+    return NULL;
+}
+
+static int commit(struct commit *c, const char *base_name, const char *cache, bool drop)
+{
+    GError *error = NULL;
+    struct blk *below = find_base(c, base_name);
+    if (!below) {
+        return 1;
+    }
+    g_autofree char *name = g_strdup(blk_get_filename(below));
+    c->base = img_open(c->im, name, blk_get_driver_name(below),
+                       IMG_RW | IMG_FORCE_SHARE, cache);
+    if (!c->base) {
+        return 1;
+    }
+    if (blk_length(c->base) < blk_length(c->top) &&
+        !blk_truncate(c->base, blk_length(c->top), BLK_PREALLOC_OFF, &error)) {
+        img_report(c->im, error, "Could not grow '%s': ", name);
+        img_close(c->im, c->base);
+        return 1;
+    }
+    int code = copy_all(c);
+    code = img_close(c->im, c->base) ? code : 1;
+    if (code == 0 && !drop && c->depth == 1 && !blk_make_empty(c->top, &error)) {
+        img_report(c->im, error, "Could not empty %s: ", blk_get_filename(c->top));
+        code = 1;
+    }
+    return code;
+}
+
+int img_commit(struct img *im, int argc, char **argv)
+{
+    static const struct option longs[] = {
+        {"help", no_argument, 0, 'h'},
+        {"object", required_argument, 0, OPT_OBJECT},
+        {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
+        {"quiet", no_argument, 0, 'q'},
+        {0},
+    };
+    const char *format = NULL, *cache = "writeback", *base = NULL;
+    unsigned flags = IMG_RW;
+    bool drop = false, progress = false;
+    for (int o; (o = img_getopt(im, argc, argv, "f:ht:b:dpqr:", longs)) != -1;) {
+        switch (o) {
+        case '?': return 1;
+        case 'h': return 0;
+        case 'f': format = optarg; break;
+        case 't': cache = optarg; break;
+        case 'b':
+            base = optarg;
+            drop = true; /* -b implies -d: the layers between are not valid any more */
+            break;
+        case 'd': drop = true; break;
+        case 'p': progress = true; break;
+        case 'q': im->quiet = true; break;
+        case OPT_IMAGE_OPTS: flags |= IMG_IMAGE_OPTS; break;
+        default: break;
+        }
+    }
+    if (optind != argc - 1) {
+        return img_usage(im, "Expecting one image file name");
+    }
+    if (!img_parse_cache(cache, NULL)) {
+        img_error(im, "Invalid cache option: %s", cache);
+        return 1;
+    }
+    struct commit c = {.im = im};
+    c.top = img_open(im, argv[optind], format, flags, cache);
+    if (!c.top) {
+        return 1;
+    }
+    img_progress_start(&c.progress, progress && !im->quiet);
+    int code = commit(&c, base, cache, drop);
+    img_progress_end(&c.progress);
+    code = img_close(im, c.top) ? code : 1;
+    if (code == 0) {
+        img_say(im, "Image committed.\n");
+    }
+    return code;
+}

@@ -1,0 +1,98 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd/img/img.h"
+#include "lib/base/base.h"
+
+/* resize: to a size, or by one. */
+
+static int resize(struct img *im, struct blk *b, const char *text, const char *prealloc,
+                  bool shrink)
+{
+    uint64_t n, old = blk_length(b), size;
+    char sign = *text == '+' || *text == '-' ? *text++ : 0;
+    GError *error = NULL;
+    if (!img_parse_size(im, "image size", text, &n)) {
+        return 1;
+    }
+    if (sign == '-' && n > old) {
+        n = old;
+    }
+    size = sign == '+' ? old + n : sign == '-' ? old - n : n;
+    if (size == 0) {
+        img_error(im, "New image size must be positive");
+        return 1;
+    }
+    size = ALIGN_UP(size, 512);
+    if (size <= old && !g_str_equal(prealloc, "off")) {
+        img_error(im, "Preallocation can only be used for growing images");
+        return 1;
+    }
+    if (size < old && !shrink) {
+        fprintf(stderr,
+                "%s: Use the --shrink option to perform a shrink operation.\n"
+                "%s: warning: Shrinking an image will delete all data beyond the "
+                "shrunken image's end. Before performing such an operation, make sure "
+                "there is no important data there.\n",
+                im->prog, im->prog);
+        return 1;
+    }
+    enum blk_prealloc mode = g_str_equal(prealloc, "full")     ? BLK_PREALLOC_FULL
+                             : g_str_equal(prealloc, "falloc") ? BLK_PREALLOC_FALLOC
+                                                               : BLK_PREALLOC_OFF;
+    if (!blk_truncate(b, size, mode, &error)) {
+        img_report(im, error, "%s", "");
+        return 1;
+    }
+    img_say(im, "Image resized.\n");
+    return 0;
+}
+
+int img_resize(struct img *im, int argc, char **argv)
+{
+    static const struct option longs[] = {
+        {"help", no_argument, 0, 'h'},
+        {"object", required_argument, 0, OPT_OBJECT},
+        {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
+        {"preallocation", required_argument, 0, OPT_PREALLOCATION},
+        {"shrink", no_argument, 0, OPT_SHRINK},
+        {"quiet", no_argument, 0, 'q'},
+        {0},
+    };
+    const char *format = NULL, *prealloc = "off";
+    unsigned flags = IMG_RW;
+    bool shrink = false;
+    if (argc < 3) {
+        return img_usage(im, "Not enough arguments");
+    }
+    char *size = argv[--argc]; /* before getopt takes "-1G" for options */
+    for (int o; (o = img_getopt(im, argc, argv, "f:hq", longs)) != -1;) {
+        switch (o) {
+        case '?': return 1;
+        case 'h': return 0;
+        case 'f': format = optarg; break;
+        case 'q': im->quiet = true; break;
+        case OPT_IMAGE_OPTS: flags |= IMG_IMAGE_OPTS; break;
+        case OPT_SHRINK: shrink = true; break;
+        case OPT_PREALLOCATION:
+            prealloc = optarg;
+            if (strcmp(optarg, "off") && strcmp(optarg, "metadata") &&
+                strcmp(optarg, "falloc") && strcmp(optarg, "full")) {
+                img_error(im, "Invalid preallocation mode '%s'", optarg);
+                return 1;
+            }
+            break;
+        default: break;
+        }
+    }
+    if (optind != argc - 1) {
+        return img_usage(im, "Expecting image file name and size");
+    }
+    struct blk *b = img_open(im, argv[optind], format, flags, NULL);
+    if (!b) {
+        return 1;
+    }
+    int code = resize(im, b, size, prealloc, shrink);
+    return img_close(im, b) ? code : 1;
+}
