@@ -31,13 +31,17 @@ VMMS = {
 
 # Guests that want more than one processor and an entropy device on virtio-mmio, which
 # QEMU has on its microvm. Eight are four for each core of the smallest host.
-CPUS = {"smp": 8, "smp_memory": 4}
+CPUS = {"smp": 8, "smp_memory": 4, "smp_monitor": 2}
+
+# Features that -cpu max leaves out.
+MODELS = {"la57": "max,+la57", "smp_monitor": "max,+monitor"}
 
 
 def machine(vmm, guest):
+    argv = [MODELS.get(guest, word) if word == "max" else word for word in VMMS[vmm]]
     if guest not in CPUS:
-        return VMMS[vmm]
-    argv = ["microvm" if word == "q35" else word for word in VMMS[vmm]]
+        return argv
+    argv = ["microvm" if word == "q35" else word for word in argv]
     if vmm == "qemu":
         argv += ["-global", "virtio-mmio.force-legacy=false"]
     return [*argv, "-smp", str(CPUS[guest]), "-append", f"cpus={CPUS[guest]}",

@@ -104,6 +104,13 @@ static void run_work_locked(struct vcpu *vcpu)
     }
 }
 
+void vcpu_doze(struct vcpu *vcpu, uint64_t ns)
+{
+    g_mutex_lock(&vcpu->lock);
+    sleep_locked(vcpu, now_ns() + ns);
+    g_mutex_unlock(&vcpu->lock);
+}
+
 /* Stay at this block boundary while someone wants it. Caller holds vcpu->lock. */
 static void park_locked(struct vcpu *vcpu)
 {

@@ -92,6 +92,10 @@ static inline bool vcpu_wants_attention(const struct vcpu *vcpu)
     return atomic_load_explicit(&vcpu->attention, memory_order_acquire) != 0;
 }
 
+/* Sleep until attention is wanted, at most @ns. Thread: the vCPU's, with guest code
+ * not running. */
+void vcpu_doze(struct vcpu *vcpu, uint64_t ns);
+
 /* Switch the CPU on or off; not halted then. Thread: the vCPU's, or stopped. */
 void vcpu_set_powered(struct vcpu *vcpu, bool powered);
 

@@ -46,6 +46,10 @@ static const uint8_t defaults[] = {
     F(HYPERVISOR), F(X2APIC), F(TSC_DEADLINE), F(INVTSC), END,
 };
 
+/* Supported, but only by name: 5-level paging makes page walks longer, and a guest
+ * that has MWAIT idles in it. */
+static const uint8_t by_name_only[] = {F(LA57), F(MONITOR), END};
+
 enum { BASE_ALL = 1, BASE_HOST = 2 }; /* all that is supported; host's identity */
 
 static const struct named_model {
@@ -245,6 +249,9 @@ static void fill_from_row(struct x86_cpu_model *m, const struct named_model *row
     }
     if (row->base & BASE_ALL) {
         m->feats = *supported;
+        for (const uint8_t *f = by_name_only; *f != END; f++) {
+            x86_featset_put(&m->feats, *f, false);
+        }
     }
     for (size_t i = 0; i < ARRAY_LEN(row->levels) && row->levels[i]; i++) {
         x86_featset_add(&m->feats, row->levels[i]);

@@ -349,6 +349,13 @@ struct x86_cpuid x86_cpuid(const struct x86_cpu_model *m,
             leaf_caches(m, false, subleaf, &r);
         }
         break;
+    case 5:
+        if (x86_cpu_has(m, X86_FEAT_MONITOR)) {
+            /* Lines of 64 bytes; interrupts end MWAIT even when masked. */
+            r.reg[X86_CPUID_EAX] = r.reg[X86_CPUID_EBX] = 64;
+            r.reg[X86_CPUID_ECX] = 3;
+        }
+        break;
     case 7:
         if (subleaf == 0) {
             r.reg[X86_CPUID_EAX] = 1; /* largest subleaf */

@@ -155,7 +155,8 @@ struct t0_itlb_entry {
  * Jump cache: linear address of a block's start -> block, valid while the
  * instruction TLB has not dropped a translation that an entry was made with (then
  * the whole cache goes). key = linear address ^ mode_key: bits 48-63 of a canonical
- * address are all equal, so that two modes' keys never meet.
+ * address are all equal, so that two modes' keys never meet (with 5-level paging, bits
+ * 57-63: mode_key_la57()).
  */
 struct t0_jump_entry {
     uint64_t key;
@@ -208,11 +209,12 @@ struct t0_cpu {
      * (SF 7, ZF 6, AF 4, PF 2, bit 1 set, CF 0). */
     uint16_t flags;
     uint16_t mode;     /* T0_MODE_* now; t0_update_mode() computes it from s */
-    uint64_t mode_key; /* mode << 48, for the jump cache */
+    uint64_t mode_key; /* from mode, for the jump cache */
     uint64_t seg_base[X86_NB_SEG]; /* s.seg[].base; in 64-bit mode 0 but FS and GS */
     struct t0_tlb_entry *tlb;      /* the current bank */
     struct vcpu *vcpu;
     bool stay_out;           /* single step: jumps go back to the run loop */
+    uint8_t canon_shift;     /* 64 - bits of a linear address: 16, or 7 with LA57 */
     uint8_t debug;           /* T0_DEBUG_* of t0_priv.h: 0 when nothing is watched */
     struct t0_block *block;  /* being executed */
     uint64_t insns;          /* retired up to the start of this block */

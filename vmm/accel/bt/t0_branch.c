@@ -177,7 +177,7 @@ static uint64_t cut(uint64_t rip, unsigned size)
 /* Whether RIP may become @rip: canonical, or inside the limit (APM 2 4.12). */
 static bool reachable(const struct t0_cpu *c, uint64_t rip)
 {
-    return t0_is64(c) ? t0_canonical(rip) : rip <= c->s.seg[X86_CS].limit;
+    return t0_is64(c) ? t0_canonical(c, rip) : rip <= c->s.seg[X86_CS].limit;
 }
 
 static const struct t0_op *jump_checked(struct t0_cpu *c, const struct t0_op *op,
@@ -265,7 +265,7 @@ HANDLER(ret64)
     if (unlikely(v.fault)) {
         return T0_FAULT(c, op);
     }
-    if (unlikely(!t0_canonical(v.v))) {
+    if (unlikely(!t0_canonical(c, v.v))) {
         return t0_raise_error(c, op, X86_EXC_GP, 0);
     }
     c->gpr[X86_RSP] += 8 + (uint64_t)op->imm;

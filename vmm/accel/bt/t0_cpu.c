@@ -69,6 +69,22 @@ static bool is_flat_data(const struct x86_segment *s)
     return is_flat(s) && !(s->attr & X86_SEG_CODE) && (s->attr & X86_SEG_RW);
 }
 
+/*
+ * With 5-level paging only bits 57-63 of addresses are all equal, and of the mode of
+ * 64-bit code only five bits differ. One more keeps them apart from the keys of
+ * compatibility mode, whose bits 62 and 63 are equal.
+ */
+static uint64_t mode_key_la57(unsigned mode)
+{
+    static const uint16_t bits[] = {T0_MODE_CPL3, T0_MODE_TS, T0_MODE_NOSSE,
+                                    T0_MODE_NOAVX, T0_MODE_EM};
+    uint64_t key = UINT64_C(1) << 62;
+    for (unsigned i = 0; i < ARRAY_LEN(bits); i++) {
+        key |= mode & bits[i] ? UINT64_C(1) << (57 + i) : 0;
+    }
+    return key;
+}
+
 void t0_update_mode(struct t0_cpu *c)
 {
     const struct x86_state *s = &c->s;
@@ -107,7 +123,9 @@ void t0_update_mode(struct t0_cpu *c)
         mode |= T0_MODE_NOAVX;
     }
     c->mode = (uint16_t)mode;
-    c->mode_key = (uint64_t)mode << 48;
+    bool la57 = (s->efer & X86_EFER_LMA) && (s->cr4 & X86_CR4_LA57);
+    c->canon_shift = la57 ? 7 : 16;
+    c->mode_key = la57 && m64 ? mode_key_la57(mode) : (uint64_t)mode << 48;
     for (unsigned i = 0; i < X86_NB_SEG; i++) {
         c->seg_base[i] = m64 && i != X86_FS && i != X86_GS ? 0 : s->seg[i].base;
     }
@@ -302,6 +320,33 @@ static bool look_up(struct t0_cpu *c)
     return vcpu_wants_attention(c->vcpu);
 }
 
+/*
+ * MWAIT. Memory is looked at now and then, less often the longer it takes, so that a
+ * waiting vCPU costs the host next to nothing; what wants attention ends the wait at
+ * once. An MWAIT may return without a reason, and this one does after MWAIT_MOST_US:
+ * a store that changes nothing would not be noticed.
+ */
+enum { MWAIT_MOST_US = 20000, MWAIT_STEP_US = 1000 };
+
+static void wait_for_store(struct t0_cpu *c)
+{
+    struct t0_core *core = c->core;
+    core->monitor.wanted = false;
+    bool irqs = core->monitor.any_irq || (c->s.rflags & X86_FL_IF);
+    if (lapic_nmi_pending(c->vcpu) || (irqs && lapic_pending_vector(c->vcpu) >= 0)) {
+        return;
+    }
+    t0_fpu_lend(c);
+    t0_guest_leave(c);
+    for (unsigned us = 0, step = 10;
+         us < MWAIT_MOST_US && !vcpu_wants_attention(c->vcpu) && !t0_monitor_hit(c);
+         us += step) {
+        step = MIN(step * 2, MWAIT_STEP_US);
+        vcpu_doze(c->vcpu, step * UINT64_C(1000));
+    }
+    t0_guest_enter(c);
+}
+
 /* One turn of the loop. True: run() returns core->exit. */
 static bool turn(struct t0_cpu *c)
 {
@@ -334,6 +379,10 @@ static bool turn(struct t0_cpu *c)
     }
     if (unlikely(core->exit_wanted)) {
         core->exit_wanted = false;
+        if (core->monitor.wanted) {
+            wait_for_store(c);
+            return false;
+        }
         if (core->exit != VCPU_EXIT_HLT || c->s.activity == X86_HALTED) {
             return true;
         }

@@ -20,7 +20,7 @@ static uint64_t read_upper_base(struct t0_cpu *c, const struct t0_desc *d,
         return 1;
     }
     *base |= upper << 32;
-    if (!t0_canonical(*base)) {
+    if (!t0_canonical_base(c, *base)) {
         t0_set_exc_error(c, X86_EXC_GP, 0);
         return 1;
     }
@@ -47,7 +47,7 @@ HANDLER(load_table)
     if (op->size == 2) {
         base.v &= 0xffffff;
     }
-    if (m64 && !t0_canonical(base.v)) {
+    if (m64 && !t0_canonical_base(c, base.v)) {
         return gp0(c, op);
     }
     struct x86_dtable *t = op->aux ? &c->s.idtr : &c->s.gdtr;

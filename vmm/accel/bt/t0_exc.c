@@ -295,10 +295,10 @@ static bool deliver_long(const struct delivery *d)
             return false;
         }
     }
-    if (!t0_canonical(sp)) {
+    if (!t0_canonical(c, sp)) {
         return t0_fail(c, X86_EXC_SS, d->ext);
     }
-    if (!t0_canonical(g.off)) {
+    if (!t0_canonical(c, g.off)) {
         return t0_fail(c, X86_EXC_GP, d->ext);
     }
     uint64_t frame[6] = {d->error,        c->s.rip,        c->s.seg[X86_CS].sel,

@@ -18,7 +18,7 @@ static uint64_t check_target(struct t0_cpu *c, const struct x86_segment *cs,
                              uint64_t rip)
 {
     bool to64 = t0_long_mode(c) && (cs->attr & X86_SEG_L);
-    if (to64 ? !t0_canonical(rip) : rip > cs->limit) {
+    if (to64 ? !t0_canonical(c, rip) : rip > cs->limit) {
         t0_set_exc_error(c, X86_EXC_GP, 0);
         return 1;
     }
@@ -122,7 +122,7 @@ static uint64_t gate_inner(struct t0_cpu *c, const struct t0_op *op,
     }
     if (lm) {
         sp -= n;
-        if (!t0_canonical(sp) || !t0_canonical(sp + n - 1)) {
+        if (!t0_canonical(c, sp) || !t0_canonical(c, sp + n - 1)) {
             t0_set_exc_error(c, X86_EXC_SS, 0);
             return 1;
         }

@@ -39,6 +39,9 @@ enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 #define PTE_G  (UINT64_C(1) << 8)
 #define PTE_NX (UINT64_C(1) << 63)
 
+/* Of a legacy PAE page-directory pointer (5.3.3). */
+#define PDPTE_RESERVED UINT64_C(0x1e6)
+
 #define PAGE_OFF  UINT64_C(0xfff)
 #define PAGE_MASK (~PAGE_OFF)
 
@@ -167,7 +170,7 @@ static bool reserved64(const struct t0_cpu *c, uint64_t e, unsigned shift, bool 
     if (leaf && shift > 12) {
         bad |= ((UINT64_C(1) << shift) - 1) & UINT64_C(0x3fffe000);
     }
-    if (!leaf && shift == 39) {
+    if (!leaf && shift >= 39) {
         bad |= PTE_PS;
     }
     return e & bad;
@@ -177,7 +180,7 @@ static bool walk_tables64(struct walk *w, struct xlat *x)
 {
     struct t0_cpu *c = w->c;
     bool lm = t0_long_mode(c);
-    unsigned shift = lm ? 39 : 30;
+    unsigned shift = !lm ? 30 : (c->s.cr4 & X86_CR4_LA57) ? 48 : 39;
     uint64_t table = c->s.cr3 & (lm ? c->core->phys_mask & PAGE_MASK : 0xffffffe0u);
     w->width = 8;
     x->user = x->writable = true;
@@ -193,7 +196,7 @@ static bool walk_tables64(struct walk *w, struct xlat *x)
                                       x86_cpu_has(c->core->model, X86_FEAT_PDPE1GB));
         bool leaf = shift == 12 || (may_ps && (e & PTE_PS));
         if (top_pae) {
-            if (e & (UINT64_C(0xfff0000000000000) | 0x1e6)) {
+            if (e & (UINT64_C(0xfff0000000000000) | PDPTE_RESERVED)) {
                 return page_fault(w, X86_PF_P | X86_PF_RSV);
             }
         } else {
@@ -311,6 +314,19 @@ static bool walk(struct t0_cpu *c, uint64_t la, unsigned access, unsigned bank,
     }
 }
 
+bool t0_pdptes_ok(struct t0_cpu *c, uint64_t cr3)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t gpa = (cr3 & 0xffffffe0u) + i * 8;
+        const struct gmem_region *r = find_region(c, gpa);
+        uint64_t e = r ? read_entry(r, gpa, 8) : 0;
+        if ((e & PTE_P) && (e & (~c->core->phys_mask | PDPTE_RESERVED))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* --- The TLB --------------------------------------------------------------- */
 
 static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
@@ -392,7 +408,7 @@ struct t0_tlb_entry *t0_use_bank(struct t0_cpu *c, unsigned bank)
 static inline uint64_t misaligned(struct t0_cpu *c, uint64_t la, unsigned size)
 {
     if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & (size - 1)) ||
-        (t0_long_mode(c) && !t0_canonical(la)) ||
+        (t0_long_mode(c) && !t0_canonical(c, la)) ||
         (!t0_is64(c) && la + size - 1 > UINT32_MAX)) { /* which come first */
         return 0;
     }
@@ -433,7 +449,7 @@ static uint64_t get_page(struct t0_cpu *c, uint64_t la, bool write, unsigned seg
         struct xlat x;
         if (!t0_long_mode(c)) {
             la = (uint32_t)la; /* the second page of an access may wrap */
-        } else if (unlikely(!t0_canonical(la))) {
+        } else if (unlikely(!t0_canonical(c, la))) {
             return raise_bad_address(c, seg);
         }
         if (!walk(c, la, write ? ACCESS_WRITE : ACCESS_READ, bank, &x)) {
@@ -454,7 +470,7 @@ struct t0_itlb_entry *t0_itlb_fill(struct t0_cpu *c, uint64_t la)
 {
     struct xlat x;
     unsigned bank = (c->mode & T0_MODE_CPL3) ? T0_BANK_USER : T0_BANK_KERNEL;
-    if (t0_is64(c) && !t0_canonical(la)) {
+    if (t0_is64(c) && !t0_canonical(c, la)) {
         t0_set_exc_error(c, X86_EXC_GP, 0);
         return NULL;
     }
@@ -550,7 +566,7 @@ static uint64_t get_pages(struct t0_cpu *c, uint64_t la, unsigned size, bool wri
                           unsigned seg, struct page_ref ret[2])
 {
     unsigned n = first_part(la, size);
-    if (unlikely(n < size && t0_long_mode(c) && !t0_canonical(la + n))) {
+    if (unlikely(n < size && t0_long_mode(c) && !t0_canonical(c, la + n))) {
         return raise_bad_address(c, seg); /* before any fault of the first page */
     }
     uint64_t next = la + n;
@@ -711,6 +727,48 @@ uint64_t t0_sys_write(struct t0_cpu *c, uint64_t la, const void *buf, unsigned s
     uint64_t r = write_bytes(c, la, buf, size, X86_DS, false);
     c->tlb = old;
     return r;
+}
+
+/* --- MONITOR --------------------------------------------------------------- */
+
+#define MONITOR_LINE UINT64_C(64)
+
+static void copy_line(uint64_t to[8], const struct gmem_region *r, uint64_t gpa)
+{
+    const uint64_t *p = (const uint64_t *)(const void *)(r->host + (gpa - r->gpa));
+    for (unsigned i = 0; i < 8; i++) {
+        to[i] = __atomic_load_n(&p[i], __ATOMIC_RELAXED);
+    }
+}
+
+/* As a load of one byte (APM 3 MONITOR). What is no memory is not watched. */
+uint64_t t0_monitor(struct t0_cpu *c, uint64_t la, unsigned seg)
+{
+    struct t0_core *core = c->core;
+    struct page_ref p;
+    core->monitor.armed = false;
+    if (get_page(c, la, false, seg, &p)) {
+        return 1;
+    }
+    if (p.region) {
+        core->monitor.gpa = p.gpa | (la & PAGE_OFF & ~(MONITOR_LINE - 1));
+        copy_line(core->monitor.line, p.region, core->monitor.gpa);
+        core->monitor.armed = true;
+    }
+    return 0;
+}
+
+/* Whether the line is no longer what it was. */
+bool t0_monitor_hit(const struct t0_cpu *c)
+{
+    const struct t0_core *core = c->core;
+    const struct gmem_region *r = gmem_find(c->vcpu->vm->gmem, core->monitor.gpa);
+    uint64_t now[8];
+    if (!r) {
+        return true;
+    }
+    copy_line(now, r, core->monitor.gpa);
+    return memcmp(now, core->monitor.line, sizeof(now)) != 0;
 }
 
 /* --- Read-modify-write ----------------------------------------------------- */

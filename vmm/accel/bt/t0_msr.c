@@ -182,7 +182,7 @@ static bool write_pat(struct t0_cpu *c, uint64_t v)
 
 static bool write_base(struct t0_cpu *c, unsigned seg, uint64_t v)
 {
-    if (!t0_canonical(v)) {
+    if (!t0_canonical_base(c, v)) {
         return false;
     }
     c->s.seg[seg].base = v;
@@ -201,7 +201,7 @@ static bool write_row(struct t0_cpu *c, uint32_t msr, uint64_t v)
     case MSR_DROP: return true;
     case MSR_CONST: return v == r->mask || msr == 0x8b;
     case MSR_ADDR:
-        if (!t0_canonical(v)) {
+        if (!t0_canonical_base(c, v)) {
             return false;
         }
         break;

@@ -153,6 +153,12 @@ struct t0_core {
         unsigned size, seg;
         bool locked;
     } rmw;
+    struct {
+        bool armed, wanted; /* MONITOR was executed; MWAIT, and the run loop waits */
+        bool any_irq;       /* also for interrupts that are masked */
+        uint64_t gpa;       /* of the line, and what was in it */
+        uint64_t line[8];
+    } monitor;
 
     /* t0_cpu.c */
     bool exc_pending;    /* c->exc is to be delivered */
@@ -201,9 +207,18 @@ static inline unsigned t0_iopl(const struct t0_cpu *c)
     return (unsigned)(c->s.rflags / (X86_FL_IOPL / 3)) & 3;
 }
 
-static inline bool t0_canonical(uint64_t la)
+/* Canonical in the paging that is in force: what accesses and branches need. */
+static inline bool t0_canonical(const struct t0_cpu *c, uint64_t la)
 {
-    return (uint64_t)((int64_t)(la << 16) >> 16) == la;
+    return (uint64_t)((int64_t)(la << c->canon_shift) >> c->canon_shift) == la;
+}
+
+/* Canonical for the processor: what bases, pointers of tables and the MSRs with
+ * addresses may hold, whether 5-level paging is on or not (SDM 3 4.5.2). */
+static inline bool t0_canonical_base(const struct t0_cpu *c, uint64_t la)
+{
+    unsigned shift = 64u - c->core->model->virt_bits;
+    return (uint64_t)((int64_t)(la << shift) >> shift) == la;
 }
 
 /* Instructions from the block's start to @op, itself included. */
@@ -284,6 +299,9 @@ void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
                  unsigned shift, bool global);
 void t0_tlb_note_large(struct t0_cpu *c, uint64_t la, unsigned shift);
 
+/* Whether the page-directory pointers of legacy PAE paging at @cr3 may be loaded. */
+bool t0_pdptes_ok(struct t0_cpu *c, uint64_t cr3);
+
 /* Translate a code page; NULL with c->exc set. */
 struct t0_itlb_entry *t0_itlb_fill(struct t0_cpu *c, uint64_t la);
 
@@ -303,6 +321,10 @@ static inline struct t0_itlb_entry *t0_itlb_get(struct t0_cpu *c, uint64_t la)
     struct t0_itlb_entry *e = t0_itlb_slot(c, la);
     return likely(e->tag == t0_itlb_tag(c, la)) ? e : t0_itlb_fill(c, la);
 }
+
+/* Watch the line of memory at @la, which is readable. */
+uint64_t t0_monitor(struct t0_cpu *c, uint64_t la, unsigned seg);
+bool t0_monitor_hit(const struct t0_cpu *c);
 
 /* Implicit supervisor accesses (descriptor tables, TSS, gates): as t0_read_bytes
  * and t0_write_bytes with CPL 0's rights whatever CPL is. */

@@ -185,7 +185,7 @@ bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
         }
         sp += cpl > old_cpl ? release : 0;
     }
-    if (to64 ? !t0_canonical(rip) : (uint32_t)rip > cs.limit) {
+    if (to64 ? !t0_canonical(c, rip) : (uint32_t)rip > cs.limit) {
         return t0_fail(c, X86_EXC_GP, 0);
     }
     if (iret) {

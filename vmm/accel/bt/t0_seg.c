@@ -161,7 +161,7 @@ void t0_drop_outer_segs(struct t0_cpu *c)
         struct x86_segment *s = &c->s.seg[which[i]];
         bool conforming = (s->attr & X86_SEG_CODE) && (s->attr & X86_SEG_DOWN);
         if ((s->attr & X86_SEG_P) && dpl_of(s) < c->s.cpl && !conforming) {
-            *s = (struct x86_segment){0};
+            *s = (struct x86_segment){.base = s->base}; /* 64-bit code sees it */
         }
     }
 }

@@ -1,3 +1,4 @@
+#include "vmm/accel/bt/t0_int.h"
 #include "vmm/accel/bt/t0_priv.h"
 
 #include <sys/random.h>
@@ -60,6 +61,10 @@ uint64_t t0_write_cr0(struct t0_cpu *c, uint64_t v)
         return exc_gp0(c);
     }
     v = (v & known) | X86_CR0_ET;
+    if (pg && !(old & X86_CR0_PG) && !(c->s.efer & X86_EFER_LME) &&
+        (c->s.cr4 & X86_CR4_PAE) && !t0_pdptes_ok(c, c->s.cr3)) {
+        return exc_gp0(c);
+    }
     if (((old ^ v) & X86_CR0_PG) && switch_long_mode(c, v)) {
         return 1;
     }
@@ -71,12 +76,21 @@ uint64_t t0_write_cr0(struct t0_cpu *c, uint64_t v)
     return 0;
 }
 
+/* Whether @cr4 makes paging that of PAE outside of long mode. */
+static bool pae_legacy(const struct t0_cpu *c, uint64_t cr4)
+{
+    return (c->s.cr0 & X86_CR0_PG) && (cr4 & X86_CR4_PAE) && !t0_long_mode(c);
+}
+
 uint64_t t0_write_cr3(struct t0_cpu *c, uint64_t v)
 {
     if (c->s.cr4 & X86_CR4_PCIDE) {
         v &= ~(UINT64_C(1) << 63); /* "need not flush": may all the same */
     }
     if (t0_long_mode(c) && (v & ~c->core->phys_mask)) {
+        return exc_gp0(c);
+    }
+    if (unlikely(pae_legacy(c, c->s.cr4)) && !t0_pdptes_ok(c, v)) {
         return exc_gp0(c);
     }
     c->s.cr3 = v;
@@ -91,7 +105,8 @@ uint64_t t0_write_cr4(struct t0_cpu *c, uint64_t v)
     if ((v & ~x86_cpu_cr4_mask(c->core->model)) ||
         (t0_long_mode(c) && !(v & X86_CR4_PAE)) ||
         (t0_long_mode(c) && (changed & X86_CR4_LA57)) ||
-        (pcid_on && (!t0_long_mode(c) || (c->s.cr3 & 0xfff)))) {
+        (pcid_on && (!t0_long_mode(c) || (c->s.cr3 & 0xfff))) ||
+        ((changed & X86_CR4_PAE) && pae_legacy(c, v) && !t0_pdptes_ok(c, c->s.cr3))) {
         return exc_gp0(c);
     }
     c->s.cr4 = v;
@@ -494,19 +509,26 @@ HANDLER(op_hlt)
     return t0_leave(c, op, t0_next_rip(c, op));
 }
 
-/* MWAIT may return at any time. */
+/* MWAIT: the run loop waits (t0_cpu.c). */
 HANDLER(op_mwait)
 {
+    uint32_t ext = T0_R32(c, X86_RCX * 8);
     if (c->s.cpl) {
         return t0_raise(c, op, X86_EXC_UD);
     }
-    if (T0_R32(c, X86_RCX * 8) & ~1u) {
+    if (ext & ~1u) {
         return gp0(c, op);
     }
-    g_thread_yield();
-    return t0_end_block(c, op);
+    if (c->core->monitor.armed) {
+        c->core->monitor.armed = false;
+        c->core->monitor.wanted = true;
+        c->core->monitor.any_irq = ext & 1;
+        c->core->exit_wanted = true;
+    }
+    return t0_leave(c, op, t0_next_rip(c, op));
 }
 
+/* base: rAX */
 HANDLER(op_monitor)
 {
     if (c->s.cpl) {
@@ -514,6 +536,10 @@ HANDLER(op_monitor)
     }
     if (T0_R32(c, X86_RCX * 8)) {
         return gp0(c, op);
+    }
+    struct t0_val a = t0_ea(c, op, 1, false);
+    if (a.fault || t0_monitor(c, a.v, op->seg)) {
+        return T0_FAULT(c, op);
     }
     return T0_NEXT(c, op);
 }
@@ -559,9 +585,8 @@ HANDLER(op_invpcid)
         return T0_FAULT(c, op);
     }
     uint64_t pcid = le64_get(b), la = le64_get(b + 8);
-    if (type > 3 || (type < 2 && pcid >> 12) ||
-        (type < 2 && pcid && !(c->s.cr4 & X86_CR4_PCIDE)) ||
-        (type == 0 && !t0_canonical(la))) {
+    if (type > 3 || pcid >> 12 || (type < 2 && pcid && !(c->s.cr4 & X86_CR4_PCIDE)) ||
+        (type == 0 && !t0_canonical_base(c, la))) {
         return gp0(c, op);
     }
     if (type == 0) {
@@ -701,33 +726,19 @@ struct plain {
 
 /* Instructions that need nothing but their handler. */
 static const struct plain plain[] = {
-    {X86_OP_CLTS, 0, op_clts},
-    {X86_OP_CLI, 0, op_cli},
-    {X86_OP_STI, 0, op_sti},
-    {X86_OP_PUSHF, 0, op_pushf},
-    {X86_OP_POPF, 0, op_popf},
-    {X86_OP_STAC, 1, op_ac},
-    {X86_OP_CLAC, 0, op_ac},
-    {X86_OP_CPUID, 0, op_cpuid},
-    {X86_OP_RDTSC, 0, op_rdtsc},
-    {X86_OP_RDTSCP, 1, op_rdtsc},
-    {X86_OP_RDPMC, 0, op_rdpmc},
-    {X86_OP_HLT, 0, op_hlt},
-    {X86_OP_MWAIT, 0, op_mwait},
-    {X86_OP_MONITOR, 0, op_monitor},
-    {X86_OP_PAUSE, 0, op_pause},
-    {X86_OP_INVLPG, 0, op_invlpg},
-    {X86_OP_INVD, 0, op_wbinvd},
-    {X86_OP_WBINVD, 0, op_wbinvd},
-    {X86_OP_WBNOINVD, 0, op_wbinvd},
-    {X86_OP_CLFLUSH, 0, op_clflush},
-    {X86_OP_CLFLUSHOPT, 0, op_clflush},
-    {X86_OP_CLWB, 0, op_clflush},
-    {X86_OP_VMCALL, 0, op_vmcall},
-    {X86_OP_VMMCALL, 0, op_vmcall},
-    {X86_OP_XGETBV, 0, op_xgetbv},
-    {X86_OP_XSETBV, 0, op_xsetbv},
-    {X86_OP_RDMSR, 0, op_rdmsr},
+    {X86_OP_CLTS, 0, op_clts},       {X86_OP_CLI, 0, op_cli},
+    {X86_OP_STI, 0, op_sti},         {X86_OP_PUSHF, 0, op_pushf},
+    {X86_OP_POPF, 0, op_popf},       {X86_OP_STAC, 1, op_ac},
+    {X86_OP_CLAC, 0, op_ac},         {X86_OP_CPUID, 0, op_cpuid},
+    {X86_OP_RDTSC, 0, op_rdtsc},     {X86_OP_RDTSCP, 1, op_rdtsc},
+    {X86_OP_RDPMC, 0, op_rdpmc},     {X86_OP_HLT, 0, op_hlt},
+    {X86_OP_MWAIT, 0, op_mwait},     {X86_OP_PAUSE, 0, op_pause},
+    {X86_OP_INVLPG, 0, op_invlpg},   {X86_OP_INVD, 0, op_wbinvd},
+    {X86_OP_WBINVD, 0, op_wbinvd},   {X86_OP_WBNOINVD, 0, op_wbinvd},
+    {X86_OP_CLFLUSH, 0, op_clflush}, {X86_OP_CLFLUSHOPT, 0, op_clflush},
+    {X86_OP_CLWB, 0, op_clflush},    {X86_OP_VMCALL, 0, op_vmcall},
+    {X86_OP_VMMCALL, 0, op_vmcall},  {X86_OP_XGETBV, 0, op_xgetbv},
+    {X86_OP_XSETBV, 0, op_xsetbv},   {X86_OP_RDMSR, 0, op_rdmsr},
     {X86_OP_WRMSR, 0, op_wrmsr},
 };
 
@@ -757,6 +768,10 @@ bool t0_lower_sys(const struct x86_insn *insn, const struct t0_lower *ctx,
     case X86_OP_RDPID:
         op->dst = t0_reg(o[0].reg);
         op->fn = op_rdpid;
+        return true;
+    case X86_OP_MONITOR:
+        t0_set_ea(insn, ctx, op, X86_RAX, op->seg);
+        op->fn = op_monitor;
         return true;
     case X86_OP_INVPCID:
         op->dst = t0_reg(o[0].reg);

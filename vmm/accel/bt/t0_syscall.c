@@ -81,7 +81,7 @@ HANDLER(op_sysret)
     }
     bool to64 = op->size == 8;
     uint64_t rip = to64 ? c->gpr[X86_RCX] : (uint32_t)c->gpr[X86_RCX];
-    if (to64 && !is_amd(c) && !t0_canonical(rip)) {
+    if (to64 && !is_amd(c) && !t0_canonical(c, rip)) {
         return gp0(c, op);
     }
     uint16_t sel = (uint16_t)(star >> 48);
@@ -130,7 +130,7 @@ HANDLER(op_sysexit)
         return gp0(c, op);
     }
     uint64_t rip = c->gpr[X86_RDX], rsp = c->gpr[X86_RCX];
-    if (to64 && (!t0_canonical(rip) || !t0_canonical(rsp))) {
+    if (to64 && (!t0_canonical(c, rip) || !t0_canonical(c, rsp))) {
         return gp0(c, op);
     }
     sel = (uint16_t)((sel + (to64 ? 32 : 16)) | 3);
@@ -168,7 +168,7 @@ HANDLER(write_base)
         return t0_raise(c, op, X86_EXC_UD);
     }
     uint64_t v = op->size == 8 ? T0_R64(c, op->dst) : T0_R32(c, op->dst);
-    if (!t0_canonical(v)) {
+    if (!t0_canonical_base(c, v)) {
         return gp0(c, op);
     }
     c->s.seg[op->aux].base = c->seg_base[op->aux] = v;
