@@ -2,7 +2,8 @@
 
 The tests run build/bin/lodge-vmm. LODGE_VMM=PROGRAM runs them against another program
 with the same command line, such as /usr/bin/qemu-system-x86_64: that is how a test is
-shown to say something about the machine and not about Lodge.
+shown to say something about the machine and not about Lodge. LODGE_TREE=asan runs those
+of another build tree (`./dev test --tree asan`).
 """
 import os
 import pathlib
@@ -16,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import assets  # noqa: E402  (found through the line above)
 import vm  # noqa: E402
 
-BOOT_SECONDS = 240  # what hangs, not what is slow
+BOOT_SECONDS = vm.patience(240)  # what hangs, not what is slow
 APPEND = "console=ttyS0 panic=-1"
 
 

@@ -1,6 +1,6 @@
 """Run Meson's test suites and the pytest suites, and add up what they say.
 
-usage: test.py [--list] [SUITE|TEST...]
+usage: test.py [--list] [--tree TREE] [SUITE|TEST...]
 
 Without arguments: every suite but the long ones. A word is, in this order:
   asan, tsan        the unit suite in that build tree
@@ -12,17 +12,22 @@ Without arguments: every suite but the long ones. A word is, in this order:
   long              the tests marked long, of the suites named beside it or of all
   mutants           mistakes planted in the software CPU, for the instruction fuzzer
 
+--tree asan, --tree tsan: what is run is that tree's, with its sanitizers' reports in
+build/test/reports. A report is a failure, whatever the test says.
+
 The last line is `N passed, N failed, N skipped`. A run of zero tests is a failure.
 """
 import difflib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "build/test/reports"
 SANITIZERS = ("asan", "tsan")
 LONG = "long"
 NOTHING_SELECTED = 5  # pytest's exit code
@@ -86,10 +91,7 @@ def add_meson_result(totals, result):
 def run_meson(totals, tree, args):
     log = tree / "meson-logs/testlog.json"
     log.unlink(missing_ok=True)
-    env = dict(os.environ)
-    env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
-    supp = ROOT / "tools/tsan.supp"
-    env.setdefault("TSAN_OPTIONS", f"halt_on_error=1:suppressions={supp}")
+    env = sanitizer_env(os.environ)
     code = subprocess.run(["meson", "test", "-C", str(tree), "--no-rebuild",
                            "--print-errorlogs", *args], env=env).returncode
     before = totals.failed
@@ -100,14 +102,41 @@ def run_meson(totals, tree, args):
         totals.add(failed=1)
 
 
-def run_pytest(totals, paths, marks):
+def sanitizer_env(environ):
+    """What every program of a sanitizers' tree is to run with."""
+    supp = ROOT / "tools/tsan.supp"
+    return {"UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+            "TSAN_OPTIONS": f"halt_on_error=1:suppressions={supp}", **environ}
+
+
+def clear_reports():
+    """The environment in which sanitizers report into files, of which there are none."""
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    REPORTS.mkdir(parents=True)
+    env = sanitizer_env(os.environ)
+    for name in ("ASAN", "UBSAN", "TSAN"):
+        options = [env.get(f"{name}_OPTIONS"), f"log_path={REPORTS / name.lower()}"]
+        env[f"{name}_OPTIONS"] = ":".join(filter(None, options))
+    return env
+
+
+def show_reports():
+    """How many there are: a test may drop the standard error of what it runs."""
+    reports = sorted(REPORTS.iterdir())
+    for path in reports:
+        print(f"{path}:\n{path.read_text(errors='replace')}")
+    return len(reports)
+
+
+def run_pytest(totals, tree, paths, marks):
     report = ROOT / "build/test/pytest.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     jobs = os.environ.get("LODGE_TEST_JOBS") or str(os.cpu_count() or 1)
+    env = {**clear_reports(), "LODGE_TREE": tree}
     code = subprocess.run([sys.executable, "-m", "pytest", "-n", jobs, "-m", marks,
                            f"--junit-xml={report}", "-q", *paths],
-                          cwd=ROOT / "tests").returncode
+                          cwd=ROOT / "tests", env=env).returncode
     before = totals.failed
     if report.exists():
         for suite in xml.parse(report).getroot().iter("testsuite"):
@@ -116,14 +145,16 @@ def run_pytest(totals, paths, marks):
             totals.add(int(suite.get("tests")) - failed - skipped, failed, skipped)
     if code not in (0, NOTHING_SELECTED) and totals.failed == before:
         totals.add(failed=1)
+    totals.add(failed=show_reports())
     return code
 
 
 class Plan:
     """What the words on the command line ask for."""
 
-    def __init__(self, words):
-        self.tests = meson_tests(ROOT / "build/release")
+    def __init__(self, words, tree="release"):
+        self.name, self.tree = tree, ROOT / "build" / tree
+        self.tests = meson_tests(self.tree)
         self.suites = sorted(set().union(*(s for _, s in self.tests), ()))
         self.sanitizers, self.meson, self.pytest = [], [], []
         self.names, self.paths, self.long = [], [], False
@@ -152,7 +183,6 @@ class Plan:
             sys.exit(f"dev: no suite or test '{word}'{hint} (./dev test --list)")
 
     def run(self, totals):
-        release = ROOT / "build/release"
         some = self.meson or self.names or self.paths or self.pytest
         if not some and not self.sanitizers:
             self.pytest = pytest_suites()
@@ -161,17 +191,17 @@ class Plan:
         for tree in self.sanitizers:
             run_meson(totals, ROOT / "build" / tree, ["--suite", "unit"])
         if self.meson:
-            run_meson(totals, release, [a for s in self.meson for a in ("--suite", s)])
+            run_meson(totals, self.tree, [a for s in self.meson for a in ("--suite", s)])
         if self.long and LONG in self.suites and not some:
-            run_meson(totals, release, ["--suite", LONG])
+            run_meson(totals, self.tree, ["--suite", LONG])
         if self.names:
-            run_meson(totals, release, self.names)
+            run_meson(totals, self.tree, self.names)
         if self.pytest:
-            code = run_pytest(totals, self.pytest, LONG if self.long else f"not {LONG}")
+            code = run_pytest(totals, self.name, self.pytest, LONG if self.long else f"not {LONG}")
             if code == NOTHING_SELECTED and some and not self.long:
-                run_pytest(totals, self.pytest, LONG)  # suites of long tests only
+                run_pytest(totals, self.name, self.pytest, LONG)  # suites of long tests only
         if self.paths:
-            run_pytest(totals, self.paths, "")
+            run_pytest(totals, self.name, self.paths, "")
 
     def list(self):
         print("unit tests (Meson), by suite:")
@@ -183,6 +213,7 @@ class Plan:
             print(f"  {suite}: {' '.join(files)}")
         print("not in the default run:")
         print("  asan tsan: the unit tests in the sanitizers' build trees")
+        print("  --tree asan, --tree tsan: every suite, or those named, in that tree")
         print("  long: tests marked long, of all suites or of the suites named")
 
 
@@ -191,8 +222,15 @@ def main():
     if "--list" in words:
         Plan([]).list()
         return 0
+    tree = "release"
+    if "--tree" in words:
+        at = words.index("--tree")
+        tree = "".join(words[at + 1:at + 2])
+        del words[at:at + 2]
+        if tree not in ("release", *SANITIZERS):
+            sys.exit(f"dev: no tree '{tree}' to test (release {' '.join(SANITIZERS)})")
     totals = Totals()
-    Plan(words).run(totals)
+    Plan(words, tree).run(totals)
     if totals.passed + totals.failed == 0:
         print("dev: no test ran", file=sys.stderr)
         sys.stderr.flush()

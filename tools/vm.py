@@ -13,12 +13,22 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LODGE_VMM = ROOT / "build/bin/lodge-vmm"
+
+# The build tree under test: its programs and guests. `./dev test --tree` sets it.
+TREE = os.environ.get("LODGE_TREE") or "release"
+BUILT = ROOT / "build" / TREE
+PROGRAMS = ROOT / "build/bin" if TREE == "release" else BUILT / "cmd"
+LODGE_VMM = PROGRAMS / "lodge-vmm"
 QEMU = pathlib.Path("/usr/bin/qemu-system-x86_64")
 USER_SPACE = "lodge: user space"  # the first line that the initramfs's init prints
 
 # The virtio-mmio devices come from the ACPI tables, as on Lodge's microvm.
 QEMU_MACHINE = "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,auto-kernel-cmdline=on"
+
+
+def patience(seconds):
+    """How long to wait for what takes less than @seconds of a release tree."""
+    return seconds * {"asan": 15, "tsan": 20}.get(TREE, 1)
 
 
 def default_vmm():

@@ -19,7 +19,7 @@ NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 def refuse(argv, *named, seconds=20):
     """Run @argv, which must fail by itself and say each of @named. Returns stderr."""
     done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=seconds)
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=vm.patience(seconds))
     errors = done.stderr.decode(errors="replace")
     assert 0 < done.returncode < 126, f"ended with {done.returncode}: {errors}"
     for word in named:
@@ -94,7 +94,7 @@ def test_help_and_version_succeed(vmm):
     for words in (["-help"], ["-version"], ["-M", "help"], ["-cpu", "help"],
                   ["-accel", "help"], ["-device", "help"],
                   ["-device", "virtio-blk-device,help"]):
-        done = subprocess.run([vmm, *words], stdout=subprocess.PIPE, timeout=20)
+        done = subprocess.run([vmm, *words], stdout=subprocess.PIPE, timeout=vm.patience(20))
         assert done.returncode == 0, words
         assert done.stdout.strip(), words
 
@@ -237,7 +237,7 @@ def test_killed_vm_leaves_no_lock(run_vm, vmm, kernel, image):
     running.kill()
 
     subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", str(image)], check=True,
-                   stdout=subprocess.DEVNULL, timeout=20)
+                   stdout=subprocess.DEVNULL, timeout=vm.patience(20))
 
 
 def test_two_vms_may_read_the_same_image(run_vm, kernel, image):

@@ -10,7 +10,7 @@ import pytest
 
 import vm
 
-GUESTS = pathlib.Path(__file__).resolve().parents[2] / "build/release/tests/guest"
+GUESTS = vm.BUILT / "tests/guest"
 PASSED = 33  # isa-debug-exit: (0x10 << 1) | 1
 KIB = 1 << 10
 
@@ -21,7 +21,7 @@ def run(program, *extra, machine="microvm", seconds=60):
             "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-serial",
             "stdio", *extra]
     done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=seconds)
+                          capture_output=True, timeout=vm.patience(seconds))
     return (done.returncode, done.stdout.decode(errors="replace"),
             done.stderr.decode(errors="replace"))
 

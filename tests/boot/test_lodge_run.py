@@ -12,7 +12,7 @@ import assets
 from conftest import APPEND, BOOT_SECONDS, ROOT
 import vm
 
-LODGE = ROOT / "build/bin/lodge"
+LODGE = vm.PROGRAMS / "lodge"
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_shell_on_the_terminal_answers_and_exit_switches_off(lodge_run):
     terminal.type("exit\r")
     terminal.wait_for("Power down", 60)
 
-    assert terminal.process.wait(20) == 0
+    assert terminal.process.wait(vm.patience(20)) == 0
     assert termios.tcgetattr(terminal.slave) == terminal.settings
 
 
@@ -87,13 +87,13 @@ def test_escape_key_leaves_and_restores_the_terminal(lodge_run):
 
     terminal.type("\x1d")
 
-    assert terminal.process.wait(20) == 0
+    assert terminal.process.wait(vm.patience(20)) == 0
     assert termios.tcgetattr(terminal.slave) == terminal.settings
 
 
 def test_unknown_option_is_named_with_the_nearest_one():
     done = subprocess.run([LODGE, "run", "--kernle", "x"], stdin=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=20)
+                          stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=vm.patience(20))
 
     assert done.returncode not in (0, None) and done.returncode > 0
     assert b"kernle" in done.stderr and b"--kernel" in done.stderr

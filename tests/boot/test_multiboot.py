@@ -1,13 +1,12 @@
 """Multiboot 1 kernels: the same kernels are told the same by Debian's QEMU, apart from
 the loader's name."""
-import pathlib
 import subprocess
 
 import pytest
 
 import vm
 
-GUESTS = pathlib.Path(__file__).resolve().parents[2] / "build/release/tests/guest"
+GUESTS = vm.BUILT / "tests/guest"
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -17,7 +16,7 @@ def run(program, kernel, *extra, memory="64"):
             "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-kernel", kernel, *extra]
     done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=vm.patience(60))
     said = {}
     for line in done.stdout.decode(errors="replace").splitlines():
         name, is_line, value = line.partition("=")

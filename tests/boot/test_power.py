@@ -65,5 +65,5 @@ def test_kernel_without_a_root_disk_lands_in_the_initramfs(run_vm):
 
     machine.type("echo $((6 * 7))th; poweroff -f\n")
 
-    assert machine.wait(60) == 0
+    assert machine.wait(vm.patience(60)) == 0
     assert "42th" in machine.serial

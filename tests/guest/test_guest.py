@@ -17,7 +17,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import vm  # noqa: E402
 
-BUILT = ROOT / "build/release/tests/guest"
+BUILT = vm.BUILT / "tests/guest"
 PASSED, FAILED = 33, 35  # isa-debug-exit: (status << 1) | 1
 HANGS = 600  # seconds: a hung guest, not a slow one on a busy host
 
@@ -69,7 +69,7 @@ def run_now(vmm, guest):
             "-kernel", str(BUILT / f"{guest}.elf")]
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=HANGS)
+                              stderr=subprocess.STDOUT, timeout=vm.patience(HANGS))
         code, output = done.returncode, done.stdout
     except subprocess.TimeoutExpired as hung:
         code, output = "none: it hangs", hung.stdout or b""

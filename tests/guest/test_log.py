@@ -11,7 +11,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import vm  # noqa: E402
 
-BUILT = ROOT / "build/release/tests/guest"
+BUILT = vm.BUILT / "tests/guest"
 HEX = "[0-9a-f]"
 EVENT = re.compile(rf" *\d+: v={HEX}{{2}} e={HEX}{{4}} i=[01] cpl=[0-3] "
                    rf"IP={HEX}{{4}}:{HEX}{{16}} pc={HEX}{{16}} SP={HEX}{{4}}:{HEX}{{16}} "
@@ -27,7 +27,7 @@ def run(guest, *extra, log, accel="bt", cpus=1):
             "-append", f"cpus={cpus}", "-device", "virtio-rng-device",
             "-kernel", str(BUILT / f"{guest}.elf"), "-D", str(log), *extra]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=180)
+                          stderr=subprocess.PIPE, timeout=vm.patience(180))
     return done, log.read_text().splitlines()
 
 
@@ -105,7 +105,7 @@ def test_triple_fault_leaves_the_registers_of_every_processor(tmp_path):
             "none", "-no-reboot", "-smp", "2", "-kernel", str(guest)]
 
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=60)
+                          timeout=vm.patience(60))
 
     assert done.returncode == 1
     assert "the guest died of a triple fault of CPU 0" in done.stderr

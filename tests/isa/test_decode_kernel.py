@@ -11,8 +11,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import assets  # noqa: E402
 import unpack_vmlinux  # noqa: E402
+import vm  # noqa: E402
 
-ORACLE = ROOT / "build/release/lib/isa/x86/decode_oracle_test"
+ORACLE = vm.BUILT / "lib/isa/x86/decode_oracle_test"
 
 
 @pytest.fixture(scope="module")

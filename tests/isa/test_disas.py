@@ -133,7 +133,7 @@ def test_the_kernel_is_disassembled_as_objdump_does(tmp_path):
 
 def disas(*words):
     return subprocess.run([str(vm.default_vmm()), "-disas", ",".join(words)],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=vm.patience(60))
 
 
 def test_a_raw_file_is_what_the_options_say(tmp_path):

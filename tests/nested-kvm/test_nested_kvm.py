@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 MODES = ("off", "split", "on")
 CPUS = (1, 2)
 BOOT_SECONDS = 1200  # what hangs, not what is slow
-BUILT = l1.ROOT / "build/release"
+BUILT = l1.vm.BUILT
 UNIT = {"kvm": BUILT / "vmm/accel/kvm/kvm_test",
         "transfer": BUILT / "tests/accel/transfer_test"}
 # Eight virtual processors on two that are software themselves take too long.

@@ -14,7 +14,7 @@ def run(script, *args):
     argv = [str(vm.LODGE_VMM), "-M", "microvm", "-accel", f"script,file={script}",
             "-m", "16", "-nodefaults", "-display", "none", *args]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=30)
+                          stderr=subprocess.STDOUT, timeout=vm.patience(30))
     return done.returncode, done.stdout.decode()
 
 
