@@ -143,10 +143,11 @@ static void gsi_set(void *opaque, unsigned input, bool level)
 {
     struct vm *vm = opaque;
     struct vm_gsi *g = &vm->gsi[input];
-    /* Who sees the level sees what the device wrote before: pairs with readers. */
+    /* Who sees the level or the count sees what the device wrote before: pairs with
+     * whoever polls them in place of an interrupt controller. */
     bool was = atomic_exchange_explicit(&g->level, level, memory_order_acq_rel);
     if (level && !was) {
-        atomic_fetch_add_explicit(&g->rises, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&g->rises, 1, memory_order_release);
     }
     vm->gsi_fn(vm->gsi_opaque, input, level);
 }
