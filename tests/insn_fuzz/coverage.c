@@ -120,13 +120,25 @@ static uint32_t implicit_memory_aspects(const struct x86_desc *row)
     return (has_seg ? FZ_A_FS | FZ_A_GS : 0u) | (address ? FZ_A_AD : 0u);
 }
 
+/* MOV to and from CR and DR ignore ModRM.mod. */
+static bool has_memory_operand(const struct fz_form *f)
+{
+    struct x86_insn insn;
+    for (unsigned n = 0; n < 8; n++) {
+        if (fz_encode_template(f, n & 1, n & 2, n & 4, &insn)) {
+            return x86_insn_mem(&insn);
+        }
+    }
+    return false;
+}
+
 static uint32_t find_aspects(const struct fz_form *f)
 {
     const struct x86_desc *row = x86_desc_get(f->row);
     uint32_t a = implicit_memory_aspects(row);
     bool vsib = row->props & (X86_D_VSIB | X86_D_VSIB_HALF);
     bool vex = row->map >= X86_MAP_VEX1;
-    if (f->has_mem) {
+    if (f->has_mem && has_memory_operand(f)) {
         a |= FZ_A_AD | FZ_A_FS | FZ_A_GS | (vsib ? 0 : FZ_A_DISP | FZ_A_SIB);
         a |= (row->props & X86_D_LOCK) && (row->allow & X86_A_NOLOCK) ? FZ_A_LOCK : 0u;
     }
@@ -148,6 +160,51 @@ static uint32_t find_aspects(const struct fz_form *f)
 static unsigned nb_cells(const struct fz_form *f)
 {
     return f->nb_variants + (unsigned)__builtin_popcount(f->aspects) + f->nb_index;
+}
+
+/* Cell @n of @form: which of the three it is, and its number there. */
+static unsigned split_cell(const struct fz_form *form, unsigned n, unsigned *ret)
+{
+    unsigned aspects = (unsigned)__builtin_popcount(form->aspects);
+    if (n < form->nb_variants) {
+        *ret = n;
+        return 0;
+    }
+    n -= form->nb_variants;
+    if (n >= aspects) {
+        *ret = n - aspects;
+        return 2;
+    }
+    uint32_t left = form->aspects;
+    while (n--) {
+        left &= left - 1;
+    }
+    *ret = (unsigned)__builtin_ctz(left);
+    return 1;
+}
+
+/* How often a cell is the subject, for one that is easily met. */
+static unsigned weight(const struct fz_form *form, unsigned cell)
+{
+    unsigned at, kind = split_cell(form, cell - form->cell, &at);
+    bool other_address = kind == 1 && at == FZ_ASPECT_NR_AD;
+    return form->skip != FZ_RUN                ? 4
+           : other_address && form->bits == 32 ? 4
+           : kind                              ? 2
+                                               : 1;
+}
+
+/* In turns, so that the same cell does not come twice in a row. */
+static void find_subjects(const struct fz_forms *f, struct fz_range *r)
+{
+    r->subject = g_new(uint32_t, r->nb_cells * 4);
+    for (unsigned turn = 0; turn < 4; turn++) {
+        for (unsigned c = r->first_cell; c < r->first_cell + r->nb_cells; c++) {
+            if (turn < weight(&f->form[f->cell[c]], c)) {
+                r->subject[r->nb_subjects++] = c;
+            }
+        }
+    }
 }
 
 void fz_cells_init(struct fz_forms *f)
@@ -174,28 +231,8 @@ void fz_cells_init(struct fz_forms *f)
         const struct fz_form *last = &f->form[r->first + r->nb_run - 1];
         r->first_cell = f->form[r->first].cell;
         r->nb_cells = last->cell + nb_cells(last) - r->first_cell;
+        find_subjects(f, r);
     }
-}
-
-/* Cell @n of @form: which of the three it is, and its number there. */
-static unsigned split_cell(const struct fz_form *form, unsigned n, unsigned *ret)
-{
-    unsigned aspects = (unsigned)__builtin_popcount(form->aspects);
-    if (n < form->nb_variants) {
-        *ret = n;
-        return 0;
-    }
-    n -= form->nb_variants;
-    if (n >= aspects) {
-        *ret = n - aspects;
-        return 2;
-    }
-    uint32_t left = form->aspects;
-    while (n--) {
-        left &= left - 1;
-    }
-    *ret = (unsigned)__builtin_ctz(left);
-    return 1;
 }
 
 void fz_wish_cell(const struct fz_form *form, unsigned cell, struct fz_wish *w)
@@ -415,6 +452,12 @@ static unsigned may_skip_to(const struct fz_insn *in)
     return in->item + 4u;
 }
 
+/* It leads to the first 64 KiB, where nothing is. */
+static bool is_branch16(const struct fz_insn *in)
+{
+    return x86_insn_desc(&in->insn)->cls == X86_CLASS_BRANCH && in->insn.opsize == 2;
+}
+
 /*
  * What was certainly executed: not what a branch before it may have skipped, and
  * nothing behind a fault.
@@ -431,11 +474,15 @@ void fz_count(const struct fz_forms *f, const struct fz_case *k,
         c->vector[k->bits == 32][s->vector & 31]++;
         c->fault[FZ_FAULT_STEP] += s->vector == X86_EXC_DB;
     }
-    if (s->end == FZ_END_FAULT && fault < 0) {
+    bool away = s->end == FZ_END_FAULT && fault < 0;
+    if (away && !(s->vector == X86_EXC_PF && s->rip <= UINT16_MAX)) {
         return; /* somewhere else */
     }
     for (unsigned i = 0; i < k->nb_insns && (fault < 0 || (int)i <= fault); i++) {
         const struct fz_insn *in = &k->insn[i];
+        if (away && is_branch16(in) && in->item < skipped_to) {
+            return; /* this one or another */
+        }
         if ((int)i == fault) {
             count_fault(k, in, i, s, c);
         }
@@ -446,6 +493,9 @@ void fz_count(const struct fz_forms *f, const struct fz_case *k,
                 c->form[in->form].completed++;
             }
             count_cells(f, in->form, &in->insn, c);
+        }
+        if (away && is_branch16(in)) {
+            return;
         }
         skipped_to = MAX(skipped_to, may_skip_to(in));
     }

@@ -127,7 +127,8 @@ static void choose_prefixes(struct fz_gen *g, const struct x86_desc *row, bool m
     }
     if (must) {
         add_prefix(p, must);
-        if (must != 0x66 && (row->allow & X86_A_66) && fz_chance(r, 20)) {
+        bool may = (row->allow & X86_A_66) || !(row->allow & X86_A_NP);
+        if (must != 0x66 && may && fz_chance(r, 20)) {
             add_prefix(p, 0x66);
         }
     }

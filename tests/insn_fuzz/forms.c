@@ -121,7 +121,9 @@ static void add_forms(struct fz_forms *f, unsigned bits, const struct x86_featse
     r->first = f->nb;
     for (unsigned i = 0; i < x86_desc_count(); i++) {
         const struct x86_desc *row = x86_desc_get(i);
-        if (!(row->allow & (bits == 64 ? X86_A_64 : X86_A_32))) {
+        bool vex = row->map >= X86_MAP_VEX1;
+        if (!(row->allow & (bits == 64 ? X86_A_64 : X86_A_32)) ||
+            (bits == 32 && !vex && !(row->allow & X86_A_W0))) { /* with REX.W */
             continue;
         }
         bool mod3 = row->has_modrm && (row->modrm_mask & 0xc0) == 0xc0;
@@ -175,6 +177,8 @@ void fz_forms_done(struct fz_forms *f)
     g_free(f->form);
     g_free(f->plain);
     g_free(f->cell);
+    g_free(f->range[0].subject);
+    g_free(f->range[1].subject);
 }
 
 void fz_form_name(const struct fz_form *form, char *buf, size_t n)

@@ -27,9 +27,9 @@
  *   main.c       command line, worker process, minimiser, report
  *
  * A case depends on nothing but the seed and its number, so that any case can be had
- * again. Case n has cell n (modulo their number) as its subject, which makes coverage
- * a matter of counting; what stands around it is random. Every third case is 32-bit
- * code: natively in compatibility mode.
+ * again. Case n has the n-th cell (modulo their number) as its subject, which makes
+ * coverage a matter of counting; what stands around it is random. Every second case is
+ * 32-bit code: natively in compatibility mode.
  */
 
 /* --- Where things are, natively and in the guest --------------------------- */
@@ -164,6 +164,8 @@ struct fz_range {
     unsigned first, nb, nb_run; /* forms: [first, first + nb_run) run */
     unsigned first_plain, nb_plain;
     unsigned first_cell, nb_cells; /* of forms that run */
+    uint32_t *subject;             /* cells, those that are rarely met more often */
+    unsigned nb_subjects;
 };
 
 /* All forms of user mode; in each range, those that never run come last. */
@@ -344,6 +346,12 @@ bool fz_encode_template(const struct fz_form *form, bool p66, bool w, bool l,
 /* Make an instruction of @form; false: it did not work out (try another form). */
 bool fz_encode(struct fz_gen *g, unsigned form, const struct fz_wish *w,
                struct fz_insn *ret, uint64_t *ret_target);
+
+/* Cases with odd numbers are 32-bit code. */
+static inline unsigned fz_bits_of(uint64_t number)
+{
+    return number & 1 ? 32 : 64;
+}
 
 /* The wish that leads to cell @cell, one of @form's. */
 void fz_wish_cell(const struct fz_form *form, unsigned cell, struct fz_wish *w);

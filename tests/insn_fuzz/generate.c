@@ -102,7 +102,7 @@ static unsigned any_form(struct fz_gen *g, uint32_t *ret_cell)
     for (;;) {
         unsigned form;
         *ret_cell = FZ_NO_CELL;
-        if (fz_chance(&g->r, 45)) {
+        if (fz_chance(&g->r, 30)) {
             form = f->plain[r->first_plain + fz_below(&g->r, r->nb_plain)];
         } else {
             *ret_cell = r->first_cell + fz_below(&g->r, r->nb_cells);
@@ -145,10 +145,9 @@ void fz_generate(const struct fz_forms *forms, const struct fz_mem *base, uint64
                  uint64_t number, unsigned max_items, struct fz_case *k)
 {
     struct fz_gen g = {.forms = forms, .base = base, .k = k};
-    k->bits = number % 3 == 2 ? 32 : 64;
+    k->bits = fz_bits_of(number);
     const struct fz_range *range = fz_range_of(forms, k->bits);
-    uint64_t nth = k->bits == 32 ? number / 3 : number / 3 * 2 + number % 3;
-    uint32_t cell = range->first_cell + (uint32_t)(nth % range->nb_cells);
+    uint32_t cell = range->subject[number / 2 % range->nb_subjects];
     unsigned subject = forms->cell[cell];
 
     fz_seed(&g.r, seed, number);

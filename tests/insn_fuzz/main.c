@@ -188,7 +188,7 @@ static void one_case(struct fuzzer *f, uint64_t number)
 
 static bool wanted(const struct options *opt, uint64_t number)
 {
-    return !opt->bits || (opt->bits == 32) == (number % 3 == 2);
+    return !opt->bits || opt->bits == fz_bits_of(number);
 }
 
 /* The first case from @n on that is worker @w's. */

@@ -37,9 +37,6 @@ MUTANTS = [
     ("sahf_loses_overflow", BT + "t0_mov.c", "(c->flags & T0_FLAG_OF) | ((T0_R8(c, 1) & 0xd5)",
      "((T0_R8(c, 1) & 0xd5)"),
     ("cmc_sets", BT + "t0_mov.c", "c->flags ^= T0_FLAG_CF", "c->flags |= T0_FLAG_CF"),
-    ("less_is_sign", BT + "t0.h", "case 6: r = sf != of; break;", "case 6: r = sf; break;"),
-    ("below_or_equal_is_below", BT + "t0.h", "case 3: r = f & (T0_FLAG_CF | T0_FLAG_ZF); break;",
-     "case 3: r = f & T0_FLAG_CF; break;"),
     ("flags_dead_before_inc", TAB + "effects.tab", "INC DEC             : w=oszap\n",
      "INC DEC             : w=oszapc\n"),
     ("flags_dead_before_shift", TAB + "effects.tab", "SHL SHR SAR         : w=szpc u=oa maybe",
@@ -48,10 +45,16 @@ MUTANTS = [
      "RCL RCR             : w=oszapc"),
     ("flags_dead_over_faults", BT + "t0_block.c", "        if (may_fault(insn)) {",
      "        if (0 && may_fault(insn)) {"),
+    ("jcc_less_is_sign", BT + "t0_branch.c", "jcc_near[insn->cc] : jcc_far[insn->cc];",
+     "jcc_near[insn->cc == 12 ? 8 : insn->cc] : jcc_far[insn->cc];"),
+    ("setcc_below_or_equal_is_below", BT + "t0_mov.c", "unsigned cc = insn->cc & 15;",
+     "unsigned cc = insn->cc == 6 ? 2 : insn->cc & 15;"),
     # Widths and extensions.
-    ("write32_keeps_upper_half", BT + "t0.h",
-     "#define T0_W32(c, off, v) (*(uint64_t *)T0_REG_PTR(c, off) = (uint32_t)(v))",
-     "#define T0_W32(c, off, v) (*(uint32_t *)T0_REG_PTR(c, off) = (uint32_t)(v))"),
+    ("bswap32_keeps_upper_half", BT + "t0_mov.c",
+     "T0_W32(c, op->dst, __builtin_bswap32(T0_R32(c, op->dst)));",
+     "T0_W64(c, op->dst, (T0_R64(c, op->dst) & ~0xffffffffull) | __builtin_bswap32(T0_R32(c, op->dst)));"),
+    ("mul32_keeps_upper_half", BT + "t0_muldiv.c", "T0_W32(c, X86_RDX * 8, hi)",
+     "T0_W64(c, X86_RDX * 8, (T0_R64(c, X86_RDX * 8) & ~0xffffffffull) | (uint32_t)(hi))"),
     ("movsx16_is_movzx", BT + "t0_mov.c", "T0_SIZES_248(EXTEND_FORMS, movsx2, T0_S_, 2)",
      "T0_SIZES_248(EXTEND_FORMS, movsx2, T0_U_, 2)"),
     ("lea_of_32_bit_address", BT + "t0_mov.c", "T0_W64(c, op->dst, (uint32_t)t0_offset(c, op));",
@@ -92,13 +95,12 @@ MUTANTS = [
     ("repne_is_repe", BT + "t0_string.c", "return op->aux == REP_E ? !equal : equal;",
      "return !equal;"),
     # Addresses, segments, memory.
-    ("index_not_scaled", BT + "t0.h", "(c->gpr[op->index] << op->shift)", "c->gpr[op->index]"),
-    ("fs_is_gs", BT + "t0.h",
-     "case T0_EA_SEG64: return (struct t0_val){off + c->seg_base[op->seg], 0};",
-     "case T0_EA_SEG64: return (struct t0_val){off + c->seg_base[X86_GS], 0};"),
-    ("address32_not_cut", BT + "t0.h",
-     "case T0_EA_LEGACY32: return (struct t0_val){(uint32_t)off, 0};",
-     "case T0_EA_LEGACY32: return (struct t0_val){off, 0};"),
+    ("index_not_scaled", BT + "t0_block.c",
+     "op->shift = insn->scale > 1 ? (uint8_t)__builtin_ctz(insn->scale) : 0;", "op->shift = 0;"),
+    ("fs_is_gs", BT + "t0_block.c", "op->seg = insn->seg < X86_NB_SEG ? insn->seg : X86_DS;",
+     "op->seg = insn->seg == X86_FS ? X86_GS : insn->seg < X86_NB_SEG ? insn->seg : X86_DS;"),
+    ("address32_not_cut", BT + "t0_block.c", "(mode & T0_MODE_LMA) ? T0_EA_FLAT32",
+     "(mode & T0_MODE_LMA) ? T0_EA_FLAT64"),
     ("rip_relative_from_start", BT + "t0_block.c", "        op->disp += op->next;",
      "        op->disp += op->start;"),
     ("string_source_without_base", BT + "t0_string.c",
@@ -292,7 +294,8 @@ def prepare(build):
     objects = build / "objects"
     if not (objects / "build.ninja").exists():
         done = run(["meson", "setup", str(objects), str(tree), "-Dbuildtype=plain",
-                    "-Doptimization=2", "-Dwerror=false", "-Dwarning_level=0"])
+                    "-Doptimization=1", "-Dc_args=-foptimize-sibling-calls",
+                    "-Dwerror=false", "-Dwarning_level=0"])
         if done.returncode:
             sys.exit(done.stdout)
     return tree, objects
