@@ -8,19 +8,20 @@
 
 /* Done by the interpreter's own code, whatever the host has. */
 static const uint8_t own[] = {
-    F(FPU),         F(DE),         F(PSE),       F(TSC),     F(MSR),
-    F(PAE),         F(MCE),        F(CX8),       F(APIC),    F(SEP),
-    F(MTRR),        F(PGE),        F(MCA),       F(CMOV),    F(PAT),
-    F(PSE36),       F(CLFLUSH),    F(MMX),       F(FXSR),    F(SSE),
-    F(SSE2),        F(CX16),       F(PCID),      F(X2APIC),  F(TSC_DEADLINE),
-    F(HYPERVISOR),  F(ARAT),       F(FSGSBASE),  F(SMEP),    F(SMAP),
-    F(UMIP),        F(ERMS),       F(FSRM),      F(INVPCID), F(XSAVE),
-    F(XSAVEOPT),    F(XSAVEC),     F(XGETBV1),   F(XSAVES),  F(LAHF_LM),
-    F(CMP_LEGACY),  F(CR8LEGACY),  F(SYSCALL),   F(NX),      F(PDPE1GB),
-    F(RDTSCP),      F(LM),         F(INVTSC),    F(RDPID),   F(WBNOINVD),
-    F(CLFLUSHOPT),  F(CLWB),       F(PREFETCHW), F(RDRAND),  F(RDSEED),
-    F(MISALIGNSSE), F(MMXEXT),     F(CLZERO),    F(TOPOEXT), F(LA57),
-    F(MONITOR),     X86_FEAT_NONE,
+    F(FPU),         F(DE),        F(PSE),       F(TSC),        F(MSR),
+    F(PAE),         F(MCE),       F(CX8),       F(APIC),       F(SEP),
+    F(MTRR),        F(PGE),       F(MCA),       F(CMOV),       F(PAT),
+    F(PSE36),       F(CLFLUSH),   F(MMX),       F(FXSR),       F(SSE),
+    F(SSE2),        F(CX16),      F(PCID),      F(X2APIC),     F(TSC_DEADLINE),
+    F(HYPERVISOR),  F(ARAT),      F(FSGSBASE),  F(SMEP),       F(SMAP),
+    F(UMIP),        F(ERMS),      F(FSRM),      F(INVPCID),    F(XSAVE),
+    F(XSAVEOPT),    F(XSAVEC),    F(XGETBV1),   F(XSAVES),     F(LAHF_LM),
+    F(CMP_LEGACY),  F(CR8LEGACY), F(SYSCALL),   F(NX),         F(PDPE1GB),
+    F(RDTSCP),      F(LM),        F(INVTSC),    F(RDPID),      F(WBNOINVD),
+    F(CLFLUSHOPT),  F(CLWB),      F(PREFETCHW), F(RDRAND),     F(RDSEED),
+    F(MISALIGNSSE), F(MMXEXT),    F(CLZERO),    F(TOPOEXT),    F(LA57),
+    F(MONITOR),     F(OSVW),      F(FXSR_OPT),  F(TSC_ADJUST), F(VME),
+    X86_FEAT_NONE,
 };
 
 /* Run by the host's own instructions: only where the host has them. */

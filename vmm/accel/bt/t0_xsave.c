@@ -101,6 +101,13 @@ static void take_halves(struct t0_cpu *c, unsigned half, const uint8_t *p)
     }
 }
 
+/* Level 0 of 64-bit code may leave out the XMM registers (EFER.FFXSR, APM 2 3.1.7). */
+static bool is_fast(const struct t0_cpu *c)
+{
+    return (c->s.efer & X86_EFER_FFXSR) && !c->s.cpl &&
+           (c->mode & T0_MODE_SIZE) == T0_MODE_64;
+}
+
 /* --- FXSAVE ---------------------------------------------------------------- */
 
 static const struct t0_op *op_fxsave(struct t0_cpu *c, const struct t0_op *op)
@@ -114,7 +121,9 @@ static const struct t0_op *op_fxsave(struct t0_cpu *c, const struct t0_op *op)
     build_x87(c, is_long_format(op), p);
     le32_put(p + AREA_MXCSR, c->s.fpu.mxcsr);
     le32_put(p + AREA_MXCSR_MASK, t0_mxcsr_mask(c));
-    build_halves(c, 0, p + AREA_XMM);
+    if (!is_fast(c)) {
+        build_halves(c, 0, p + AREA_XMM);
+    }
     if (t0_fpu_write(c, op, p, LEGACY_SIZE, 16)) {
         return T0_FAULT(c, op);
     }
@@ -134,7 +143,9 @@ static const struct t0_op *op_fxrstor(struct t0_cpu *c, const struct t0_op *op)
     }
     take_x87(c, is_long_format(op), p);
     c->s.fpu.mxcsr = mxcsr;
-    take_halves(c, 0, p + AREA_XMM);
+    if (!is_fast(c)) {
+        take_halves(c, 0, p + AREA_XMM);
+    }
     return T0_NEXT(c, op);
 }
 
