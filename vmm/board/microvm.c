@@ -318,6 +318,10 @@ static const struct prop microvm_props[] = {
      .help = "serial ports for -serial"},
     {"auto-kernel-cmdline", PROP_BOOL, PROP_FIELD(struct microvm, auto_cmdline),
      .def = true, .help = "without ACPI: add virtio_mmio.device= for each device"},
+    {"kernel-entry", PROP_ENUM, PROP_FIELD(struct microvm, boot.entry),
+     .values = pc_boot_entries, .def = PC_BOOT_ENTRY_AUTO,
+     .help = "which entry of a bzImage is taken (auto: 32bit), or: by -bios, which "
+             "finds it"},
     {"bios-writable", PROP_BOOL, PROP_FIELD(struct microvm, boot.bios_writable),
      .def = false, .help = "the firmware of -bios may write to itself, as on QEMU's"},
     {"x-option-roms", PROP_BOOL, PROP_FIELD(struct microvm, option_roms), .def = true,

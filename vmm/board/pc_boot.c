@@ -2,6 +2,7 @@
 
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
+#include "lib/isa/x86/cpu_model.h"
 #include "lib/isa/x86/state.h"
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/vm/device.h"
@@ -12,6 +13,9 @@
 #define RESET_VECTOR 0xffff0                    /* ffff:0000 of real mode */
 #define ROM_BASE     (4 * GIB - GMEM_PAGE_SIZE) /* without firmware */
 #define LOW_KERNEL   (64 * KIB)                 /* see low_len() */
+
+const char *const pc_boot_entries[] = {"auto",  "16bit",    "32bit",
+                                       "64bit", "firmware", NULL};
 
 /* files */
 
@@ -34,7 +38,13 @@ static struct x86_boot *make_boot(struct pc_boot *p, const char *cmdline,
         .memory = p->config->memory,
         .rsdp = p->rsdp,
         .map = p->map,
+        /* Before there is a processor, the best is hoped for. */
+        .long_mode =
+            !p->vm || (p->vm->cpu_model && x86_cpu_has(p->vm->cpu_model, X86_FEAT_LM)),
     };
+
+    if (p->entry != PC_BOOT_ENTRY_FIRMWARE)
+        c.entry = (enum x86_boot_entry)p->entry;
 
     if (!x86_boot_open(&c, p->config->kernel, p->config->initrd, error)) {
         x86_boot_config_done(&c);
@@ -50,6 +60,10 @@ bool pc_boot_check(struct pc_boot *p, GError **error)
 
     if (!c->kernel && (c->initrd || c->cmdline))
         return error_msg(error, "%s needs -kernel", c->initrd ? "-initrd" : "-append");
+    if (p->entry == PC_BOOT_ENTRY_FIRMWARE && !c->bios)
+        return error_msg(error, "kernel-entry=firmware needs -bios");
+    if (p->entry == PC_BOOT_ENTRY_16 && c->bios)
+        return error_msg(error, "kernel-entry=16bit is firmware of its own: no -bios");
     if (!open_bios(p, error))
         return false;
     if (!c->kernel)
@@ -61,7 +75,7 @@ bool pc_boot_check(struct pc_boot *p, GError **error)
 
 bool pc_boot_is_firmware(const struct pc_boot *p)
 {
-    return p->bios && !p->config->kernel;
+    return p->bios && (!p->config->kernel || p->entry == PC_BOOT_ENTRY_FIRMWARE);
 }
 
 /* what firmware asks for */
@@ -176,14 +190,22 @@ bool pc_boot_load(struct pc_boot *p, const char *cmdline, GError **error)
 
 /* memory */
 
+/* The firmware that the 16-bit entry comes with. */
+static bool has_boot_rom(const struct pc_boot *p)
+{
+    return p->config->kernel && p->entry == PC_BOOT_ENTRY_16;
+}
+
 /*
  * How much of the firmware is shown below 1 MiB. A kernel that is entered directly
  * finds the board's tables in the lower half of the usual 128 KiB.
  */
 static uint32_t low_len(const struct pc_boot *p)
 {
-    uint32_t most = p->config->kernel ? LOW_KERNEL : X86_BIOS_LOW_MAX;
+    uint32_t most = pc_boot_is_firmware(p) ? X86_BIOS_LOW_MAX : LOW_KERNEL;
 
+    if (has_boot_rom(p))
+        return X86_BOOT_ROM_LEN;
     return p->bios ? MIN(x86_bios_len(p->bios), most) : 0;
 }
 
@@ -192,6 +214,11 @@ static bool add_roms(struct pc_boot *p, struct vm *vm, GError **error)
     enum gmem_kind kind = p->bios_writable ? GMEM_RAM : GMEM_ROM;
     uint32_t low = low_len(p);
 
+    if (has_boot_rom(p))
+        return gmem_add(vm->gmem, "boot-rom", GMEM_ROM, 4 * GIB - X86_BOOT_ROM_LEN,
+                        X86_BOOT_ROM_LEN, error) &&
+               gmem_add(vm->gmem, "boot-rom-low", GMEM_ROM, MIB - X86_BOOT_ROM_LEN,
+                        X86_BOOT_ROM_LEN, error);
     if (!p->bios)
         return gmem_add(vm->gmem, "reset", GMEM_ROM, ROM_BASE, GMEM_PAGE_SIZE, error);
     return gmem_add(vm->gmem, "bios", kind, 4 * GIB - x86_bios_len(p->bios),
@@ -205,9 +232,10 @@ bool pc_boot_add_memory(struct pc_boot *p, struct vm *vm, uint64_t low, GError *
 
     low = MIN(memory, low);
     p->low = low;
+    p->vm = vm;
     if (!add_roms(p, vm, error))
         return false;
-    if (!p->bios || low <= hole) {
+    if (hole == MIB || low <= hole) {
         if (!gmem_add(vm->gmem, "ram", GMEM_RAM, 0, low, error))
             return false;
     } else if (!gmem_add(vm->gmem, "ram-low", GMEM_RAM, 0, hole, error) ||
@@ -258,9 +286,9 @@ void pc_boot_reset(struct pc_boot *p, struct vm *vm)
 
     if (p->bios)
         ok = x86_bios_write(p->bios, vm->gmem, low_len(p), &error);
-    else
+    else if (!has_boot_rom(p))
         put_reset_code(vm);
-    if (ok && p->boot)
+    if (ok && p->boot && !pc_boot_is_firmware(p))
         ok = enter_kernel(p, vm, &error);
     if (!ok)
         vm_request_error(vm, error);

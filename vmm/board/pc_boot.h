@@ -12,6 +12,18 @@
 struct device;
 struct vm;
 
+/* -machine kernel-entry=: how -kernel is started. The first ones as in
+ * enum x86_boot_entry. */
+enum {
+    PC_BOOT_ENTRY_AUTO = X86_BOOT_ENTRY_AUTO,
+    PC_BOOT_ENTRY_16 = X86_BOOT_ENTRY_16,
+    PC_BOOT_ENTRY_32 = X86_BOOT_ENTRY_32,
+    PC_BOOT_ENTRY_64 = X86_BOOT_ENTRY_64,
+    PC_BOOT_ENTRY_FIRMWARE, /* not at all: -bios finds it by fw_cfg */
+};
+
+extern const char *const pc_boot_entries[]; /* for PROP_ENUM */
+
 /*
  * How a PC starts: with firmware (-bios) at the top of 4 GiB, with a kernel that is
  * entered directly (-kernel), or with both, when the kernel is entered and the firmware
@@ -22,6 +34,7 @@ struct vm;
  */
 struct pc_boot {
     const struct board_config *config; /* the board's */
+    unsigned entry;                    /* -machine kernel-entry=: PC_BOOT_ENTRY_... */
     bool bios_writable;                /* -machine bios-writable=: RAM, not ROM */
     struct x86_e820 map;               /* the board's: what a kernel is told */
     uint64_t rsdp;                     /* the board's: ACPI's root pointer, 0: none */
@@ -29,7 +42,8 @@ struct pc_boot {
     struct x86_bios *bios;
     struct x86_boot *boot;
     struct device *fw_cfg;
-    uint64_t low; /* bytes of RAM below 4 GiB */
+    uint64_t low;  /* bytes of RAM below 4 GiB */
+    struct vm *vm; /* from pc_boot_add_memory() on */
 };
 
 /*

@@ -233,8 +233,10 @@ bool boot_place_initrd(struct x86_boot *b, const struct x86_boot_config *config,
 static void add_gdt(struct x86_boot *b)
 {
     uint8_t gdt[4 * 8] = {0};
+    bool is64 = b->protocol == X86_BOOT_LINUX64;
 
-    le64_put(gdt + X86_BOOT_CS, UINT64_C(0x00cf9b000000ffff));
+    le64_put(gdt + X86_BOOT_CS,
+             is64 ? UINT64_C(0x00af9b000000ffff) : UINT64_C(0x00cf9b000000ffff));
     le64_put(gdt + X86_BOOT_DS, UINT64_C(0x00cf93000000ffff));
     boot_add_bytes(b, X86_BOOT_GDT, gdt, sizeof(gdt));
     b->gdt = X86_BOOT_GDT;
@@ -280,9 +282,12 @@ struct x86_boot *x86_boot_new(const struct x86_boot_config *config, GError **err
     }
     if (!boot_probe(b, config, error))
         goto fail;
-    if (!b->gdt)
-        add_gdt(b);
-    return b;
+    if (b->protocol < X86_BOOT_PVH || config->entry == X86_BOOT_ENTRY_AUTO) {
+        if (!b->gdt && b->protocol != X86_BOOT_LINUX16)
+            add_gdt(b);
+        return b;
+    }
+    boot_file_error(b->kernel, error, "only a Linux bzImage has several entries");
 fail:
     x86_boot_free(b);
     return NULL;
@@ -356,10 +361,23 @@ static void set_segments(const struct x86_boot *b, struct x86_state *state)
     };
 }
 
+/* boot.rst "64-bit Boot Protocol": paging is on. */
+static void set_long_mode(struct x86_state *state)
+{
+    state->seg[X86_CS].attr &= ~X86_SEG_DB;
+    state->seg[X86_CS].attr |= X86_SEG_L;
+    state->cr3 = X86_BOOT_PAGES;
+    state->cr4 = X86_CR4_PAE;
+    state->efer = X86_EFER_LME | X86_EFER_LMA;
+    state->cr0 |= X86_CR0_PG;
+}
+
 /* boot.rst "32-bit Boot Protocol"; pvh.pandoc "x86/HVM direct boot ABI"; multiboot
  * 3.2 "Machine state". */
 void x86_boot_set_state(const struct x86_boot *b, struct x86_state *state)
 {
+    if (b->protocol == X86_BOOT_LINUX16) /* the firmware's, where it is */
+        return;
     set_segments(b, state);
     state->cpl = 0;
     state->cr0 = X86_CR0_PE | X86_CR0_ET;
@@ -368,7 +386,9 @@ void x86_boot_set_state(const struct x86_boot *b, struct x86_state *state)
     state->rflags = X86_FL_R1;
     memset(state->gpr, 0, sizeof(state->gpr));
     switch (b->protocol) {
+    case X86_BOOT_LINUX64: set_long_mode(state); /* fall through */
     case X86_BOOT_LINUX32: state->gpr[X86_RSI] = X86_BOOT_ZEROPAGE; break;
+    case X86_BOOT_LINUX16: break;
     case X86_BOOT_PVH: state->gpr[X86_RBX] = X86_BOOT_PVH_INFO; break;
     case X86_BOOT_MULTIBOOT:
         state->gpr[X86_RAX] = MULTIBOOT_LOADED;

@@ -12,8 +12,9 @@ struct x86_state;
 /*
  * Booting a kernel without firmware.
  *
- *   bzImage   the Linux x86 boot protocol 2.02 and later, entered at its 32-bit entry
- *             (Documentation/arch/x86/boot.rst, "32-bit Boot Protocol")
+ *   bzImage   the Linux x86 boot protocol 2.02 and later, entered at its 32-bit or
+ *             64-bit entry (Documentation/arch/x86/boot.rst, "32-bit Boot Protocol"),
+ *             or at its 16-bit one through a little firmware, boot_rom.S
  *   ELF       an uncompressed kernel with a PVH note, XEN_ELFNOTE_PHYS32_ENTRY (Xen's
  *             "x86/HVM direct boot ABI"), 32- or 64-bit file, always a 32-bit entry
  *
@@ -28,7 +29,8 @@ struct x86_state;
  *   0x00500   a GDT with flat segments: code at selector 0x10, data at 0x18
  *   0x06000   PVH: hvm_start_info, its module list and memory map
  *   0x07000   bzImage: struct boot_params, the "zero page"
- *   0x10000   bzImage's real-mode part, for firmware only
+ *   0x09000   64-bit entry: page tables that map the first 4 GiB to themselves
+ *   0x10000   16-bit entry: the real-mode part of the kernel
  *   0x20000   the command line
  * A multiboot kernel, which may be loaded there itself, has one block instead, at
  * 0x9000 or higher, see boot_multiboot.c.
@@ -36,6 +38,7 @@ struct x86_state;
 #define X86_BOOT_GDT      0x500
 #define X86_BOOT_PVH_INFO 0x6000
 #define X86_BOOT_ZEROPAGE 0x7000
+#define X86_BOOT_PAGES    0x9000
 #define X86_BOOT_SETUP    0x10000
 #define X86_BOOT_CMDLINE  0x20000
 #define X86_BOOT_LOW_END  0x30000 /* kernels may use nothing below */
@@ -86,7 +89,25 @@ struct x86_boot_file *x86_boot_file_mem(const char *what, const uint8_t *data,
                                         uint64_t len);
 void x86_boot_file_free(struct x86_boot_file *f);
 
-enum x86_boot_protocol { X86_BOOT_LINUX32, X86_BOOT_PVH, X86_BOOT_MULTIBOOT };
+enum x86_boot_protocol {
+    X86_BOOT_LINUX32,
+    X86_BOOT_LINUX64,
+    X86_BOOT_LINUX16,
+    X86_BOOT_PVH,
+    X86_BOOT_MULTIBOOT,
+};
+
+/* Which of a bzImage's entries is wanted. */
+enum x86_boot_entry {
+    X86_BOOT_ENTRY_AUTO, /* the 32-bit one, which all have */
+    X86_BOOT_ENTRY_16,   /* needs two ROMs, X86_BOOT_ROM_LEN */
+    X86_BOOT_ENTRY_32,
+    X86_BOOT_ENTRY_64,
+};
+
+/* The firmware of the 16-bit entry: bytes of ROM that end at 4 GiB, and again at
+ * 1 MiB. */
+#define X86_BOOT_ROM_LEN 4096
 
 #define X86_BOOT_MODULES_MAX 64
 
@@ -103,6 +124,8 @@ struct x86_boot_config {
     struct x86_boot_module modules[X86_BOOT_MODULES_MAX]; /* multiboot's initrd */
     unsigned nb_modules;
     const char *cmdline; /* borrowed; NULL: empty */
+    enum x86_boot_entry entry;
+    bool long_mode; /* the processor has it, for the 64-bit entry */
     struct x86_e820 map;
     uint64_t memory; /* all RAM in bytes, for messages */
     uint64_t rsdp;   /* where the ACPI root pointer is; 0: no ACPI */

@@ -1,5 +1,5 @@
 /*
- * The Linux x86 boot protocol, 32-bit entry (Documentation/arch/x86/boot.rst).
+ * The Linux x86 boot protocol (Documentation/arch/x86/boot.rst).
  *
  *   file:   | setup: (setup_sects + 1) * 512 bytes | protected-mode kernel | signature
  * | ^ 0x1f1 setup header                   syssize * 16 bytes      (ignored)
@@ -39,6 +39,7 @@ enum {
     HDR_INITRD_ADDR_MAX = 0x22c,
     HDR_KERNEL_ALIGNMENT = 0x230,
     HDR_RELOCATABLE = 0x234,
+    HDR_XLOADFLAGS = 0x236,
     HDR_CMDLINE_SIZE = 0x238,
     HDR_SETUP_DATA = 0x250,
     HDR_PREF_ADDRESS = 0x258,
@@ -60,8 +61,28 @@ enum {
 #define SETUP_SECTS_OLD 4
 #define SECTOR          UINT64_C(512)
 #define E820_ENTRY_SIZE 20
+#define XLF_KERNEL_64   0x01
+#define ENTRY_64        0x200 /* from where the kernel is loaded */
 #define SETUP_HEAP_END  0xe000
 #define SETUP_MAX       0xc000 /* leaves a heap and a stack of 8 KiB */
+
+#define PTE_PRESENT_WRITE 0x03
+#define PTE_LARGE         0x80
+
+/* The firmware of the 16-bit entry and its parameters, boot_rom.S. */
+extern const uint8_t boot_rom[X86_BOOT_ROM_LEN];
+
+enum {
+    ROM_SEG = 0,
+    ROM_SP = 2,
+    ROM_ABOVE = 4,
+    ROM_LOW = 8,
+    ROM_NB_E820 = 10,
+    ROM_E820 = 16,
+};
+
+#define ROM_GO    0x4f0
+#define ROM_GO_IS 0x474f
 
 /* What we take from the header, checked. */
 struct bzimage {
@@ -248,6 +269,86 @@ static bool add_pieces(struct x86_boot *b, const struct bzimage *k, uint64_t ini
     return true;
 }
 
+/*
+ * The firmware with what it is to say, and the real-mode part that it enters. The
+ * parameters: boot_rom.S.
+ */
+static void add_rom(struct x86_boot *b, const struct x86_boot_config *config)
+{
+    uint8_t rom[X86_BOOT_ROM_LEN], go[2];
+    uint64_t above = 0;
+
+    memcpy(rom, boot_rom, sizeof(rom));
+    for (unsigned i = 0; i < config->map.n; i++) {
+        uint8_t *e = rom + ROM_E820 + i * E820_ENTRY_SIZE;
+
+        le64_put(e, config->map.e[i].base);
+        le64_put(e + 8, config->map.e[i].len);
+        le32_put(e + 16, config->map.e[i].type);
+        if (config->map.e[i].base == MIB && config->map.e[i].type == X86_E820_RAM)
+            above = config->map.e[i].len;
+    }
+    le16_put(rom + ROM_SEG, X86_BOOT_SETUP >> 4);
+    le16_put(rom + ROM_SP, SETUP_HEAP_END);
+    le32_put(rom + ROM_ABOVE, MIN(above / KIB, UINT32_MAX));
+    le16_put(rom + ROM_LOW, MIN(config->map.e[0].len / KIB, 640));
+    le16_put(rom + ROM_NB_E820, config->map.n);
+    boot_add_bytes(b, 4 * GIB - sizeof(rom), rom, sizeof(rom));
+    boot_add_bytes(b, MIB - sizeof(rom), rom, sizeof(rom));
+    le16_put(go, ROM_GO_IS);
+    boot_add_bytes(b, ROM_GO, go, sizeof(go));
+    boot_add_bytes(b, X86_BOOT_SETUP, b->pieces.setup.bytes, b->pieces.setup.len);
+}
+
+/* Page tables for the 64-bit entry: 4 GiB in pages of 2 MiB. */
+static void add_pages(struct x86_boot *b)
+{
+    g_autofree uint8_t *t = g_malloc0(6 * 4096);
+
+    le64_put(t, (X86_BOOT_PAGES + 4096) | PTE_PRESENT_WRITE);
+    for (unsigned i = 0; i < 4; i++)
+        le64_put(t + 4096 + 8 * i,
+                 (X86_BOOT_PAGES + (2 + i) * 4096) | PTE_PRESENT_WRITE);
+    for (unsigned i = 0; i < 4 * 512; i++)
+        le64_put(t + 2 * 4096 + 8 * i, i * 2 * MIB | PTE_PRESENT_WRITE | PTE_LARGE);
+    boot_add_bytes(b, X86_BOOT_PAGES, t, 6 * 4096);
+}
+
+static bool choose_entry(struct x86_boot *b, const struct x86_boot_config *config,
+                         const struct bzimage *k, GError **error)
+{
+    bool has64 =
+        k->version >= 0x20c && le16_get(k->header + HDR_XLOADFLAGS) & XLF_KERNEL_64;
+
+    b->entry = LOAD_ADDRESS;
+    b->protocol = X86_BOOT_LINUX32;
+    switch (config->entry) {
+    case X86_BOOT_ENTRY_AUTO:
+    case X86_BOOT_ENTRY_32: return true;
+    case X86_BOOT_ENTRY_16:
+        if (!b->has_pieces)
+            return boot_file_error(b->kernel, error,
+                                   "its real-mode part of %" PRIu64
+                                   " bytes is too large for the 16-bit entry",
+                                   k->payload_off);
+        b->protocol = X86_BOOT_LINUX16;
+        add_rom(b, config);
+        return true;
+    case X86_BOOT_ENTRY_64:
+        if (!has64)
+            return boot_file_error(b->kernel, error, "has no 64-bit entry");
+        if (!config->long_mode)
+            return boot_file_error(b->kernel, error,
+                                   "the processor has no long mode for its 64-bit "
+                                   "entry");
+        break;
+    }
+    b->entry = LOAD_ADDRESS + ENTRY_64;
+    b->protocol = X86_BOOT_LINUX64;
+    add_pages(b);
+    return true;
+}
+
 bool boot_bzimage(struct x86_boot *b, const struct x86_boot_config *config,
                   GError **error)
 {
@@ -267,7 +368,5 @@ bool boot_bzimage(struct x86_boot *b, const struct x86_boot_config *config,
         return false;
     add_zero_page(b, config, &k, initrd);
     boot_add_bytes(b, X86_BOOT_CMDLINE, cmdline, strlen(cmdline) + 1);
-    b->protocol = X86_BOOT_LINUX32;
-    b->entry = LOAD_ADDRESS;
-    return true;
+    return choose_entry(b, config, &k, error);
 }

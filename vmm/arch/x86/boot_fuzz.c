@@ -16,6 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         .cmdline = "console=ttyS0",
         .memory = 128 * MIB,
         .rsdp = 0xe0000,
+        .entry = len % 5 == 0 ? X86_BOOT_ENTRY_64 : X86_BOOT_ENTRY_AUTO,
+        .long_mode = true,
     };
     struct x86_boot *b;
 

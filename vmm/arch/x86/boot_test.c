@@ -381,6 +381,93 @@ static void multiboot_leaves_low_kernels_alone(void)
     refused(k, 0, 64 * MIB, NULL, "leaves no room for");
 }
 
+static struct x86_boot *boot_by(GByteArray *kernel, enum x86_boot_entry entry,
+                                bool long_mode, GError **error)
+{
+    struct x86_boot_config c = {
+        .kernel = x86_boot_file_mem("kernel", kernel->data, kernel->len),
+        .cmdline = "quiet",
+        .entry = entry,
+        .long_mode = long_mode,
+        .memory = 64 * MIB,
+    };
+
+    x86_e820_add(&c.map, 0, 0x9fc00, X86_E820_RAM);
+    x86_e820_add(&c.map, MIB, 63 * MIB, X86_E820_RAM);
+    return x86_boot_new(&c, error);
+}
+
+static void bzimage_has_a_64_bit_entry(void)
+{
+    g_autoptr(GByteArray) k = bzimage();
+    g_autoptr(GError) error = NULL;
+    struct x86_state s = {0};
+    const uint8_t *pages;
+    struct x86_boot *b;
+
+    g_assert_null(boot_by(k, X86_BOOT_ENTRY_64, true, &error));
+    g_assert_nonnull(strstr(error->message, "has no 64-bit entry"));
+    g_clear_error(&error);
+    k->data[0x236] = 1;
+    g_assert_null(boot_by(k, X86_BOOT_ENTRY_64, false, &error));
+    g_assert_nonnull(strstr(error->message, "no long mode"));
+    b = boot_by(k, X86_BOOT_ENTRY_64, true, NULL);
+    g_assert_nonnull(b);
+    x86_boot_set_state(b, &s);
+    g_assert_cmphex(s.rip, ==, MIB + 0x200);
+    g_assert_cmphex(s.gpr[X86_RSI], ==, X86_BOOT_ZEROPAGE);
+    g_assert_cmpuint(x86_state_code_bits(&s), ==, 64);
+    g_assert_cmphex(s.cr0 & (X86_CR0_PG | X86_CR0_PE), ==, X86_CR0_PG | X86_CR0_PE);
+    g_assert_cmphex(le64_get(blob_at(b, X86_BOOT_GDT)->bytes + s.seg[X86_CS].sel), ==,
+                    0x00af9b000000ffff);
+    /* The tables map 3 GiB + 4 MiB to itself. */
+    pages = blob_at(b, s.cr3)->bytes;
+    g_assert_cmphex(le64_get(pages), ==, (s.cr3 + 0x1000) | 3);
+    g_assert_cmphex(le64_get(pages + 0x1000 + 3 * 8), ==, (s.cr3 + 0x5000) | 3);
+    g_assert_cmphex(le64_get(pages + 0x5000 + 2 * 8), ==, (3 * GIB + 4 * MIB) | 0x83);
+    x86_boot_free(b);
+
+    b = boot_by(k, X86_BOOT_ENTRY_AUTO, true, NULL);
+    g_assert_cmpint(x86_boot_get_protocol(b), ==, X86_BOOT_LINUX32);
+    x86_boot_free(b);
+}
+
+static void bzimage_has_a_16_bit_entry(void)
+{
+    g_autoptr(GByteArray) k = bzimage();
+    g_autoptr(GError) error = NULL;
+    const struct boot_blob *rom, *setup;
+    struct x86_state s = {.rip = 0xfff0}, reset = s;
+    struct x86_boot *b = boot_by(k, X86_BOOT_ENTRY_16, true, NULL);
+    const uint8_t *h;
+
+    g_assert_nonnull(b);
+    x86_boot_set_state(b, &s);
+    g_assert_cmpmem(&s, sizeof(s), &reset, sizeof(reset));
+    rom = blob_at(b, 4 * GIB - X86_BOOT_ROM_LEN);
+    g_assert_cmpmem(rom->bytes, rom->len, blob_at(b, MIB - X86_BOOT_ROM_LEN)->bytes,
+                    X86_BOOT_ROM_LEN);
+    g_assert_cmphex(rom->bytes[0xff0], ==, 0xea); /* a far jump */
+    setup = blob_at(b, X86_BOOT_SETUP);
+    g_assert_cmpuint(setup->len, ==, SETUP);
+    h = setup->bytes;
+    g_assert_cmphex(h[0x211], ==, 0x81);
+    g_assert_cmphex(le16_get(h + 0x224), ==, 0xde00);
+    g_assert_cmphex(le32_get(h + 0x228), ==, X86_BOOT_CMDLINE);
+    g_assert_cmpuint(blob_at(b, MIB)->len, ==, PAYLOAD);
+    x86_boot_free(b);
+
+    k->data[0x1f1] = 0x70; /* 56.5 KiB of setup */
+    g_byte_array_set_size(k, 0x80 * 512);
+    le32_put(k->data + 0x1f4, 1);
+    g_assert_null(boot_by(k, X86_BOOT_ENTRY_16, true, &error));
+    g_assert_nonnull(strstr(error->message, "too large for the 16-bit entry"));
+    g_clear_error(&error);
+    g_byte_array_set_size(k, 0);
+    g_byte_array_append(k, (const uint8_t *)"\177ELF", 4);
+    g_assert_null(boot_by(k, X86_BOOT_ENTRY_16, true, NULL));
+}
+
 static void entry_state_is_flat_protected_mode(void)
 {
     g_autoptr(GByteArray) k = bzimage(), e = elf();
@@ -451,6 +538,8 @@ int main(int argc, char **argv)
                     kernels_refuse_too_little_memory);
     g_test_add_func("/boot/elf_is_placed", elf_is_placed);
     g_test_add_func("/boot/elf_refuses_bad_files", elf_refuses_bad_files);
+    g_test_add_func("/boot/bzimage_has_a_64_bit_entry", bzimage_has_a_64_bit_entry);
+    g_test_add_func("/boot/bzimage_has_a_16_bit_entry", bzimage_has_a_16_bit_entry);
     g_test_add_func("/boot/multiboot_is_placed", multiboot_is_placed);
     g_test_add_func("/boot/multiboot_leaves_low_kernels_alone",
                     multiboot_leaves_low_kernels_alone);
