@@ -1,12 +1,11 @@
 """fw_cfg and pc-testdev as a guest sees them: the same lines on Debian's QEMU."""
-import pathlib
 import subprocess
 
 import pytest
 
 import vm
 
-GUESTS = pathlib.Path(__file__).resolve().parents[2] / "build/release/tests/guest"
+GUESTS = vm.BUILT / "tests/guest"
 UUID = "11223344-5566-7788-99aa-bbccddeeff00"
 
 
@@ -17,7 +16,7 @@ def run(program, *extra):
             "isa-debug-exit,iobase=0xf4,iosize=0x4", "-device", "pc-testdev",
             "-kernel", GUESTS / "devices.elf", *extra]
     done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=vm.patience(60))
     lines = done.stdout.decode(errors="replace").splitlines()
     return (done.returncode, dict(l.split("=", 1) for l in lines if "=" in l),
             done.stderr.decode(errors="replace"))
