@@ -398,7 +398,7 @@ static void lodge_meets_qemu_nbd(void)
                   NULL, &h.pid, &err);
     g_assert_no_error(err);
     for (unsigned i = 0; !g_file_test(pid, G_FILE_TEST_EXISTS); i++) {
-        g_assert_cmpuint(i, <, 5000);
+        g_assert_cmpuint(i, <, 30000);
         g_assert_cmpint(waitpid(h.pid, NULL, WNOHANG), ==, 0);
         g_usleep(2000);
     }

@@ -217,19 +217,31 @@ static void timer_2(void *t)
     timer_note(t, 2);
 }
 
+/* In the loop's thread: none fires before all are set. */
+static void set_three(void *opaque)
+{
+    struct timer_test *t = opaque;
+    static const unsigned ms[] = {30, 10, 20};
+    uint64_t now = loop_now_ns();
+    for (unsigned i = 0; i < 3; i++) {
+        t->due_ns[i] = now + ms[i] * 1000000u;
+        loop_timer_set(&t->timer[i], t->due_ns[i]);
+    }
+}
+
 static void timers_fire_in_order_never_early(gconstpointer driver)
 {
     struct timer_test t = {0};
+    struct loop_bh bh;
     rig_up(&t.rig, GPOINTER_TO_INT(driver));
     static const loop_timer_fn fns[] = {timer_0, timer_1, timer_2};
-    uint64_t now = loop_now_ns();
-    static const unsigned ms[] = {30, 10, 20};
     for (unsigned i = 0; i < 3; i++) {
         loop_timer_init(&t.timer[i], t.rig.loop, fns[i], &t);
-        t.due_ns[i] = now + ms[i] * 1000000u;
-        loop_timer_set(&t.timer[i], t.due_ns[i]);
     }
+    loop_bh_init(&bh, t.rig.loop, set_three, &t);
+    loop_bh_schedule(&bh);
     rig_wait(&t.rig, &t.fired, 3);
+    loop_bh_cancel(&bh);
     g_assert_cmpuint(t.order[0], ==, 1);
     g_assert_cmpuint(t.order[1], ==, 2);
     g_assert_cmpuint(t.order[2], ==, 0);

@@ -501,7 +501,7 @@ static void an_io_thread_serves_while_the_guest_resets(void)
         }
         set_reg(&d->m, 0x050, 0);
         if (round % 2) {
-            gint64 end = g_get_monotonic_time() + 5 * G_TIME_SPAN_SECOND;
+            gint64 end = g_get_monotonic_time() + 60 * G_TIME_SPAN_SECOND;
             /* The driver's view of used->idx, with its barrier. */
             const uint16_t *idx =
                 (const uint16_t *)(gmem_find(d->m.vm->gmem, USED)->host + USED + 2);
