@@ -952,6 +952,31 @@ GUEST_TEST(enter_and_leave_follow_the_stack_size)
     CHECK_EQ(s[2], 0x55551800);
 }
 
+/* A frame that wraps around, and one whose end is outside of the segment. */
+GUEST_TEST(enter_checks_where_the_stack_ends)
+{
+    CODE32(wraps, "mov %eax, %ss; mov $0x20000, %esp; enter $0, $1; mov %ebp, %ebx\n"
+                  "mov $0x10, %eax; mov %eax, %ss; mov %esi, %esp; int $0x80");
+    CODE32(too_far, "enter $0x1000, $0; int $0x80");
+    struct context c = kernel_context(wraps);
+    set_gdt(SEL_A, descriptor(LOW_FREE, 0xffff, ACC_DATA, 0));
+    c.gpr[EAX] = SEL_A;
+    c.gpr[ESI] = c.gpr[ESP];
+    struct trap t = run(&c);
+    CHECK_EQ(t.vector, 0x80);
+    CHECK_EQ(t.c.gpr[EBX], 0x2fffc);
+    CHECK_EQ(*(uint32_t *)(LOW_FREE + 0xfff8), 0x2fffc);
+    c = ring_context(1, too_far);
+    set_gdt(SEL_A, descriptor(LOW_FREE, 0xfff, ACC_DATA | 1 << 5, DESC_32));
+    c.seg[SS] = SEL_A | 1;
+    c.gpr[ESP] = 0x1000;
+    t = run(&c);
+    CHECK_EQ(t.vector, 12);
+    CHECK_EQ(t.error, 0);
+    CHECK_EQ(t.c.gpr[ESP], 0x1000);
+    CHECK_EQ(t.c.eip, (uint32_t)too_far);
+}
+
 GUEST_TEST(lretw_and_lret_release_parameters_of_both_stacks)
 {
     set_call_gate(SEL_CODE, return_12, ACC_CALL | ACC_DPL3, 3);

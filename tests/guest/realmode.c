@@ -164,12 +164,11 @@ CODE16(l_jump, "movl $0x10000, %eax; jmpl *%eax; int3");
 CODE16(l_call, "movl $0x10000, %eax; calll *%eax; int3");
 CODE16(l_movs, "mov $0xffff, %si; xor %di, %di; movsw; int3");
 CODE16(l_stos, "mov $0xffff, %di; stosw; int3");
-CODE16(l_lgdt, "sgdt 0xfffc; int3");
 CODE16(l_fld, "fldl 0xfffc; int3");
 CODE16(l_fild, "mov $0xfffd, %bp; fildl (%bp); int3");
 CODE16(l_les, "les 0xfffe, %di; int3");
 CODE16(l_cmpxchg8, "cmpxchg8b 0xfffc; int3");
-CODE16(l_ljmp, "ljmp *0xfffe; int3");
+CODE16(l_enter, "xor %sp, %sp; enter $0xfff0, $0; int3");
 
 GUEST_TEST(accesses_past_64k_fault)
 {
@@ -191,12 +190,11 @@ GUEST_TEST(accesses_past_64k_fault)
         {l_call, l_call_end, 13, 6},
         {l_movs, l_movs_end, 13, 5},
         {l_stos, l_stos_end, 13, 3},
-        {l_lgdt, l_lgdt_end, 13, 0},
         {l_fld, l_fld_end, 13, 0},
         {l_fild, l_fild_end, 12, 3},
-        {l_les, l_les_end, 13, 0},
+        {l_les, l_les_end, 3, 5}, /* two accesses, the second wraps */
         {l_cmpxchg8, l_cmpxchg8_end, 13, 0},
-        {l_ljmp, l_ljmp_end, 13, 0},
+        {l_enter, l_enter_end, 3, 7},
     };
     for (unsigned i = 0; i < LEN(k); i++) {
         struct context c = real_context();

@@ -282,18 +282,20 @@ HANDLER(arpl_reg)
     return T0_NEXT(c, op);
 }
 
+/* A selector that does not change is not written, and may be read-only. */
 HANDLER(arpl_mem)
 {
-    /* Zen 5 reads, and writes only what changes. */
-    struct t0_val v = load_at(c, op, 0, 2);
-    uint64_t rpl = T0_R16(c, op->src) & 3;
-    bool raise = (v.v & 3) < rpl;
-    if (raise && !v.fault) {
-        struct t0_val a = t0_ea(c, op, 2, true);
-        v.fault = a.fault || t0_store(c, a.v, (v.v & 0xfffc) | rpl, 2, op->seg);
-    }
-    if (v.fault) {
+    struct t0_val d = load_at(c, op, 0, 2);
+    if (d.fault) {
         return T0_FAULT(c, op);
+    }
+    uint16_t rpl = T0_R16(c, op->src) & 3;
+    bool raise = (d.v & 3) < rpl;
+    if (raise) {
+        struct t0_val a = t0_ea(c, op, 2, true);
+        if (a.fault || t0_store(c, a.v, (d.v & ~UINT64_C(3)) | rpl, 2, op->seg)) {
+            return T0_FAULT(c, op);
+        }
     }
     set_zf(c, raise);
     return T0_NEXT(c, op);

@@ -475,18 +475,30 @@ static uint64_t enter_push(struct t0_cpu *c, const struct t0_op *op)
 }
 
 /* The processor checks that the new top of the stack can be written. */
-static uint64_t enter_probe(struct t0_cpu *c, const struct t0_op *op, uint64_t top)
+__attribute__((noinline)) static uint64_t enter_probe(struct t0_cpu *c,
+                                                      const struct t0_op *op,
+                                                      uint64_t top)
 {
-    uint64_t la = op->aux == 8   ? top
-                  : op->aux == 4 ? (uint32_t)(c->seg_base[X86_SS] + (uint32_t)top)
-                                 : (uint32_t)(c->seg_base[X86_SS] + (uint16_t)top);
-    return t0_probe_write(c, la, op->size, X86_SS);
+    struct t0_op at = {
+        .disp = (int64_t)top,
+        .base = T0_REG_ZERO,
+        .index = T0_REG_ZERO,
+        .seg = X86_SS,
+        .ea = op->aux == 8   ? T0_EA_FLAT64
+              : op->aux == 4 ? T0_EA_GENERAL32
+                             : T0_EA_GENERAL,
+    };
+    struct t0_val a = t0_ea(c, &at, op->size, true);
+    return a.fault || t0_probe_write(c, a.v, op->size, X86_SS);
 }
 
 T0_HANDLER(enter)
 {
     uint64_t rsp = c->gpr[X86_RSP];
     uint64_t frame = rsp - op->size;
+    if (op->aux == 2) {
+        frame = (rsp & ~UINT64_C(0xffff)) | (uint16_t)frame;
+    }
     bool fault = enter_push(c, op);
     uint64_t top = c->gpr[X86_RSP] - (uint16_t)op->imm;
 

@@ -81,6 +81,15 @@ uint64_t t0_desc_accessed(struct t0_cpu *c, const struct t0_desc *d)
     return t0_sys_write(c, d->addr + 5, &type, 1);
 }
 
+struct t0_val load_at(struct t0_cpu *c, const struct t0_op *op, unsigned off,
+                      unsigned size)
+{
+    struct t0_op part = *op;
+    part.disp = (int64_t)((uint64_t)op->disp + off);
+    struct t0_val a = t0_ea(c, &part, size, false);
+    return unlikely(a.fault) ? a : t0_load(c, a.v, size, op->seg);
+}
+
 /* --- Data segments --------------------------------------------------------- */
 
 static bool data_ok(const struct t0_cpu *c, const struct x86_segment *s, unsigned rpl)

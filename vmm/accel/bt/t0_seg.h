@@ -53,12 +53,10 @@ static inline unsigned far_size(const struct t0_cpu *c, const struct t0_op *op)
     return op->size == 8 && is_amd(c) ? 4 : op->size;
 }
 
-static inline struct t0_val load_at(struct t0_cpu *c, const struct t0_op *op,
-                                    unsigned off, unsigned size)
-{
-    struct t0_val a = t0_ea(c, op, off + size, false);
-    return unlikely(a.fault) ? a : t0_load(c, a.v + off, size, op->seg);
-}
+/* The part of @size bytes at @off of op's operand, an access of its own: the offset
+ * wraps around with the address size. */
+struct t0_val load_at(struct t0_cpu *c, const struct t0_op *op, unsigned off,
+                      unsigned size);
 
 /* Selectors go to memory as 16 bits, to registers zero-extended. */
 static inline void put_reg(struct t0_cpu *c, const struct t0_op *op, uint64_t v)
