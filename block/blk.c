@@ -422,6 +422,11 @@ int blk_map_at(struct blk *b, uint64_t offset, uint64_t len, struct blk_status *
         has = blk_backing_has(b, offset, e.len);
         if (!has) {
             ret->flags = BLK_STATUS_ZERO;
+            if ((e.flags & BLK_EXT_HAS_SPACE) && e.child->proto) {
+                ret->flags |= BLK_STATUS_OFFSET;
+                ret->file = e.child;
+                ret->file_offset = e.offset;
+            }
             return 0;
         }
         r = blk_map_at(b->backing, offset, has, ret);

@@ -84,6 +84,49 @@ static bool known(const struct blk_option *o, const char *name)
     return false;
 }
 
+/* Values in the words of QEMU, whose users these options have; numbers are parsed by
+ * blk_options_check(). */
+static bool value_fits(const struct blk_option *o, json_t *v, GError **error)
+{
+    const char *text = json_string_value(v);
+    uint64_t n;
+    g_autofree char *name = g_strdelimit(g_strdup(o->name), "_", '-');
+    if (!text) {
+        return true;
+    }
+    switch (o->type) {
+    case BLK_OPT_BOOL:
+        return g_str_equal(text, "on") || g_str_equal(text, "off") ||
+               error_msg(error, "Parameter '%s' expects 'on' or 'off'", o->name);
+    case BLK_OPT_SIZE:
+        return (parse_size(text, 1, &n, NULL) && n <= INT64_MAX) ||
+               error_msg(
+                   error,
+                   "Parameter '%s' expects a non-negative number below 2^64\n"
+                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
+                   "tera-, peta-\nand exabytes, respectively.",
+                   o->name);
+    case BLK_OPT_INT:
+        return g_ascii_string_to_unsigned(text, 10, 0, INT64_MAX, &n, NULL) ||
+               error_msg(error, "Parameter '%s' expects a number", o->name);
+    case BLK_OPT_ENUM:
+        return g_strv_contains(o->values, text) ||
+               error_msg(error, "Parameter '%s' does not accept value '%s'", name,
+                         text);
+    default: return true;
+    }
+}
+
+static bool values_fit(const struct blk_option *o, json_t *opts, GError **error)
+{
+    for (; o && o->name; o++) {
+        if (!value_fits(o, json_object_get(opts, o->name), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts, GError **error)
 {
     const char *key;
@@ -93,6 +136,9 @@ bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts, GError 
         if (!known(t->format, key) && !known(t->protocol, key)) {
             return error_msg(error, "Invalid parameter '%s'", key);
         }
+    }
+    if (!values_fit(t->format, opts, error) || !values_fit(t->protocol, opts, error)) {
+        return false;
     }
     fill_defaults(t->format, opts);
     fill_defaults(t->protocol, opts);

@@ -168,7 +168,9 @@ int img_check(struct img *im, int argc, char **argv)
             } else if (!strcmp(optarg, "all")) {
                 fix = BLK_FIX_LEAKS | BLK_FIX_ERRORS;
             } else {
-                return img_usage(im, "-r option value must be 'leaks' or 'all'");
+                return img_usage(
+                    im, "Unknown option value for -r (expecting 'leaks' or 'all'): %s",
+                    optarg);
             }
             flags |= IMG_RW;
             break;

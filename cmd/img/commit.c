@@ -91,8 +91,15 @@ static int commit(struct commit *c, const char *base_name, const char *cache, bo
         return 1;
     }
     g_autofree char *name = g_strdup(blk_get_filename(below));
-    c->base = img_open(c->im, name, blk_get_driver_name(below),
-                       IMG_RW | IMG_FORCE_SHARE, cache);
+    /* Our own lock on the base must not be in our way; its content there is not read.
+     */
+    struct blk_perms none = {0, BLK_PERM_ALL};
+    struct blk *file = blk_get_child(below, "file");
+    if (file && !blk_set_perms(file, &none, &error)) {
+        img_report(c->im, error, "%s", "");
+        return 1;
+    }
+    c->base = img_open(c->im, name, blk_get_driver_name(below), IMG_RW, cache);
     if (!c->base) {
         return 1;
     }

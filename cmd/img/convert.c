@@ -206,8 +206,7 @@ static int convert(struct convert *c, char **names, unsigned n)
     if (ok && c->help) {
         code = img_create_help(c->im, c->out_format, n ? names[n - 1] : NULL);
     } else if (ok && n < 2) {
-        code = img_usage(c->im, n ? "Must specify image file name"
-                                  : "Must specify image file name");
+        img_error(c->im, "Must specify image file name");
     } else if (ok) {
         c->target_name = names[n - 1];
         ok = open_sources(c, names, n - 1) && open_target(c, opts) && run(c, opts);

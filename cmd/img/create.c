@@ -52,7 +52,7 @@ static void print_formatting(const struct img *im, const char *filename,
 
 /* The backing file must be there, and gives the size when nobody else does. */
 static bool look_at_backing(struct img *im, const char *filename, json_t *opts,
-                            bool unchecked, GError **error)
+                            bool unchecked, const char **ret_hint, GError **error)
 {
     const char *backing = json_string_value(json_object_get(opts, "backing_file"));
     const char *format = json_string_value(json_object_get(opts, "backing_fmt"));
@@ -79,10 +79,8 @@ static bool look_at_backing(struct img *im, const char *filename, json_t *opts,
             error, "Could not open '%s': %s\nCould not open backing image.", path, why);
     }
     if (!format) {
-        error_msg(error,
-                  "Backing file specified without backing format\nDetected format of "
-                  "%s.",
-                  blk_get_driver_name(b));
+        *ret_hint = blk_get_driver_name(b);
+        error_msg(error, "Backing file specified without backing format");
         blk_unref(b);
         return false;
     }
@@ -95,7 +93,8 @@ static bool look_at_backing(struct img *im, const char *filename, json_t *opts,
 
 /* All checks, then the line, then the image. */
 static bool create_image(struct img *im, const char *filename, const char *format,
-                         json_t *opts, bool unchecked, GError **error)
+                         json_t *opts, bool unchecked, const char **ret_hint,
+                         GError **error)
 {
     struct blk_create_tables t;
     const char *backing = json_string_value(json_object_get(opts, "backing_file"));
@@ -124,7 +123,7 @@ static bool create_image(struct img *im, const char *filename, const char *forma
     json_t *typed = json_deep_copy(opts);
     bool ok = blk_create_prepare(&t, typed, error);
     json_decref(typed);
-    ok = ok && look_at_backing(im, filename, opts, unchecked, error) &&
+    ok = ok && look_at_backing(im, filename, opts, unchecked, ret_hint, error) &&
          blk_create_prepare(&t, opts, error);
     if (!ok) {
         return false;
@@ -164,6 +163,7 @@ int img_create(struct img *im, int argc, char **argv)
     }
     json_t *opts = json_object();
     GError *error = NULL;
+    const char *hint = NULL;
     const char *filename = optind < argc ? argv[optind++] : NULL;
     int code = 1;
     if (!img_parse_options(im, texts, opts, &help)) {
@@ -194,10 +194,14 @@ int img_create(struct img *im, int argc, char **argv)
     if (backing_format) {
         json_object_set_new(opts, "backing_fmt", json_string_nocheck(backing_format));
     }
-    if (create_image(im, filename, format, opts, unchecked, &error)) {
+    if (create_image(im, filename, format, opts, unchecked, &hint, &error)) {
         code = 0;
     } else {
         img_report(im, error, "%s: ", filename);
+        if (hint) {
+            fprintf(stderr, "Detected format of %s.",
+                    hint); /* QEMU ends no line here */
+        }
     }
 out:
     json_decref(opts);

@@ -86,7 +86,7 @@ static int rebase(struct rebase *r, const char *backing, const char *format,
                   bool unsafe)
 {
     GError *error = NULL;
-    bool none = !*backing;
+    bool none = !backing || !*backing;
     if (!none && !format) {
         img_error(r->im,
                   "Could not change the backing file to '%s': backing format must be "
@@ -153,8 +153,8 @@ int img_rebase(struct img *im, int argc, char **argv)
     if (optind != argc - 1) {
         return img_usage(im, "Expecting one image file name");
     }
-    if (!backing) {
-        return img_usage(im, "Use -b to specify the backing file ('' for none)");
+    if (!backing && !unsafe) {
+        return img_usage(im, "Must specify backing file (-b) or use unsafe mode (-u)");
     }
     if (!img_parse_cache(cache, NULL) || !img_parse_cache(src_cache, NULL)) {
         img_error(im, "Invalid cache option: %s",

@@ -39,7 +39,10 @@ static int apply(struct img *im, struct blk *b, const char *name)
     int i = blk_snapshot_find(list, name);
     GError *error = NULL;
     if (i < 0) {
-        img_error(im, "Could not apply snapshot '%s': snapshot not found", name);
+        img_error(im,
+                  "Could not apply snapshot '%s': Failed to load snapshot: No such "
+                  "file or directory",
+                  name);
         return 1;
     }
     const struct blk_snapshot *s = &g_array_index(list, struct blk_snapshot, i);

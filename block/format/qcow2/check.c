@@ -31,8 +31,9 @@ struct checker {
     GHashTable *pages; /* page number -> uint16_t or uint32_t [1 << PAGE_BITS] */
     bool wide;
     uint64_t highest; /* cluster with a count of either kind */
-    bool count_refs;  /* the refcount structure itself too */
+    unsigned fix;     /* of this comparison */
     bool rebuild;
+    struct blk_check_result walked; /* before counts were compared */
     uint64_t next_contiguous;
 };
 
@@ -206,6 +207,7 @@ static int walk_l2(struct checker *k, uint64_t at, bool active)
         k->c->result.check_errors++;
         return r;
     }
+    k->next_contiguous = 0;
     for (unsigned i = 0; r == 0 && i < 1u << q->l2_bits; i++) {
         struct qcow2_entry e = qcow2_entry_get(q, buf, i);
         r = walk_entry(k, &e, active);
@@ -354,7 +356,7 @@ static int walk_all(struct checker *k)
     r = r ? r : walk_l1(k, q->l1_offset, q->l1, q->l1_size, true);
     r = r ? r : walk_snapshots(k);
     r = r ? r : walk_bitmaps(k);
-    return r || !k->count_refs ? r : walk_refcounts(k);
+    return r ? r : walk_refcounts(k);
 }
 
 /* ---- comparing
@@ -379,8 +381,7 @@ static int set_refcount(struct qcow2 *q, uint64_t cluster, uint64_t value)
     return r;
 }
 
-static int compare_one(struct checker *k, uint64_t cluster, uint64_t on_disk,
-                       bool has_block)
+static int compare_one(struct checker *k, uint64_t cluster, uint64_t on_disk)
 {
     struct blk_check_result *res = &k->c->result;
     uint64_t counted = count_get(k, cluster), *fixed = NULL;
@@ -390,11 +391,11 @@ static int compare_one(struct checker *k, uint64_t cluster, uint64_t on_disk,
     if (on_disk == counted) {
         return 0;
     }
-    if (on_disk == 0 && !has_block) {
-        k->rebuild = true;
-    } else if (on_disk > counted && (k->c->fix & BLK_FIX_LEAKS)) {
+    if (on_disk == 0) {
+        k->rebuild = true; /* what else is missing there? */
+    } else if (on_disk > counted && (k->fix & BLK_FIX_LEAKS)) {
         fixed = &res->leaks_fixed;
-    } else if (on_disk < counted && (k->c->fix & BLK_FIX_ERRORS)) {
+    } else if (on_disk < counted && (k->fix & BLK_FIX_ERRORS)) {
         fixed = &res->corruptions_fixed;
     }
     tell(k, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
@@ -426,7 +427,7 @@ static int compare_uncovered(struct checker *k, uint64_t first, uint64_t count)
         uint64_t from = MAX(first, p << PAGE_BITS);
         uint64_t to = MIN(first + count, (p + 1) << PAGE_BITS);
         for (uint64_t c = from; c < to; c++) {
-            int r = compare_one(k, c, 0, false);
+            int r = compare_one(k, c, 0);
             if (r < 0) {
                 return r;
             }
@@ -435,14 +436,14 @@ static int compare_uncovered(struct checker *k, uint64_t first, uint64_t count)
     return 0;
 }
 
-static int compare_block(struct checker *k, uint64_t at, uint64_t first)
+static int compare_block(struct checker *k, uint64_t at, uint64_t first, uint64_t end)
 {
     struct qcow2 *q = k->q;
     uint64_t per_block = UINT64_C(1) << q->refblock_bits;
     g_autofree uint8_t *buf = g_try_malloc(q->cluster_size);
     int r = buf ? read_cluster(q, at, buf) : -ENOMEM;
-    for (uint64_t i = 0; r == 0 && i < per_block; i++) {
-        r = compare_one(k, first + i, qcow2_refs_get(q->refcount_order, buf, i), true);
+    for (uint64_t i = 0; r == 0 && i < per_block && first + i < end; i++) {
+        r = compare_one(k, first + i, qcow2_refs_get(q->refcount_order, buf, i));
     }
     return r;
 }
@@ -451,17 +452,19 @@ static int compare_all(struct checker *k)
 {
     struct qcow2 *q = k->q;
     uint64_t per_block = UINT64_C(1) << q->refblock_bits;
-    uint64_t clusters = qcow2_clusters_for(q, k->file_len) + 1;
-    uint64_t blocks = MAX((uint64_t)q->rt_size, (clusters + per_block - 1) / per_block);
+    /* What is behind the end of the file and not used is of no interest. */
+    uint64_t clusters = qcow2_clusters_for(q, k->file_len);
+    clusters += count_get(k, clusters) != 0;
+    uint64_t blocks = (clusters + per_block - 1) / per_block;
     int r = 0;
     for (uint64_t i = 0; r == 0 && i < blocks; i++) {
         uint64_t at = i < q->rt_size ? q->rt[i] & ~QCOW2_RT_RESERVED : 0;
         if (at && qcow2_aligned(q, at) && at < k->file_len) {
-            r = compare_block(k, at, i * per_block);
-        } else if (i * per_block < clusters) {
+            r = compare_block(k, at, i * per_block, clusters);
+        } else {
+            uint64_t rest = clusters - i * per_block;
             r = compare_uncovered(k, i * per_block,
-                                  i < q->rt_size ? per_block
-                                                 : clusters - i * per_block);
+                                  i < q->rt_size ? MIN(per_block, rest) : rest);
             if (i >= q->rt_size) {
                 break; /* that was all of the rest */
             }
@@ -598,17 +601,6 @@ static int rebuild_refcounts(struct checker *k)
 {
     struct qcow2 *q = k->q;
     uint64_t per_block = UINT64_C(1) << q->refblock_bits, blocks = 1, table = 1;
-    k->count_refs = false;
-    checker_reset(k);
-    struct blk_check_result keep = k->c->result;
-    void (*report)(void *, bool, const char *) = k->c->report;
-    k->c->report = NULL; /* all of it was told before */
-    int r = walk_all(k);
-    k->c->report = report;
-    k->c->result = keep;
-    if (r < 0) {
-        return r;
-    }
     uint64_t start = MAX(highest_counted(k), qcow2_clusters_for(q, k->file_len));
     for (;;) {
         uint64_t need = (start + blocks + table + per_block - 1) / per_block;
@@ -626,7 +618,7 @@ static int rebuild_refcounts(struct checker *k)
     g_autofree uint64_t *rt = g_try_malloc0(entries * 8);
     uint64_t at = (start + blocks) << q->cluster_bits;
     qcow2_cache_drop(q->cache);
-    r = rt ? write_blocks(k, start, blocks, blocks + table, rt) : -ENOMEM;
+    int r = rt ? write_blocks(k, start, blocks, blocks + table, rt) : -ENOMEM;
     r = r ? r : qcow2_write_table(q, at, rt, (uint32_t)entries);
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
     uint8_t fields[12];
@@ -652,13 +644,33 @@ static int rebuild_refcounts(struct checker *k)
 
 static int check_once(struct checker *k)
 {
-    k->count_refs = true;
     checker_reset(k);
     int r = walk_all(k);
+    k->walked = k->c->result;
+    k->fix = 0;
     return r ? r : compare_all(k);
 }
 
-/* After a rebuild: what is left, with the fixes added to what was fixed before. */
+/* The comparison again, repairing single counts. */
+static int repair_counts(struct checker *k)
+{
+    struct blk_check_result *res = &k->c->result;
+    if (k->rebuild) {
+        tell(k, "ERROR need to rebuild refcount structures");
+        return -EIO;
+    }
+    if (!res->corruptions && !res->leaks) {
+        return 0;
+    }
+    *res = k->walked;
+    k->fix = k->c->fix;
+    return compare_all(k);
+}
+
+/*
+ * After a rebuild: the clusters of the old structure are given back, which is no news;
+ * what else there is counts against what was found before.
+ */
 static int check_rebuilt(struct checker *k)
 {
     struct blk_check_result *res = &k->c->result, before = *res;
@@ -668,13 +680,24 @@ static int check_rebuilt(struct checker *k)
         return r;
     }
     *res = (struct blk_check_result){0};
-    r = check_once(k);
-    uint64_t left = res->corruptions, leaks_left = res->leaks;
-    res->corruptions_fixed +=
-        before.corruptions_fixed +
-        (before.corruptions > left ? before.corruptions - left : 0);
-    res->leaks_fixed += before.leaks_fixed +
-                        (before.leaks > leaks_left ? before.leaks - leaks_left : 0);
+    checker_reset(k);
+    r = walk_all(k);
+    struct blk_check_result walked = *res;
+    if (r == 0 && (k->c->fix & BLK_FIX_LEAKS)) {
+        k->fix = BLK_FIX_LEAKS;
+        r = compare_all(k);
+        walked.image_end_offset = res->image_end_offset;
+        *res = walked;
+        if (k->rebuild) {
+            tell(k, "ERROR rebuilt refcount structure is still broken");
+        }
+    }
+    res->corruptions_fixed =
+        before.corruptions_fixed + (before.corruptions > res->corruptions
+                                        ? before.corruptions - res->corruptions
+                                        : 0);
+    res->leaks_fixed = before.leaks_fixed +
+                       (before.leaks > res->leaks ? before.leaks - res->leaks : 0);
     return r;
 }
 
@@ -703,13 +726,9 @@ static int run_check(struct qcow2 *q, struct blk_check *c)
         q->corrupt_told = true;
     }
     int r = check_once(&k);
-    if (r == 0 && k.rebuild) {
-        if (c->fix & BLK_FIX_ERRORS) {
-            r = check_rebuilt(&k);
-        } else if (c->fix) {
-            tell(&k, "ERROR need to rebuild refcount structures");
-            r = -EIO;
-        }
+    if (r == 0 && c->fix) {
+        r = k.rebuild && (c->fix & BLK_FIX_ERRORS) ? check_rebuilt(&k)
+                                                   : repair_counts(&k);
     }
     r = r ? r : qcow2_writeback(q);
     r = r ? r : check_flags(&k);

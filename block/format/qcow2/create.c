@@ -80,7 +80,8 @@ static bool take_compat(struct qcow2 *q, json_t *opts, GError **error)
     } else if (g_str_equal(compat, "v3") || g_str_equal(compat, "1.1")) {
         q->version = 3;
     } else {
-        return error_msg(error, "Invalid parameter '%s'", compat);
+        return error_msg(error, "Parameter 'version' does not accept value '%s'",
+                         compat);
     }
     return true;
 }
