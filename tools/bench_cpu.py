@@ -156,10 +156,13 @@ def measure(options, chosen):
                 judge(runs)
                 for side, run in runs.items():
                     results[w.name][side].append(run)
-        return results, {s: m.boots for s, m in sides.items()}
+    except KeyboardInterrupt:
+        print("dev: interrupted: only what has been measured", file=sys.stderr)
+        results = {n: runs for n, runs in results.items() if all(runs.values())}
     finally:
         for machine in sides.values():
             machine.stop()
+    return results, {s: m.boots for s, m in sides.items()}
 
 
 def median(runs):
@@ -234,8 +237,9 @@ def show(report):
               f"{number(s['lodge_over_native']):>9}"
               f"   ({s['workloads']} workloads{failed}{slower})")
     for side, boots in report["boots"].items():
-        print(f"{side}: ready after {boots[0]:.2f} s" +
-              (f", started {len(boots)} times" if len(boots) > 1 else ""))
+        again = f", started {len(boots)} times" if len(boots) > 1 else ""
+        print(f"{side}: " +
+              (f"ready after {boots[0]:.2f} s{again}" if boots else "did not start"))
 
 
 def host():
@@ -290,7 +294,7 @@ def main(argv):
         if not os.access(program, os.X_OK):
             raise assets.AssetError(f"no program {program}")
     results, boots = measure(options, chosen)
-    rows = [row(w, results[w.name]) for w in chosen]
+    rows = [row(w, results[w.name]) for w in chosen if w.name in results]
     report = {"host": host(), "accel": lodge_accel(options), "smp": options.smp,
               "repeat": options.repeat, "rows": rows, "means": summarize(rows),
               "boots": boots}
