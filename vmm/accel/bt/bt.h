@@ -5,8 +5,9 @@
 #include "vmm/vm/accel.h"
 
 /*
- * -accel bt: the software CPU. Options: tier=0 (the interpreter), and what
- * `-accel bt,help` lists.
+ * -accel bt: the software CPU. It interprets, and translates what is hot where the host
+ * has the instructions for that (tier=1, the default: docs/adr/0006); tier=0 only
+ * interprets. `-accel bt,help` lists the other options.
  */
 extern const struct accel_ops bt_accel_ops;
 

@@ -510,6 +510,7 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
     struct t0_vm *t = g_new0(struct t0_vm, 1);
     t->vm = vm;
     t->heat = T1_HEAT;
+    t->t1 = t1_supported();
     t->a20_mask = UINT64_MAX;
     g_mutex_init(&t->lock);
     g_mutex_init(&t->split);

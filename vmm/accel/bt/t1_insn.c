@@ -648,9 +648,11 @@ bool t1_insn(struct t1_ctx *t)
     case X86_OP_IDIV: return divide(t);
     default: break;
     }
-    if (d->cls == X86_CLASS_X87) {
-        return t1_x87(t);
+    switch (d->cls) {
+    case X86_CLASS_INT: return (is_plain(insn->op) && plain(t)) || t1_system(t);
+    case X86_CLASS_X87: return t1_x87(t);
+    case X86_CLASS_SSE:
+    case X86_CLASS_AVX: return t1_simd(t);
+    default: return t1_system(t);
     }
-    return d->cls == X86_CLASS_INT ? (is_plain(insn->op) && plain(t)) || t1_system(t)
-                                   : t1_simd(t);
 }

@@ -78,6 +78,9 @@ static bool note(struct t0_cpu *c, struct lockstep *l, const struct x86_insn *in
     bool write = m && (m->access & X86_ACC_W);
     unsigned size = m && m->access ? m->size : 0;
     uint64_t la = 0;
+    if (write && insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC) {
+        return false; /* the bit may be far from the operand */
+    }
     if (size) {
         struct t0_val a = t0_ea(c, op, size, write);
         if (a.fault) {
@@ -148,10 +151,19 @@ static bool run_t0(struct t0_cpu *c, struct t0_block *b, struct lockstep *l)
     return fine;
 }
 
-static void differ(const struct lockstep *l, const struct t0_block *b, uint64_t rip)
+static void differ(struct t0_cpu *c, const struct lockstep *l, const struct t0_block *b,
+                   uint64_t rip)
 {
     fprintf(stderr, "lockstep: block at %016" PRIx64 ", %u instructions\n", rip,
             b->nb_insns);
+    for (unsigned i = 0; i < b->nb_insns; i++) {
+        struct x86_insn insn;
+        char text[96] = "?";
+        if (t1_decode_op(c, b, i, &insn)) {
+            x86_format(&insn, rip + b->ops[i].start, text, sizeof(text));
+        }
+        fprintf(stderr, "    %s\n", text);
+    }
     for (unsigned i = 0; i < X86_NB_GPR; i++) {
         if (l->t0.gpr[i] != l->t1.gpr[i]) {
             fprintf(stderr, "  %s: %" PRIx64 " -> %" PRIx64 ", not %" PRIx64 "\n",
@@ -199,7 +211,7 @@ const struct t0_op *t1_lockstep(struct t0_cpu *c, struct t0_block *b)
         same &= memcmp(l.log[i].t0, l.log[i].host, l.log[i].size) == 0;
     }
     if (!same) {
-        differ(&l, b, rip);
+        differ(c, &l, b, rip);
         t0_dump_code(c, stderr);
         abort();
     }
