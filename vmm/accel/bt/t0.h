@@ -182,7 +182,15 @@ struct t1_jump {
 #define T1_JUMP_SIZE 8192u
 #define T1_JUMP_ROT  13 /* index: low bits of rip + (rip rotated right) */
 
+/* The page that the stack pointer was last in: as struct t0_tlb_entry. */
+struct t1_stack {
+    uint64_t read, write;
+    uintptr_t addend;
+};
+
 struct t1_hot {
+    struct t1_stack stack[2];           /* of kernel and user code */
+    struct t0_tlb_entry *stack_bank[2]; /* which they are of */
     uint64_t host_sp;   /* while a translation runs: the thread's stack */
     uint64_t page_base; /* linear address of the page whose code runs */
     uint64_t target, target_page;
@@ -190,8 +198,9 @@ struct t1_hot {
     uint64_t tlb_mask, itlb_mask, jump_mask; /* for PDEP: index to byte offset */
     uint64_t align16_mask, align32_mask;     /* for PEXT: bits to look at */
     uint64_t x87_mask, not_if, not_df, arith, pushf_keep, bits[3];
-    uint64_t vec_away; /* 0: the vector registers are in the host's, MXCSR too */
-    uint64_t vec_want; /* bring them there before going on */
+    uint64_t outside[4]; /* of a page, for aligned accesses of 1, 2, 4, 8 bytes */
+    uint64_t vec_away;   /* 0: the vector registers are in the host's, MXCSR too */
+    uint64_t vec_want;   /* bring them there before going on */
     struct t1_jump jumps[T1_JUMP_SIZE];
 };
 

@@ -55,6 +55,7 @@ void t0_update_bank(struct t0_cpu *c)
         bank = T0_BANK_USER_AC;
     }
     c->tlb = c->banks[bank];
+    t1_bank_changed(c);
 }
 
 static bool is_flat(const struct x86_segment *s)

@@ -341,6 +341,9 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
     bool wp = is_user(bank) || (c->s.cr0 & X86_CR0_WP);
 
     t0_tlb_note(c, bank, i, la, x->shift, x->global);
+    if (c->t1.stack[is_user(bank)].read == ~page) {
+        t1_stack_forget(c);
+    }
     side->region = r;
     side->gpa = x->gpa;
     if (x->global) {

@@ -145,6 +145,7 @@ void t0_tlb_init(struct t0_cpu *c)
             c->core->side[b][i].read = c->core->side[b][i].write = T0_TLB_NONE;
         }
     }
+    t1_stack_forget(c);
     for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
         c->itlb[i].tag = UINT64_MAX;
     }
@@ -157,6 +158,7 @@ void t0_tlb_init(struct t0_cpu *c)
 void t0_tlb_flush(struct t0_cpu *c, bool global_too)
 {
     struct t0_core *core = c->core;
+    t1_stack_forget(c);
     core->n.tlb_flushes++;
     for (unsigned b = 0; b < T0_NB_BANKS; b++) {
         const struct t0_tlb_set *s = global_too ? &core->filled[b] : &core->local[b];
@@ -186,6 +188,7 @@ static bool same_large(uint64_t tag, uint64_t la)
 void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
 {
     struct t0_core *core = c->core;
+    t1_stack_forget(c);
     uint64_t page = la & PAGE_MASK;
     unsigned idx = (la >> 12) & (T0_TLB_SIZE - 1);
     for (unsigned b = 0; b < T0_NB_BANKS; b++) {
@@ -221,6 +224,7 @@ void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
 void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa)
 {
     struct t0_core *core = c->core;
+    t1_stack_forget(c);
     for (unsigned b = 0; b < T0_NB_BANKS; b++) {
         SET_EACH(&core->filled[b], i)
         {

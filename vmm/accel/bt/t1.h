@@ -52,6 +52,20 @@ struct t0_block;
  *     mov   r11, [rcx + r11 + addend]
  *     OP    [r10 + r11]
  *
+ * The stack pointer mostly stays in one page. For what it is the base of, the entry of
+ * its last page is kept in c->t1.stack, without a look-up:
+ *
+ *     mov   rcx, [stack.tag]
+ *     lea   rcx, [rcx + r14 + displacement + 1]   address - page
+ *     pext  rcx, rcx, [outside]      0 when it is aligned and inside the page
+ *     jrcxz hit
+ *     jmp   refill                   from the TLB, out of line
+ *   hit:
+ *     mov   r11, [stack.addend]
+ *     OP    [r14 + r11 + displacement]
+ *
+ * Whenever the TLB forgets an entry that copy is forgotten too.
+ *
  * Anything else (a miss, a page crossing, MMIO, a store to a page with code) executes
  * the instruction in T0, whole: before the probe nothing of it has been done. T0 then
  * also raises its faults, so exceptions are precise by construction. The same way goes
@@ -102,6 +116,12 @@ void t1_flush(struct t0_cpu *c);
 /* T0's jump cache was dropped; only code in global pages is still where it was when not
  * @global_too. */
 void t1_jumps_flush(struct t0_cpu *c, bool global_too);
+
+/* The TLB dropped something. */
+void t1_stack_forget(struct t0_cpu *c);
+
+/* The bank has changed. */
+void t1_bank_changed(struct t0_cpu *c);
 
 /* How often a translation was entered from T0. */
 uint64_t t1_nb_enters(const struct t0_cpu *c);

@@ -142,13 +142,12 @@ static void jcc(struct t1_ctx *t, struct branch *br)
 static void push_return(struct t1_ctx *t)
 {
     unsigned sp = t1_host[X86_RSP];
-    t1_lea(&t->e, T1_S1, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
-    t1_probe(t, T1_S1, 8, true);
+    struct t1_mem m = t1_probe_stack(t, -8, 8, true);
     t1_load(&t->e, T1_RCX, T1_FIELD(t1.page_base));
     t1_lea(&t->e, T1_RCX,
            (struct t1_mem){T1_RCX, T1_NO_REG, 0, (int32_t)t1_next_off(t)});
-    t1_store(&t->e, t1_at(T1_S1), T1_RCX);
-    t1_mov_rr(&t->e, sp, T1_S1);
+    t1_store(&t->e, m, T1_RCX);
+    t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
 }
 
 /*
@@ -209,12 +208,10 @@ static bool load_target(struct t1_ctx *t)
         }
         return true;
     }
-    unsigned a = t1_ea(t, T1_S1, true);
-    if (a == T1_NO_REG) {
+    if (!t1_ea_possible(t, true)) {
         return false;
     }
-    t1_probe(t, a, 8, false);
-    t1_load(&t->e, T1_S1, t1_at(a));
+    t1_load(&t->e, T1_S1, t1_operand(t, 8, false));
     return true;
 }
 
@@ -251,8 +248,7 @@ static void ret(struct t1_ctx *t)
 {
     unsigned sp = t1_host[X86_RSP];
     int32_t more = t->insn->nb_opnds ? (int32_t)(t->insn->imm & 0xffff) : 0;
-    t1_probe(t, sp, 8, false);
-    t1_load(&t->e, T1_S1, t1_at(sp));
+    t1_load(&t->e, T1_S1, t1_probe_stack(t, 0, 8, false));
     look_up(t);
     t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, 8 + more});
     go_found(t);
@@ -435,6 +431,9 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     put_poll(t);
     tr->entry = t1_pos(&t->e);
     put_insns(t, d, &br);
+    for (unsigned i = 0; i < t->nb_refill; i++) {
+        t1_put_refill(t, &t->refill[i]);
+    }
     for (unsigned i = 0; i < t->nb_slow; i++) {
         put_slow(t, &t->slow[i]);
     }

@@ -19,6 +19,9 @@
  * function that was called from a translation whether that still exists.
  */
 
+/* A tag of no page: those of addresses that are not canonical. */
+#define T1_STACK_NONE (~UINT64_C(0x5ad731c694e2b000))
+
 #define CODE_SIZE (8u << 20)
 #define MAX_SITES (CODE_SIZE / 64)
 #define MAX_TRANS (CODE_SIZE / 128)
@@ -404,6 +407,56 @@ static void put_go_or_return(struct t1_emit *e)
     t1_op_mem(e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
 }
 
+/*
+ * Called: look for the page of the address in r10 in the TLB, and keep what is there in
+ * the stack's copy. Leaves it alone when nothing is. Changes rcx and r11, no flags.
+ */
+static void put_stack_glue(struct t1_emit *e, unsigned user)
+{
+    const size_t at =
+        offsetof(struct t0_cpu, t1.stack) + user * sizeof(struct t1_stack);
+    struct t1_mem m = T1_FIELD(t1.tlb_mask), tlb = T1_FIELD(tlb), to = t1_field(at);
+    m.disp += 8;
+    tlb.disp += 8;
+    to.disp += 8;
+    t1_mov_ri(e, T1_RCX, 12);
+    t1_shrx(e, T1_S2, T1_S1, T1_RCX);
+    t1_pdep(e, T1_S2, T1_S2, m);
+    t1_load(e, T1_RCX, tlb);
+    t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_RCX, 0, 0}); /* the entry */
+    m = (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t0_tlb_entry, read)};
+    t1_load(e, T1_RCX, m);
+    t1_lea(e, T1_S1, (struct t1_mem){T1_RCX, T1_S1, 0, 1});
+    t1_mov_ri(e, T1_RCX, 12);
+    t1_shrx(e, T1_RCX, T1_S1, T1_RCX);
+    uint32_t hit = t1_jrcxz(e);
+    t1_u8(e, 0xc3);
+    t1_here8(e, hit);
+    t1_load(e, T1_S1, m);
+    t1_store(e, to, T1_S1);
+    to.disp += (int32_t)offsetof(struct t1_stack, write);
+    t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NONE);
+    t1_store(e, to, T1_RCX);
+    /* The same page for writing? */
+    m.disp = offsetof(struct t0_tlb_entry, write);
+    t1_load(e, T1_RCX, m);
+    t1_not(e, T1_RCX);
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 1});
+    hit = t1_jrcxz(e);
+    t1_u8(e, 0xeb); /* jmp over the store */
+    uint32_t over = t1_pos(e);
+    t1_u8(e, 0);
+    t1_here8(e, hit);
+    t1_store(e, to, T1_S1);
+    t1_here8(e, over);
+    to.disp +=
+        (int32_t)(offsetof(struct t1_stack, addend) - offsetof(struct t1_stack, write));
+    m.disp = offsetof(struct t0_tlb_entry, addend);
+    t1_load(e, T1_RCX, m);
+    t1_store(e, to, T1_RCX);
+    t1_u8(e, 0xc3);
+}
+
 static void make_glue(struct t1_core *t1)
 {
     struct t1_emit e = {.p = t1->write + 64, .base = t1->write};
@@ -450,6 +503,10 @@ static void make_glue(struct t1_core *t1)
     put_wanted(&e, 8);
     put_reload(&e, 8);
     t1_u8(&e, 0xc3);
+    for (unsigned user = 0; user < 2; user++) {
+        t1->glue_stack[user] = t1_pos(&e);
+        put_stack_glue(&e, user);
+    }
     t1->glue_end = t1->used = t1_pos(&e);
 }
 
@@ -554,6 +611,28 @@ void t1_flush(struct t0_cpu *c)
     t1_jumps_flush(c, true);
 }
 
+/* --- The stack's page ---------------------------------------------------------- */
+
+static void forget_stack(struct t0_cpu *c, unsigned user)
+{
+    c->t1.stack[user].read = c->t1.stack[user].write = T1_STACK_NONE;
+}
+
+void t1_stack_forget(struct t0_cpu *c)
+{
+    forget_stack(c, 0);
+    forget_stack(c, 1);
+}
+
+void t1_bank_changed(struct t0_cpu *c)
+{
+    unsigned user = c->s.cpl == 3;
+    if (c->t1.stack_bank[user] != c->tlb) {
+        c->t1.stack_bank[user] = c->tlb;
+        forget_stack(c, user);
+    }
+}
+
 /* --- Life -------------------------------------------------------------------- */
 
 bool t1_supported(void)
@@ -590,6 +669,9 @@ bool t1_init(struct t0_cpu *c, GError **error)
     c->t1.pushf_keep = ~(uint64_t)(X86_FL_ARITH | X86_FL_VM | X86_FL_RF);
     for (unsigned i = 0; i < 3; i++) {
         c->t1.bits[i] = (16u << i) - 1;
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        c->t1.outside[i] = ~((UINT64_C(0xfff) >> i) << i);
     }
     c->t1.vec_away = 1;
     c->t1.align16_mask = 15;

@@ -29,7 +29,7 @@ const uint8_t t1_host[X86_NB_GPR] = {
 
 /* --- Memory ----------------------------------------------------------------- */
 
-void t1_jump_slow(struct t1_ctx *t)
+struct t1_slow *t1_slow_of(struct t1_ctx *t)
 {
     if (!t->cur) {
         t->cur = &t->slow[t->nb_slow++];
@@ -38,7 +38,13 @@ void t1_jump_slow(struct t1_ctx *t)
         *t->cur = (struct t1_slow){
             .what = (uint16_t)(t->index | needs), .op = X86_NB_OPS, .x87 = t->x87};
     }
-    t->cur->from[t->cur->nb++] = t1_jmp(&t->e, 0);
+    return t->cur;
+}
+
+void t1_jump_slow(struct t1_ctx *t)
+{
+    struct t1_slow *s = t1_slow_of(t);
+    s->from[s->nb++] = t1_jmp(&t->e, 0);
 }
 
 unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
@@ -119,6 +125,77 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
     t1_load(e, T1_RCX, T1_FIELD(tlb));
     t1_load(e, T1_S2,
             (struct t1_mem){T1_RCX, T1_S2, 0, offsetof(struct t0_tlb_entry, addend)});
+}
+
+static struct t1_mem stack_field(const struct t1_ctx *t, size_t off)
+{
+    size_t user = (t->b->mode & T0_MODE_CPL3) != 0;
+    return t1_field(offsetof(struct t0_cpu, t1.stack) + user * sizeof(struct t1_stack) +
+                    off);
+}
+
+/* rcx = 0 for a hit: what is left of address - page outside of the bits that may be
+ * set. The address has to be aligned, so that the last byte is in the page too. */
+static void stack_test(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
+{
+    struct t1_emit *e = &t->e;
+    size_t log = (size_t)__builtin_ctz(size);
+    t1_load(e, T1_RCX,
+            stack_field(t, write ? offsetof(struct t1_stack, write)
+                                 : offsetof(struct t1_stack, read)));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, t1_host[X86_RSP], 0, disp + 1});
+    t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
+}
+
+struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
+{
+    struct t1_emit *e = &t->e;
+    struct t1_refill *r = &t->refill[t->nb_refill++];
+    stack_test(t, disp, size, write);
+    uint32_t hit = t1_jrcxz(e);
+    *r = (struct t1_refill){.from = t1_jmp(e, 0),
+                            .disp = disp,
+                            .size = (uint8_t)size,
+                            .write = write,
+                            .slow = t1_slow_of(t)};
+    t1_here8(e, hit);
+    r->hit = t1_pos(e);
+    t1_load(e, T1_S2, stack_field(t, offsetof(struct t1_stack, addend)));
+    r->found = t1_pos(e);
+    return (struct t1_mem){t1_host[X86_RSP], T1_S2, 0, disp};
+}
+
+void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
+{
+    struct t1_emit *e = &t->e;
+    const struct t1_mem at = {t1_host[X86_RSP], T1_NO_REG, 0, r->disp};
+    t1_set_rel32(e, r->from, t1_pos(e));
+    t1_lea(e, T1_S1, at);
+    t1_call(e, t->t1->glue_stack[(t->b->mode & T0_MODE_CPL3) != 0]);
+    stack_test(t, r->disp, r->size, r->write);
+    uint32_t miss = t1_jrcxz(e);
+    t1_u8(e, 0xeb); /* jmp over the next one */
+    t1_u8(e, 5);
+    t1_here8(e, miss);
+    t1_jmp(e, r->hit);
+    /* Unaligned, or not to be had from the TLB. */
+    t1_lea(e, T1_S1, at);
+    t->cur = r->slow;
+    t1_probe(t, T1_S1, r->size, r->write);
+    t1_jmp(e, r->found);
+}
+
+struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write)
+{
+    const struct x86_insn *i = t->insn;
+    if (size <= 8 && !(size & (size - 1)) && i->base == X86_RSP &&
+        i->index == X86_REG_NONE && i->addrsize == 8 && i->seg < X86_FS &&
+        i->disp < INT32_MAX - 64) {
+        return t1_probe_stack(t, (int32_t)i->disp, size, write);
+    }
+    unsigned a = t1_ea(t, T1_S1, true);
+    t1_probe(t, a, size, write);
+    return t1_at(a);
 }
 
 /* --- Instructions as they are ----------------------------------------------- */
@@ -432,9 +509,7 @@ static bool plain(struct t1_ctx *t)
     struct t1_mem m = {0};
     unsigned reg_scratch = T1_S1;
     if (p.mem) {
-        unsigned a = t1_ea(t, T1_S1, true);
-        t1_probe(t, a, p.mem->size, p.mem->access & X86_ACC_W);
-        m = t1_at(a);
+        m = t1_operand(t, p.mem->size, p.mem->access & X86_ACC_W);
         reg_scratch = T1_RCX;
     }
     if (p.cl || (d->gpr_read & 1 << X86_RCX)) {
@@ -507,23 +582,20 @@ static bool push(struct t1_ctx *t)
     }
     unsigned sp = t1_host[X86_RSP];
     if (mem) {
-        unsigned a = t1_ea(t, T1_S1, true);
-        t1_probe(t, a, 8, false);
-        t1_load(&t->e, T1_RCX, t1_at(a));
+        t1_load(&t->e, T1_RCX, t1_operand(t, 8, false));
         t1_store(&t->e, T1_FIELD(t1.target), T1_RCX);
     }
-    t1_lea(&t->e, T1_S1, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
-    t1_probe(t, T1_S1, 8, true);
+    struct t1_mem m = t1_probe_stack(t, -8, 8, true);
     if (o->kind == X86_OPND_IMM) {
-        t1_op_mem(&t->e, &(struct t1_enc){.w = true, .opcode = 0xc7}, 0, t1_at(T1_S1));
+        t1_op_mem(&t->e, &(struct t1_enc){.w = true, .opcode = 0xc7}, 0, m);
         t1_u32(&t->e, (uint32_t)insn->imm);
     } else if (mem) {
         t1_load(&t->e, T1_RCX, T1_FIELD(t1.target));
-        t1_store(&t->e, t1_at(T1_S1), T1_RCX);
+        t1_store(&t->e, m, T1_RCX);
     } else {
-        t1_store(&t->e, t1_at(T1_S1), t1_in_reg(t, o->reg, T1_RCX));
+        t1_store(&t->e, m, t1_in_reg(t, o->reg, T1_RCX));
     }
-    t1_mov_rr(&t->e, sp, T1_S1);
+    t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
     return true;
 }
 
@@ -535,9 +607,9 @@ static bool pop(struct t1_ctx *t)
         return false;
     }
     unsigned sp = t1_host[X86_RSP], dst = t1_host[o->reg];
-    t1_probe(t, sp, 8, false);
+    struct t1_mem m = t1_probe_stack(t, 0, 8, false);
     unsigned to = dst == T1_MEMORY ? T1_RCX : dst;
-    t1_load(&t->e, to, t1_at(sp));
+    t1_load(&t->e, to, m);
     if (dst == T1_MEMORY) {
         t1_store(&t->e, T1_GPR(o->reg), to);
     }
@@ -594,9 +666,7 @@ static bool divide(struct t1_ctx *t)
     }
     const struct t1_enc mov = {.w = wide, .opcode = 0x8b};
     if (o->kind == X86_OPND_MEM) {
-        unsigned a = t1_ea(t, T1_S1, true);
-        t1_probe(t, a, o->size, false);
-        t1_op_mem(e, &mov, by, t1_at(a));
+        t1_op_mem(e, &mov, by, t1_operand(t, o->size, false));
     } else {
         by = t1_in_reg(t, o->reg, T1_S2);
     }

@@ -40,8 +40,9 @@ struct t1_core {
     uint32_t nb_sites, nb_trans;
     uint32_t generation; /* counts flushes */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
-    bool kernel_local; /* jumps of kernel code hold pages that are not global */
-    uint64_t checked;  /* in lockstep */
+    uint32_t glue_stack[2]; /* kernel, user */
+    bool kernel_local;      /* jumps of kernel code hold pages that are not global */
+    uint64_t checked;       /* in lockstep */
     uint64_t steps, branches, resolves, enters;
     uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
@@ -101,6 +102,15 @@ struct t1_slow {
     bool branch;
 };
 
+/* The stack's page is not at hand: look in the TLB. */
+struct t1_refill {
+    uint32_t from, hit, found;
+    int32_t disp;
+    uint8_t size;
+    bool write;
+    struct t1_slow *slow;
+};
+
 /* Of each instruction one, and one for each kind of registers to make ready. */
 #define T1_MAX_SLOW (3 * T0_BLOCK_MAX_INSNS)
 
@@ -115,6 +125,8 @@ struct t1_ctx {
     unsigned page_off;    /* of the block */
     struct t1_slow slow[T1_MAX_SLOW];
     unsigned nb_slow;
+    struct t1_refill refill[2 * T0_BLOCK_MAX_INSNS];
+    unsigned nb_refill;
     struct t1_slow *cur;       /* of the current instruction, or NULL */
     bool vec_ready, x87_ready; /* known to be in the host's registers */
     bool lone;                 /* no other vCPU */
@@ -141,6 +153,16 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment);
 /* Probe for @size bytes at @addr, a register other than rcx and r11. What follows may
  * access [addr + r11]. Changes rcx and r11. */
 void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
+
+/* The same at the stack pointer + @disp, which is returned as it may be accessed. */
+struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write);
+void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
+
+/* t1_ea() and a probe for the instruction's memory operand, with its segment. */
+struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write);
+
+/* Leave it to T0: the place for jumps to the slow path is made. */
+struct t1_slow *t1_slow_of(struct t1_ctx *t);
 
 static inline struct t1_mem t1_at(unsigned addr)
 {

@@ -72,11 +72,10 @@ static bool pushf(struct t1_ctx *t)
     keep(e, T1_S1, T1_FIELD(t1.pushf_keep));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
     t1_store(e, T1_FIELD(t1.target), T1_RCX);
-    t1_lea(e, T1_S1, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
-    t1_probe(t, T1_S1, 8, true);
+    struct t1_mem m = t1_probe_stack(t, -8, 8, true);
     t1_load(e, T1_RCX, T1_FIELD(t1.target));
-    t1_store(e, t1_at(T1_S1), T1_RCX);
-    t1_mov_rr(e, sp, T1_S1);
+    t1_store(e, m, T1_RCX);
+    t1_lea(e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
     return true;
 }
 
