@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -209,6 +210,7 @@ static _Noreturn void work(const struct options *opt, const struct fz_forms *for
                            double deadline)
 {
     struct fuzzer *f = g_new0(struct fuzzer, 1);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     f->opt = opt;
     f->forms = forms;
     f->shared = shared;
@@ -315,21 +317,41 @@ static bool all_covered(const struct run *r)
     return fz_counts_least(r->forms, sum) >= r->opt->target;
 }
 
+/* Signals that end the run: blocked, in the workers, too. */
+static sigset_t ends(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    return set;
+}
+
+/* Wait for a while. True: the user wants the end; what was found so far is told. */
+static bool wait_a_tick(void)
+{
+    struct timespec tick = {.tv_nsec = 20000000};
+    sigset_t set = ends();
+    return sigtimedwait(&set, NULL, &tick) > 0;
+}
+
 static void run_workers(const struct run *r)
 {
     const struct options *opt = r->opt;
     bool until_covered = !opt->count && !opt->seconds && opt->one < 0, running = true;
+    sigset_t set = ends();
+    sigprocmask(SIG_BLOCK, &set, NULL);
     for (unsigned w = 0; w < opt->jobs; w++) {
         start_worker(r, w, opt->from);
     }
     for (unsigned ticks = 1; running; ticks++) {
-        g_usleep(20000);
+        bool enough = wait_a_tick();
         running = false;
-        bool covered = until_covered && ticks % 50 == 0 && all_covered(r);
+        enough |= until_covered && ticks % 50 == 0 && all_covered(r);
         for (unsigned w = 0; w < opt->jobs; w++) {
             struct shared *s = worker(r, w);
             int status;
-            s->stop = s->stop || covered;
+            s->stop = s->stop || enough;
             if (s->pid && waitpid(s->pid, &status, WNOHANG) == s->pid) {
                 take_end(r, w, status);
             } else if (s->pid) {
