@@ -160,8 +160,6 @@ T1_MUTANTS = [
      "size_t tag = write && !size ? offsetof(struct t0_tlb_entry, write)"),
     ("address32_not_cut", BT + "t1_insn.c", "t1_lea32(&t->e, want, m);",
      "t1_lea(&t->e, want, m);"),
-    ("displacement_unsigned", BT + "t1_insn.c",
-     "a32 ? (int64_t)(uint32_t)i->disp : i->disp", "(int64_t)(uint32_t)i->disp"),
     ("index_not_scaled", BT + "t1_insn.c",
      "m.shift = (uint8_t)__builtin_ctz(i->scale);", "m.shift = 0;"),
     ("index_of_memory_register", BT + "t1_insn.c",
