@@ -386,7 +386,10 @@ void x86_boot_set_state(const struct x86_boot *b, struct x86_state *state)
     state->rflags = X86_FL_R1;
     memset(state->gpr, 0, sizeof(state->gpr));
     switch (b->protocol) {
-    case X86_BOOT_LINUX64: set_long_mode(state); /* fall through */
+    case X86_BOOT_LINUX64:
+        set_long_mode(state);
+        state->gpr[X86_RSI] = X86_BOOT_ZEROPAGE;
+        break;
     case X86_BOOT_LINUX32: state->gpr[X86_RSI] = X86_BOOT_ZEROPAGE; break;
     case X86_BOOT_LINUX16: break;
     case X86_BOOT_PVH: state->gpr[X86_RBX] = X86_BOOT_PVH_INFO; break;
