@@ -28,7 +28,7 @@ QEMU_MACHINE = "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,auto-kernel-cmdli
 
 def patience(seconds):
     """How long to wait for what takes less than @seconds of a release tree."""
-    return seconds * {"asan": 15, "tsan": 20}.get(TREE, 1)
+    return min(seconds * {"asan": 15, "tsan": 20}.get(TREE, 1), max(seconds, 1800))
 
 
 def default_vmm():

@@ -5,9 +5,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/uio.h>
 
 #include <glib.h>
+
+#include "lib/base/tsan.h"
 
 typedef uint64_t gpa_t; /* guest-physical address */
 
@@ -87,6 +90,21 @@ const struct gmem_region *gmem_find(const struct gmem *m, gpa_t gpa);
 
 /* All regions in ascending order. Borrowed until the next change. */
 const struct gmem_region *gmem_regions(const struct gmem *m, size_t *ret_n);
+
+/*
+ * memcpy() between guest memory, by its host address, and ours. Guests write their
+ * memory while it is copied, and that is their affair: ThreadSanitizer does not look.
+ * This is the only place that hides anything from it, beside the software CPU's loads
+ * and stores (vmm/accel/bt/meson.build).
+ */
+#ifdef LODGE_TSAN
+void gmem_copy(void *to, const void *from, size_t len);
+#else
+static inline void gmem_copy(void *to, const void *from, size_t len)
+{
+    memcpy(to, from, len);
+}
+#endif
 
 /*
  * Copy @len bytes between guest memory and @buf; a range may cross regions.

@@ -689,7 +689,7 @@ static int fetch_straddling(struct fetch *f, unsigned off, uint8_t *buf,
         struct code_page *p = get_page(c, r, d->gpa2);
         mark_pieces(c, r, p, d->gpa2);
     }
-    memcpy(buf + room, e->host, X86_INSN_MAX_LEN - room);
+    gmem_copy(buf + room, e->host, X86_INSN_MAX_LEN - room);
     return X86_INSN_MAX_LEN;
 }
 
@@ -706,7 +706,7 @@ static int decode_one(struct fetch *f, struct decoded *d)
     if (f->page) {
         mark_pieces(c, f->region, f->page, f->gpa + off);
     }
-    memcpy(buf, f->host + off, avail);
+    gmem_copy(buf, f->host + off, avail);
     int len = x86_decode(&d->insn[i], buf, avail, bits[c->mode & T0_MODE_SIZE]);
     if (len == X86_DECODE_MORE) {
         if (i) {

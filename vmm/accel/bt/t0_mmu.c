@@ -517,7 +517,7 @@ static void read_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
 {
     uint8_t *out = buf;
     if (p->region) {
-        memcpy(out, host_of(p, la), n);
+        gmem_copy(out, host_of(p, la), n);
         return;
     }
     uint64_t gpa = p->gpa | (la & PAGE_OFF);
@@ -542,7 +542,7 @@ static void write_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
     const uint8_t *in = buf;
     if (p->region) {
         if (p->region->kind == GMEM_RAM) {
-            memcpy(host_of(p, la), in, n);
+            gmem_copy(host_of(p, la), in, n);
             after_store(c, p, la, n);
         }
         return;
@@ -655,7 +655,7 @@ static inline uint64_t read_bytes(struct t0_cpu *c, uint64_t la, void *buf,
     struct page_ref p[2];
     const void *h = t0_host_read(c, la, size);
     if (likely(h != NULL)) {
-        memcpy(buf, h, size);
+        gmem_copy(buf, h, size);
         return 0;
     }
     if (misaligned_bytes(c, la, size) || get_pages(c, la, size, false, seg, p)) {
@@ -684,7 +684,7 @@ static inline uint64_t write_bytes(struct t0_cpu *c, uint64_t la, const void *bu
     struct page_ref p[2];
     void *h = t0_host_write(c, la, size);
     if (likely(h != NULL)) {
-        memcpy(h, buf, size);
+        gmem_copy(h, buf, size);
         return 0;
     }
     if (misaligned_bytes(c, la, size) || get_pages(c, la, size, true, seg, p)) {

@@ -265,7 +265,7 @@ static uint32_t move(const struct iovec *iov, unsigned n, uint32_t off, uint8_t 
         }
         uint8_t *p = (uint8_t *)iov[i].iov_base + off;
         uint32_t part = (uint32_t)MIN(len - done, iov[i].iov_len - off);
-        memcpy(out ? p : buf + done, out ? buf + done : p, part);
+        gmem_copy(out ? p : buf + done, out ? buf + done : p, part);
         done += part;
         off = 0;
     }
