@@ -117,10 +117,13 @@ static bool value_fits(const struct blk_option *o, json_t *v, GError **error)
     }
 }
 
-static bool values_fit(const struct blk_option *o, json_t *opts, GError **error)
+/* @above: a table that is asked first for options of both. */
+static bool values_fit(const struct blk_option *o, const struct blk_option *above,
+                       json_t *opts, GError **error)
 {
     for (; o && o->name; o++) {
-        if (!value_fits(o, json_object_get(opts, o->name), error)) {
+        if (!known(above, o->name) &&
+            !value_fits(o, json_object_get(opts, o->name), error)) {
             return false;
         }
     }
@@ -137,7 +140,8 @@ bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts, GError 
             return error_msg(error, "Invalid parameter '%s'", key);
         }
     }
-    if (!values_fit(t->format, opts, error) || !values_fit(t->protocol, opts, error)) {
+    if (!values_fit(t->format, NULL, opts, error) ||
+        !values_fit(t->protocol, t->format, opts, error)) {
         return false;
     }
     fill_defaults(t->format, opts);

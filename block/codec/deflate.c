@@ -8,8 +8,12 @@
  * compressor costs more than a small chunk, so each thread keeps its own.
  */
 
-/* Smaller output than zlib's default at a fraction of its time (docs/adr). */
-enum { LEVEL = 3 };
+/*
+ * 400 MB of programs and libraries in clusters of 64 KiB, against zlib's level 6 with
+ * the 4 KiB window that qemu-img uses: level 1 0.19 of its time and 1.022 of its size,
+ * level 2 0.27 and 0.979, level 3 0.31 and 0.970. The first that is not larger.
+ */
+enum { LEVEL = 2 };
 
 static void free_compressor(void *c)
 {

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -41,6 +42,14 @@ struct file {
     _Atomic unsigned cannot; /* WAY_... that this file system refused */
     _Atomic int sync_error;  /* the errno that sticks */
     struct file_lock lock;
+
+    /*
+     * The last stretch of data that was looked up. Some file systems walk all of it to
+     * find its end (tmpfs), and who maps an image asks once per cluster. It may be out
+     * of date towards "data", which is always a right answer.
+     */
+    pthread_mutex_t data_lock;
+    uint64_t data_from, data_to;
 };
 
 struct file_req {
@@ -51,6 +60,24 @@ struct file_req {
 _Static_assert(sizeof(struct file_req) <= BLK_REQ_DRIVER_BYTES, "blk_req.driver");
 
 /* ---- requests -------------------------------------------------------------------- */
+
+static bool file_known_data(struct file *f, uint64_t offset, struct blk_extent *ret)
+{
+    pthread_mutex_lock(&f->data_lock);
+    bool known = offset >= f->data_from && offset < f->data_to;
+    if (known) {
+        ret->len = MIN(ret->len, f->data_to - offset);
+    }
+    pthread_mutex_unlock(&f->data_lock);
+    return known;
+}
+
+static void file_forget_data(struct file *f)
+{
+    pthread_mutex_lock(&f->data_lock);
+    f->data_to = 0;
+    pthread_mutex_unlock(&f->data_lock);
+}
 
 static unsigned file_way(const struct file *f, const struct blk_req *req)
 {
@@ -134,6 +161,9 @@ static int file_next(struct blk *b, const struct blk_req *req, struct file_req *
     }
     if (ret < 0) {
         return (int)ret;
+    }
+    if (fr->way) {
+        file_forget_data(f);
     }
     if (req->op == BLK_READ && (uint64_t)ret < req->len) {
         file_zero_rest(req, (uint64_t)ret);
@@ -232,8 +262,11 @@ static void file_submit(struct blk *b, struct blk_req *req)
 static int file_status(struct blk *b, uint64_t offset, uint64_t len,
                        struct blk_extent *ret)
 {
-    const struct file *f = b->priv;
+    struct file *f = b->priv;
     *ret = (struct blk_extent){.kind = BLK_EXT_DATA, .len = len, .offset = offset};
+    if (file_known_data(f, offset, ret)) {
+        return 0;
+    }
     off_t data = lseek(f->fd, (off_t)offset, SEEK_DATA);
     if (data < 0) {
         /* ENXIO: nothing but a hole up to the end, or behind it. */
@@ -249,6 +282,10 @@ static int file_status(struct blk *b, uint64_t offset, uint64_t len,
     }
     off_t hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
     if (hole > 0 && (uint64_t)hole > offset) {
+        pthread_mutex_lock(&f->data_lock);
+        f->data_from = offset;
+        f->data_to = (uint64_t)hole;
+        pthread_mutex_unlock(&f->data_lock);
         ret->len = MIN(len, (uint64_t)hole - offset);
     }
     return 0;
@@ -402,6 +439,7 @@ static bool file_open(struct blk *b, json_t *opts, GError **error)
 {
     struct file *f = g_new0(struct file, 1);
     f->fd = -1;
+    pthread_mutex_init(&f->data_lock, NULL);
     b->priv = f;
     const char *name = blk_opt_str(opts, "filename", NULL);
     bool by_fd = json_object_get(opts, "fd") != NULL;
@@ -432,6 +470,9 @@ static void file_close(struct blk *b)
             file_lock_set(&f->lock, f->fd, &none, b->filename, NULL);
         }
         close(f->fd);
+    }
+    if (f) {
+        pthread_mutex_destroy(&f->data_lock);
     }
     g_free(f);
 }
