@@ -482,7 +482,8 @@ static bool writes_kept(struct fz_gen *g, const struct x86_insn *i)
             return true;
         }
     }
-    if (explicit & 1u << X86_RSP && (g->no_stack || fz_chance(&g->r, 95))) {
+    unsigned seldom = i->op == X86_OP_POP ? 40 : 95;
+    if (explicit & 1u << X86_RSP && (g->no_stack || fz_chance(&g->r, seldom))) {
         return true;
     }
     return explicit & g->keep && fz_chance(&g->r, 85);

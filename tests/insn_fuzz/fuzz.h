@@ -50,7 +50,7 @@
 #define FZ_EXIT32 (FZ_EXIT + 0x40)
 
 #define FZ_FS_BASE (FZ_DATA - 0x12340)
-#define FZ_GS_BASE (FZ_DATA + 0x5678)
+#define FZ_GS_BASE (FZ_FS_BASE + 0x248) /* the other one's data is mapped, too */
 
 /* In 32-bit code FS and GS are the first two of the process's own descriptors. 16-bit
  * addresses reach the data through both; GS ends before the last bytes of the second

@@ -228,6 +228,11 @@ static void before_divide(struct fz_gen *g, const struct x86_desc *row)
         }
         return;
     }
+    if (row->op == X86_OP_IDIV && fz_chance(r, 10)) { /* by -1: see after() */
+        fz_ensure(g, X86_RDX, UINT64_MAX);
+        fz_ensure(g, X86_RAX, UINT64_MAX << (fz_chance(r, 50) ? 63 : 31));
+        return;
+    }
     if (fz_chance(r, 75)) {
         uint64_t high = fz_chance(r, 60)   ? 0
                         : fz_chance(r, 50) ? UINT64_MAX
@@ -540,6 +545,14 @@ static void after(struct fz_gen *g, struct fz_insn *in, uint64_t target)
     case X86_OP_BTS:
     case X86_OP_BTR:
     case X86_OP_BTC: after_bits(g, in); break;
+    case X86_OP_DIV:
+    case X86_OP_IDIV:
+        if (fz_chance(r, 15) && i->opnd[0].reg != X86_RAX &&
+            i->opnd[0].reg != X86_RDX) {
+            give(g, in, 0, target, fz_chance(r, 70) ? UINT64_MAX : fz_below(r, 2),
+                 i->opnd[0].size);
+        }
+        break;
     case X86_OP_CMPXCHG:
     case X86_OP_CMPXCHG8B:
     case X86_OP_CMPXCHG16B: give_accumulator(g, in, target); break;
