@@ -457,8 +457,9 @@ void fz_native_run(const struct fz_mem *mem, struct fz_outcome *ret,
 struct fz_guest;
 struct fz_guest *fz_guest_new(unsigned tier);
 void fz_guest_free(struct fz_guest *g);
+/* @warm: its TLB knows the data and the stack. */
 void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcome *ret,
-                  const struct fz_state *from);
+                  const struct fz_state *from, bool warm);
 /* The tick of the watchdog, from its signal handler. */
 #define FZ_TICK_US 20000
 void fz_guest_tick(void);

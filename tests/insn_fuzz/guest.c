@@ -108,6 +108,54 @@ static void put_descriptor(struct t0_test *t, const struct x86_segment *s)
     le64_put(t->ram + LDT + (s->sel & 0xfff8), raw);
 }
 
+/* --- Filling the TLB ------------------------------------------------------- */
+
+/*
+ * Every run starts with an empty TLB, and the translator leaves what misses it to the
+ * interpreter. This code, behind that at FZ_EXIT, reads and writes each page once, with
+ * RAX, changes no flag, and goes where it is told to.
+ */
+enum { WARM_64 = 0x100, WARM_32 = 0x200, WARM_RAX = 0x800, WARM_RIP = 0x808 };
+
+static uint8_t *put_abs(uint8_t *p, unsigned bits, uint8_t opcode, unsigned digit,
+                        uint64_t la)
+{
+    if (bits == 64 && opcode != 0xff) {
+        *p++ = 0x48;
+    }
+    *p++ = opcode;
+    *p++ = (uint8_t)((bits == 64 ? 4 : 5) | digit << 3);
+    if (bits == 64) {
+        *p++ = 0x25; /* SIB: no register */
+    }
+    le32_put(p, (uint32_t)la);
+    return p + 4;
+}
+
+static void make_warm(struct fz_guest *g, unsigned bits)
+{
+    static const uint64_t pages[] = {FZ_DATA, FZ_DATA + FZ_PAGE, FZ_STACK,
+                                     FZ_DATA + 2 * FZ_PAGE};
+    uint8_t *p = g->t->ram + EXIT_PHYS + (bits == 64 ? WARM_64 : WARM_32);
+    for (unsigned i = 0; i < ARRAY_LEN(pages); i++) {
+        p = put_abs(p, bits, 0x8b, 0, pages[i]); /* mov rax, [] */
+        if (i < 3) {
+            p = put_abs(p, bits, 0x89, 0, pages[i]); /* mov [], rax */
+        }
+    }
+    p = put_abs(p, bits, 0x8b, 0, FZ_EXIT + WARM_RAX);
+    put_abs(p, bits, 0xff, 4, FZ_EXIT + WARM_RIP); /* jmp [] */
+}
+
+static void start_warm(struct fz_guest *g, const struct fz_state *from)
+{
+    struct t0_test *t = g->t;
+    bool in_64 = from->seg[X86_CS] == 0x33;
+    le64_put(t->ram + EXIT_PHYS + WARM_RAX, from->gpr[X86_RAX]);
+    le64_put(t->ram + EXIT_PHYS + WARM_RIP, from->rip);
+    t->s.rip = FZ_EXIT + (in_64 ? WARM_64 : WARM_32);
+}
+
 static void make_kernel(struct fz_guest *g)
 {
     struct t0_test *t = g->t;
@@ -136,6 +184,8 @@ struct fz_guest *fz_guest_new(unsigned tier)
     struct t0_test *t = g->t = t0_test_new_tier(64, RAM_KIB, NULL, tier);
     make_tables(g);
     make_kernel(g);
+    make_warm(g, 64);
+    make_warm(g, 32);
     t0_test_user(t);
     struct x86_state *s = &t->s;
     s->cr3 = TABLES;
@@ -300,7 +350,7 @@ static enum vcpu_exit run(struct fz_guest *g, bool *ret_timeout)
 }
 
 void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcome *ret,
-                  const struct fz_state *from)
+                  const struct fz_state *from, bool warm)
 {
     struct t0_test *t = g->t;
     bool timeout;
@@ -315,6 +365,9 @@ void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcom
     t->s.seg[X86_FS].base = from->fs_base;
     t->s.seg[X86_GS].base = from->gs_base;
     fpu_from_xsave(&t->s.fpu, from->xsave);
+    if (warm) {
+        start_warm(g, from);
+    }
 
     enum vcpu_exit exit = run(g, &timeout);
     memset(&ret->s, 0, sizeof(ret->s));

@@ -186,7 +186,6 @@ T1_MUTANTS = [
     ("div_of_any_dividend", BT + "t1_insn.c",
      "    slow_unless_zero(t);\n    t1_op_reg(e, &mov, T1_RCX, by);",
      "    t1_op_reg(e, &mov, T1_RCX, by);"),
-    ("bsf_of_zero_writes", BT + "t1_insn.c", "t->insn->op == X86_OP_BSF ||\n", "\n"),
     ("write16_clears_memory_register", BT + "t1_insn.c", "|| o->size < 4 ||",
      "|| o->size < 2 ||"),
     ("low_byte_without_rex", BT + "t1_insn.c", "t1_host[o->reg] >= 4;",
