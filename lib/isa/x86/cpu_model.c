@@ -30,6 +30,20 @@ static const uint8_t level_v2[] = {
 static const uint8_t level_v3[] = {
     F(AVX), F(AVX2), F(BMI1), F(BMI2), F(F16C), F(FMA), F(ABM), F(MOVBE), F(XSAVE), END,
 };
+static const uint8_t extra_conroe[] = {F(SSSE3), END};
+static const uint8_t extra_penryn[] = {F(SSSE3), F(SSE4_1), END};
+static const uint8_t extra_westmere[] = {F(AES), F(PCLMULQDQ), END};
+static const uint8_t extra_sandy_bridge[] = {F(AVX), F(XSAVE), F(XSAVEOPT), F(RDTSCP),
+                                             END};
+static const uint8_t extra_ivy_bridge[] = {
+    F(F16C), F(RDRAND), F(FSGSBASE), F(SMEP), F(ERMS), END,
+};
+static const uint8_t extra_broadwell[] = {
+    F(RDSEED), F(ADX), F(SMAP), F(PREFETCHW), END,
+};
+static const uint8_t extra_rome[] = {
+    F(CLWB), F(RDPID), F(UMIP), F(WBNOINVD), F(CLZERO), END,
+};
 static const uint8_t extra_haswell[] = {
     F(PCLMULQDQ), F(AES),     F(PCID),   F(RDRAND), F(FSGSBASE), F(SMEP),
     F(ERMS),      F(INVPCID), F(RDTSCP), F(ARAT),   F(XSAVEOPT), END,
@@ -56,7 +70,7 @@ static const struct named_model {
     const char *name, *vendor, *brand;
     uint16_t family, model, stepping;
     unsigned base;
-    const uint8_t *levels[4];
+    const uint8_t *levels[6];
     const char *help;
 } named_models[] = {
     {"qemu64",
@@ -77,6 +91,69 @@ static const struct named_model {
      0,
      {level_base, level_v2},
      "Intel, 2008"},
+    {"kvm64",
+     "GenuineIntel",
+     "Common KVM processor",
+     15,
+     6,
+     1,
+     0,
+     {level_base},
+     "as qemu64, with Intel's name"},
+    {"Opteron_G1",
+     "AuthenticAMD",
+     "AMD Opteron 240 (Gen 1 Class Opteron)",
+     15,
+     6,
+     1,
+     0,
+     {level_base},
+     "AMD, 2003"},
+    {"Conroe",
+     "GenuineIntel",
+     "Intel Celeron_4x0 (Conroe/Merom Class Core 2)",
+     6,
+     15,
+     3,
+     0,
+     {level_base, extra_conroe},
+     "Intel, 2006"},
+    {"Penryn",
+     "GenuineIntel",
+     "Intel Core 2 Duo P9xxx (Penryn Class Core 2)",
+     6,
+     23,
+     3,
+     0,
+     {level_base, extra_penryn},
+     "Intel, 2007"},
+    {"Westmere",
+     "GenuineIntel",
+     "Westmere E56xx/L56xx/X56xx (Nehalem-C)",
+     6,
+     44,
+     1,
+     0,
+     {level_base, level_v2, extra_westmere},
+     "Intel, 2010"},
+    {"SandyBridge",
+     "GenuineIntel",
+     "Intel Xeon E312xx (Sandy Bridge)",
+     6,
+     42,
+     1,
+     0,
+     {level_base, level_v2, extra_westmere, extra_sandy_bridge},
+     "Intel, 2011"},
+    {"IvyBridge",
+     "GenuineIntel",
+     "Intel Xeon E3-12xx v2 (Ivy Bridge)",
+     6,
+     58,
+     9,
+     0,
+     {level_base, level_v2, extra_westmere, extra_sandy_bridge, extra_ivy_bridge},
+     "Intel, 2012"},
     {"x86-64-v2",
      "AuthenticAMD",
      "Lodge x86-64-v2 CPU",
@@ -95,6 +172,15 @@ static const struct named_model {
      0,
      {level_base, level_v2, level_v3, extra_haswell},
      "Intel, 2013"},
+    {"Broadwell",
+     "GenuineIntel",
+     "Intel Core Processor (Broadwell)",
+     6,
+     61,
+     2,
+     0,
+     {level_base, level_v2, level_v3, extra_haswell, extra_broadwell},
+     "Intel, 2014"},
     {"x86-64-v3",
      "AuthenticAMD",
      "Lodge x86-64-v3 CPU",
@@ -113,6 +199,15 @@ static const struct named_model {
      0,
      {level_base, level_v2, level_v3, extra_epyc},
      "AMD, 2017"},
+    {"EPYC-Rome",
+     "AuthenticAMD",
+     "AMD EPYC-Rome Processor",
+     23,
+     49,
+     0,
+     0,
+     {level_base, level_v2, level_v3, extra_epyc, extra_rome},
+     "AMD, 2019"},
     {"host",
      NULL,
      NULL,
@@ -163,6 +258,13 @@ static bool same_feature(const char *a, const char *b)
         }
     }
     return *a == *b;
+}
+
+/* Whether @name begins with @prefix, told apart as features are. */
+static bool same_feature_prefix(const char *name, const char *prefix)
+{
+    g_autofree char *start = g_strndup(name, strlen(prefix));
+    return same_feature(start, prefix);
 }
 
 static const struct {
@@ -265,7 +367,30 @@ static void fill_from_row(struct x86_cpu_model *m, const struct named_model *row
 /* What a "key=value" of -cpu that is no feature does. */
 struct spec_flags {
     bool enforce;
+    GString *missing; /* what was asked for by name and is not known here */
 };
+
+/* Hyper-V's interfaces: known words for what is not offered. */
+static bool is_hyperv(const char *name)
+{
+    return same_feature_prefix(name, "hv-");
+}
+
+static void note_missing(struct spec_flags *flags, const char *name)
+{
+    g_string_append_printf(flags->missing, "%s%s", flags->missing->len ? ", " : "",
+                           name);
+}
+
+/* What page tables of this host can hold; 52 is the architecture's most. */
+static uint8_t host_phys_bits(void)
+{
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(0x80000008, &a, &b, &c, &d)) {
+        return 40;
+    }
+    return (uint8_t)MIN(MAX(a & 0xff, 32u), 52u);
+}
 
 static bool parse_number(const char *key, const char *value, unsigned max,
                          uint16_t *ret, GError **error)
@@ -332,8 +457,26 @@ static bool apply_property(struct x86_cpu_model *m, struct spec_flags *flags,
         m->phys_bits = (uint8_t)bits;
         return true;
     }
+    if (is_hyperv(key) && g_ascii_isdigit(value[0])) {
+        note_missing(flags, key); /* hv-spinlocks=0x1fff */
+        return true;
+    }
     if (!parse_switch(key, value, &on, error)) {
         return false;
+    }
+    if (strcmp(key, "host-phys-bits") == 0) {
+        m->phys_bits = on ? host_phys_bits() : m->phys_bits;
+        return true;
+    }
+    if (strcmp(key, "kvm") == 0) {
+        m->no_kvm = !on;
+        return true;
+    }
+    if (is_hyperv(key)) {
+        if (on) {
+            note_missing(flags, key);
+        }
+        return true;
     }
     if (strcmp(key, "enforce") == 0) {
         flags->enforce = on;
@@ -353,6 +496,12 @@ static bool apply_property(struct x86_cpu_model *m, struct spec_flags *flags,
 static bool apply_word(struct x86_cpu_model *m, struct spec_flags *flags, char *word,
                        GError **error)
 {
+    if ((word[0] == '+' || word[0] == '-') && is_hyperv(word + 1)) {
+        if (word[0] == '+') {
+            note_missing(flags, word + 1);
+        }
+        return true;
+    }
     if (word[0] == '+' || word[0] == '-') {
         enum x86_feat f = find_feature(word + 1);
         if (f == X86_FEAT_NONE) {
@@ -368,11 +517,28 @@ static bool apply_word(struct x86_cpu_model *m, struct spec_flags *flags, char *
     return apply_property(m, flags, word, value ? value : "on", error);
 }
 
-/* Leave out what the accelerator lacks; the names of those, or NULL. */
-static char *bound_features(struct x86_cpu_model *m,
-                            const struct x86_featset *supported)
+/* A feature without the one that it builds on is none. */
+static void drop_dependent(struct x86_cpu_model *m)
 {
-    GString *missing = g_string_new(NULL);
+    static const uint8_t needs[][2] = {
+        {F(INVPCID), F(PCID)},  {F(XSAVEOPT), F(XSAVE)},  {F(XSAVEC), F(XSAVE)},
+        {F(XGETBV1), F(XSAVE)}, {F(XSAVES), F(XSAVEC)},   {F(AVX), F(XSAVE)},
+        {F(AVX2), F(AVX)},      {F(FMA), F(AVX)},         {F(F16C), F(AVX)},
+        {F(VAES), F(AVX2)},     {F(VPCLMULQDQ), F(AVX2)}, {F(AVX_VNNI), F(AVX2)},
+        {F(FXSR_OPT), F(FXSR)}, {F(SSE), F(FXSR)},        {F(SSE2), F(SSE)},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(needs); i++) {
+        if (!x86_cpu_has(m, needs[i][1])) {
+            x86_featset_put(&m->feats, needs[i][0], false);
+        }
+    }
+}
+
+/* Leave out what the accelerator lacks; the names of those and of @missing, which is
+ * taken, or NULL. */
+static char *bound_features(struct x86_cpu_model *m,
+                            const struct x86_featset *supported, GString *missing)
+{
     for (unsigned f = 1; f < X86_NB_FEATS; f++) {
         if (x86_cpu_has(m, f) && !x86_featset_has(supported, f)) {
             g_string_append_printf(missing, "%s%s", missing->len ? ", " : "",
@@ -408,14 +574,16 @@ struct x86_cpu_model *x86_cpu_model_new(const char *spec,
         return NULL;
     }
     g_autofree struct x86_cpu_model *m = g_new0(struct x86_cpu_model, 1);
-    struct spec_flags flags = {0};
+    struct spec_flags flags = {.missing = g_string_new(NULL)};
     fill_from_row(m, row, supported);
     for (char **w = words + 1; *w; w++) {
         if (!apply_word(m, &flags, *w, error)) {
+            g_string_free(flags.missing, TRUE);
             return NULL;
         }
     }
-    g_autofree char *missing = bound_features(m, supported);
+    g_autofree char *missing = bound_features(m, supported, flags.missing);
+    drop_dependent(m);
     if (missing && flags.enforce) {
         error_msg(error, "CPU model '%s': the accelerator lacks: %s", row->name,
                   missing);

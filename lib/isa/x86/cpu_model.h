@@ -60,6 +60,7 @@ struct x86_cpu_model {
     uint16_t family, model, stepping;
     uint32_t max_leaf, max_ext_leaf; /* largest basic and extended leaf */
     uint8_t phys_bits, virt_bits;
+    bool no_kvm; /* kvm=off: a guest that looks for KVM's interface finds none */
     struct x86_featset feats;
     struct x86_topology topo; /* one processor until its owner says otherwise */
 };

@@ -35,6 +35,36 @@ static void model_edits_features_of_the_named_one(void)
     g_assert_false(x86_cpu_has(m, X86_FEAT_X2APIC));
 }
 
+static void model_drops_what_builds_on_a_missing_feature(void)
+{
+    g_autofree struct x86_cpu_model *m = model("qemu64,-pcid,+invpcid,+avx2,-xsave");
+    g_assert_false(x86_cpu_has(m, X86_FEAT_INVPCID));
+    g_assert_false(x86_cpu_has(m, X86_FEAT_AVX2));
+    g_autofree struct x86_cpu_model *n = model("qemu64,+pcid,+invpcid,+la57");
+    g_assert_true(x86_cpu_has(n, X86_FEAT_INVPCID));
+    g_assert_true(x86_cpu_has(n, X86_FEAT_LA57));
+}
+
+static void max_leaves_out_what_comes_by_name_only(void)
+{
+    g_autofree struct x86_cpu_model *m = model("max");
+    g_assert_false(x86_cpu_has(m, X86_FEAT_LA57));
+    g_assert_false(x86_cpu_has(m, X86_FEAT_MONITOR));
+    g_autofree struct x86_cpu_model *n = model("max,+monitor");
+    g_assert_true(x86_cpu_has(n, X86_FEAT_MONITOR));
+}
+
+static void hyperv_is_known_and_missing(void)
+{
+    struct x86_featset all = everything();
+    g_autofree char *missing = NULL;
+    g_autofree struct x86_cpu_model *m =
+        x86_cpu_model_new("kvm64,hv_time,hv-synic=on,hv_vapic=off,hv-spinlocks=0x1fff",
+                          &all, &missing, NULL);
+    g_assert_nonnull(m);
+    g_assert_cmpstr(missing, ==, "hv_time, hv-synic, hv-spinlocks");
+}
+
 static void model_is_bounded_by_the_accelerator(void)
 {
     struct x86_featset some = everything();
@@ -207,6 +237,10 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/cpu-model/edit", model_edits_features_of_the_named_one);
     g_test_add_func("/cpu-model/bound", model_is_bounded_by_the_accelerator);
+    g_test_add_func("/cpu-model/dependent",
+                    model_drops_what_builds_on_a_missing_feature);
+    g_test_add_func("/cpu-model/by-name", max_leaves_out_what_comes_by_name_only);
+    g_test_add_func("/cpu-model/hyperv", hyperv_is_known_and_missing);
     g_test_add_func("/cpu-model/bad", model_refuses_unknown_words_by_name);
     g_test_add_func("/cpuid/identity", cpuid_tells_identity_and_follows_cr4);
     g_test_add_func("/cpuid/xsave", cpuid_xsave_sizes_follow_xcr0);

@@ -222,6 +222,7 @@ struct t0_cpu {
     uint64_t seg_base[X86_NB_SEG]; /* s.seg[].base; in 64-bit mode 0 but FS and GS */
     struct t0_tlb_entry *tlb;      /* the current bank */
     struct vcpu *vcpu;
+    uint8_t rmw_open;        /* T0_RMW_*: t0_rmw_end() has something to do */
     bool stay_out;           /* single step: jumps go back to the run loop */
     uint8_t canon_shift;     /* 64 - bits of a linear address: 16, or 7 with LA57 */
     uint8_t debug;           /* T0_DEBUG_* of t0_priv.h: 0 when nothing is watched */
@@ -435,10 +436,10 @@ static inline uint64_t t0_store(struct t0_cpu *c, uint64_t la, uint64_t v,
 /*
  * Read-modify-write: where the operand is, writable. When it is plain RAM in one
  * page, ret.v is its host address and the handler works on it in place (with a LOCK
- * prefix of the host for a LOCKed one). Otherwise (page crossing, MMIO, code page)
- * ret.v is c's bounce buffer, filled with the operand after the write permission was
- * checked, and t0_rmw_end() writes it back; LOCKed ones are then serialised by
- * stopping nobody but taking the VM's split-lock mutex.
+ * prefix of the host for a LOCKed one), code pages included: then t0_rmw_end() tells
+ * who has the code. Otherwise (page crossing, MMIO) ret.v is c's bounce buffer, filled
+ * with the operand after the write permission was checked, and t0_rmw_end() writes it
+ * back; meanwhile the other vCPUs are stopped, or for MMIO other such accesses.
  * Every successful begin is followed by exactly one end. fault: c->exc is set.
  */
 struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
@@ -455,15 +456,12 @@ static inline struct t0_val t0_rmw_begin(struct t0_cpu *c, uint64_t la, unsigned
     return t0_rmw_begin_slow(c, la, size, seg);
 }
 
-/* @p: what begin gave. Cheap when it was guest RAM. */
-static inline bool t0_is_bounce(const struct t0_cpu *c, uint64_t p)
-{
-    return p == (uint64_t)(uintptr_t)c->bounce;
-}
+enum { T0_RMW_NONE, T0_RMW_IN_PLACE, T0_RMW_BOUNCE };
 
+/* @p: what begin gave. Cheap when nothing stood in the way. */
 static inline void t0_rmw_end(struct t0_cpu *c, uint64_t p)
 {
-    if (unlikely(t0_is_bounce(c, p))) {
+    if (unlikely(c->rmw_open)) {
         t0_rmw_end_slow(c);
     }
 }

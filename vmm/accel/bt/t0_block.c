@@ -133,6 +133,61 @@ static void answer_inbox_locked(struct t0_cpu *c)
     }
 }
 
+/* Wait until no other vCPU runs alone. */
+static void let_exclusive_locked(struct t0_cpu *c)
+{
+    struct t0_vm *tvm = c->core->tvm;
+    while (unlikely(tvm->exclusive && tvm->exclusive != c)) {
+        c->core->inbox.paused = true;
+        answer_inbox_locked(c);
+        g_cond_broadcast(&tvm->cond);
+        g_cond_wait(&tvm->cond, &tvm->lock);
+    }
+    c->core->inbox.paused = false;
+}
+
+void t0_exclusive_begin(struct t0_cpu *c)
+{
+    struct t0_vm *tvm = c->core->tvm;
+    if (tvm->cpus->len == 1) {
+        return;
+    }
+    g_mutex_lock(&tvm->lock);
+    let_exclusive_locked(c);
+    tvm->exclusive = c;
+    for (guint i = 0; i < tvm->cpus->len; i++) {
+        struct t0_cpu *o = g_ptr_array_index(tvm->cpus, i);
+        if (o != c && o->core->inbox.in_guest) {
+            vcpu_kick(o->vcpu, T0_ATTN);
+        }
+    }
+    for (;;) {
+        bool busy = false;
+        answer_inbox_locked(c);
+        for (guint i = 0; i < tvm->cpus->len; i++) {
+            struct t0_cpu *o = g_ptr_array_index(tvm->cpus, i);
+            busy |= o != c && o->core->inbox.in_guest && !o->core->inbox.paused;
+        }
+        if (!busy) {
+            break;
+        }
+        g_cond_wait(&tvm->cond, &tvm->lock);
+    }
+    g_mutex_unlock(&tvm->lock);
+}
+
+void t0_exclusive_end(struct t0_cpu *c)
+{
+    struct t0_vm *tvm = c->core->tvm;
+    if (tvm->cpus->len == 1) {
+        return;
+    }
+    g_mutex_lock(&tvm->lock);
+    tvm->exclusive = NULL;
+    g_cond_broadcast(&tvm->cond);
+    g_mutex_unlock(&tvm->lock);
+}
+
 /* Ask all others in guest code to drop their store translations and wait. */
 static void drop_foreign_writes_locked(struct t0_cpu *c)
 {
@@ -299,7 +354,8 @@ static void kill_block(struct t0_cpu *c, struct t0_block *b)
 void t0_block_abandon(struct t0_cpu *c)
 {
     struct t0_block *b = c->block;
-    if (b && !(b->flags & (T0_BLOCK_SCRATCH | T0_BLOCK_DEAD))) {
+    bool in_arena = (size_t)((uint8_t *)b - c->core->arena) < c->core->arena_used;
+    if (b && in_arena && !(b->flags & (T0_BLOCK_SCRATCH | T0_BLOCK_DEAD))) {
         kill_block(c, b);
     }
 }
@@ -442,6 +498,7 @@ void t0_inbox_read(struct t0_cpu *c)
     g_mutex_lock(&tvm->lock);
     vcpu_take_attention(c->vcpu, T0_ATTN);
     answer_inbox_locked(c);
+    let_exclusive_locked(c);
     c->core->a20_mask = tvm->a20_mask; /* a change comes with a flush */
     copy = *in;
     in->flush = false;

@@ -137,11 +137,13 @@ struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
     memcpy(c->bounce, (void *)(uintptr_t)la, size);
     t.rmw.la = la;
     t.rmw.size = size;
+    c->rmw_open = T0_RMW_BOUNCE;
     return (struct t0_val){(uint64_t)(uintptr_t)c->bounce, 0};
 }
 
 void t0_rmw_end_slow(struct t0_cpu *c)
 {
+    c->rmw_open = T0_RMW_NONE;
     memcpy((void *)(uintptr_t)t.rmw.la, c->bounce, t.rmw.size);
 }
 

@@ -512,6 +512,25 @@ static unsigned mmio_piece(uint64_t gpa, unsigned n)
     return size;
 }
 
+static uint64_t mmio_read(struct t0_cpu *c, uint64_t gpa, unsigned size)
+{
+    uint64_t v;
+    return lapic_moved_read(c->vcpu, gpa, size, &v)
+               ? v
+               : vcpu_mmio_read(c->vcpu, gpa, size);
+}
+
+/* What a device wants of this vCPU is looked at with the next instruction. */
+static void mmio_write(struct t0_cpu *c, uint64_t gpa, uint64_t v, unsigned size)
+{
+    if (!lapic_moved_write(c->vcpu, gpa, v)) {
+        vcpu_mmio_write(c->vcpu, gpa, v, size);
+    }
+    if (unlikely(vcpu_wants_attention(c->vcpu))) {
+        t0_block_abandon(c);
+    }
+}
+
 static void read_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
                       void *buf, unsigned n)
 {
@@ -524,7 +543,7 @@ static void read_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
     t0_fpu_lend(c);
     while (n) {
         unsigned k = mmio_piece(gpa, n);
-        uint64_t v = vcpu_mmio_read(c->vcpu, gpa, k);
+        uint64_t v = mmio_read(c, gpa, k);
         memcpy(out, &v, k);
         out += k, gpa += k, n -= k;
     }
@@ -553,7 +572,7 @@ static void write_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
         unsigned k = mmio_piece(gpa, n);
         uint64_t v = 0;
         memcpy(&v, in, k);
-        vcpu_mmio_write(c->vcpu, gpa, v, k);
+        mmio_write(c, gpa, v, k);
         in += k, gpa += k, n -= k;
     }
 }
@@ -616,7 +635,7 @@ struct t0_val t0_load_slow(struct t0_cpu *c, uint64_t la, unsigned size, unsigne
         }
     } else {
         t0_fpu_lend(c);
-        r.v = vcpu_mmio_read(c->vcpu, p[0].gpa | (la & PAGE_OFF), size);
+        r.v = mmio_read(c, p[0].gpa | (la & PAGE_OFF), size);
     }
     return r;
 }
@@ -635,7 +654,7 @@ uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
         write_page(c, &p[1], la + n, (uint8_t *)&v + n, size - n);
     } else if (!p[0].region) {
         t0_fpu_lend(c);
-        vcpu_mmio_write(c->vcpu, p[0].gpa | (la & PAGE_OFF), v, size);
+        mmio_write(c, p[0].gpa | (la & PAGE_OFF), v, size);
     } else if (p[0].region->kind == GMEM_RAM) {
         void *h = host_of(&p[0], la);
         switch (size) {
@@ -779,6 +798,7 @@ bool t0_monitor_hit(const struct t0_cpu *c)
 struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
                                 unsigned seg)
 {
+    struct t0_core *core = c->core;
     struct page_ref p[2];
     if (misaligned(c, la, size) || get_pages(c, la, size, true, seg, p)) {
         return (struct t0_val){0, 1};
@@ -788,31 +808,54 @@ struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
     if (h) {
         return (struct t0_val){(uint64_t)(uintptr_t)h, 0};
     }
-    g_mutex_lock(&c->core->tvm->split);
     unsigned n = first_part(la, size);
+    core->rmw.la = la;
+    core->rmw.size = size;
+    core->rmw.seg = seg;
+    if (n == size && p[0].region && p[0].region->kind == GMEM_RAM) {
+        core->rmw.region = p[0].region;
+        core->rmw.gpa = p[0].gpa | (la & PAGE_OFF);
+        c->rmw_open = T0_RMW_IN_PLACE;
+        return (struct t0_val){(uint64_t)(uintptr_t)host_of(&p[0], la), 0};
+    }
+    core->rmw.alone = n < size && p[0].region && p[1].region;
+    if (core->rmw.alone) {
+        t0_exclusive_begin(c);
+    } else {
+        g_mutex_lock(&core->tvm->split);
+    }
     read_page(c, &p[0], la, c->bounce, n);
     if (n < size) {
         read_page(c, &p[1], la + n, c->bounce + n, size - n);
     }
-    c->core->rmw.la = la;
-    c->core->rmw.size = size;
-    c->core->rmw.seg = seg;
+    c->rmw_open = T0_RMW_BOUNCE;
     return (struct t0_val){(uint64_t)(uintptr_t)c->bounce, 0};
 }
 
 void t0_rmw_end_slow(struct t0_cpu *c)
 {
+    struct t0_core *core = c->core;
+    uint8_t how = c->rmw_open;
+    c->rmw_open = T0_RMW_NONE;
+    if (how == T0_RMW_IN_PLACE) {
+        t0_code_stored(c, core->rmw.region, core->rmw.gpa, core->rmw.size);
+        return;
+    }
     /* The pages were translated for writing by the begin. */
     struct page_ref p[2];
-    uint64_t la = c->core->rmw.la;
-    unsigned size = c->core->rmw.size, n = first_part(la, size);
-    if (!get_pages(c, la, size, true, c->core->rmw.seg, p)) {
+    uint64_t la = core->rmw.la;
+    unsigned size = core->rmw.size, n = first_part(la, size);
+    if (!get_pages(c, la, size, true, core->rmw.seg, p)) {
         write_page(c, &p[0], la, c->bounce, n);
         if (n < size) {
             write_page(c, &p[1], la + n, c->bounce + n, size - n);
         }
     }
-    g_mutex_unlock(&c->core->tvm->split);
+    if (core->rmw.alone) {
+        t0_exclusive_end(c);
+    } else {
+        g_mutex_unlock(&core->tvm->split);
+    }
 }
 
 /* --- Segments -------------------------------------------------------------- */

@@ -74,10 +74,11 @@ struct t0_vm {
     uint32_t heat; /* executions after which a block is translated */
     bool record;   /* -accel bt,record=on: every block start goes into the ring */
     uint64_t cache_bytes;
-    GMutex split;      /* serialises LOCKed operations that are not done in place */
-    GMutex lock;       /* guards what follows and every inbox */
-    GCond cond;        /* an inbox was emptied, or a vCPU left guest code */
-    uint64_t a20_mask; /* see struct t0_core */
+    GMutex split;             /* serialises read-modify-writes of devices */
+    GMutex lock;              /* guards what follows and every inbox */
+    struct t0_cpu *exclusive; /* runs alone: t0_exclusive_begin() */
+    GCond cond;               /* an inbox was emptied, or a vCPU left guest code */
+    uint64_t a20_mask;        /* see struct t0_core */
     GHashTable *pages; /* page number -> mask of vCPUs (index % 64) caching code */
     GPtrArray *cpus;   /* struct t0_cpu *, borrowed */
 };
@@ -86,6 +87,7 @@ struct t0_vm {
 struct t0_inbox {
     bool in_guest;    /* inside accel run(): may touch guest memory */
     bool drop_writes; /* forget all translations for stores */
+    bool paused;      /* waits for the end of t0_vm.exclusive */
     bool flush;       /* forget all blocks and translations */
     unsigned nb;      /* ranges of guest-physical addresses to invalidate */
     struct {
@@ -151,7 +153,9 @@ struct t0_core {
     struct {
         uint64_t la;
         unsigned size, seg;
-        bool locked;
+        bool alone; /* the other vCPUs are stopped */
+        const struct gmem_region *region;
+        uint64_t gpa;
     } rmw;
     struct {
         bool armed, wanted; /* MONITOR was executed; MWAIT, and the run loop waits */
@@ -259,6 +263,11 @@ void t0_code_stored(struct t0_cpu *c, const struct gmem_region *r, uint64_t gpa,
 /* Do what the inbox says. Thread: the vCPU's, no block running. */
 void t0_inbox_read(struct t0_cpu *c);
 void t0_guest_enter(struct t0_cpu *c);
+
+/* Stop all other vCPUs at a block boundary, and let them go on: for a LOCKed operand
+ * over a page boundary. Thread: the vCPU's, also while a block is running. */
+void t0_exclusive_begin(struct t0_cpu *c);
+void t0_exclusive_end(struct t0_cpu *c);
 void t0_guest_leave(struct t0_cpu *c);
 
 /* accel_ops.invalidate. Any thread. */

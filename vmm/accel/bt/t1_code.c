@@ -251,7 +251,8 @@ static uint64_t do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
         return 1;
     }
     if (unlikely(generation != t1->generation || (b->flags & T0_BLOCK_DEAD) ||
-                 (what & T1_ENSURE) || !make_ready(c, what))) {
+                 vcpu_wants_attention(c->vcpu) || (what & T1_ENSURE) ||
+                 !make_ready(c, what))) {
         c->insns++;
         c->s.rip = c->rip_base + single->ops[0].next;
         return 1;

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "lib/base/base.h"
+#include "lib/isa/x86/cpu_model.h"
 #include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/state.h"
@@ -335,14 +336,16 @@ static bool lapic_xapic_write(struct lapic *l, unsigned reg, uint32_t value)
 
 /* ---- the page and the message window ---- */
 
-static uint64_t lapic_mmio_read(void *opaque, struct vcpu *vcpu, uint64_t off,
-                                unsigned len)
+static uint64_t page_address(const struct lapic *l)
 {
-    struct lapic *l = vcpu ? lapic_of(vcpu) : NULL;
+    return atomic_load_explicit(&l->base, memory_order_relaxed) & ~UINT64_C(0xfff);
+}
+
+static uint64_t page_read(struct lapic *l, unsigned off, unsigned len)
+{
     const uint64_t all = UINT64_MAX >> (64 - 8 * len);
     uint32_t value = 0;
-    if (!l || off >= 0x1000 || !lapic_hw_enabled(l) || lapic_x2apic(l) ||
-        (atomic_load(&l->base) & ~UINT64_C(0xfff)) != LAPIC_BASE) {
+    if (!lapic_hw_enabled(l) || lapic_x2apic(l)) {
         return all;
     }
     if (off & 0xc) {
@@ -354,6 +357,45 @@ static uint64_t lapic_mmio_read(void *opaque, struct vcpu *vcpu, uint64_t off,
     return value >> 8 * (off & 3) & all;
 }
 
+static void page_write(struct lapic *l, unsigned off, uint32_t value)
+{
+    if (lapic_hw_enabled(l) && !lapic_x2apic(l) && !(off & 0xf) &&
+        !lapic_xapic_write(l, off >> 4, value)) {
+        lapic_error(l, ESR_REGISTER);
+    }
+}
+
+bool lapic_moved_read(struct vcpu *vcpu, uint64_t gpa, unsigned len, uint64_t *ret)
+{
+    struct lapic *l = lapic_of(vcpu);
+    uint64_t page = page_address(l);
+    if (likely(page == LAPIC_BASE || (gpa ^ page) >> 12)) {
+        return false;
+    }
+    *ret = page_read(l, gpa & 0xfff, len);
+    return true;
+}
+
+bool lapic_moved_write(struct vcpu *vcpu, uint64_t gpa, uint64_t value)
+{
+    struct lapic *l = lapic_of(vcpu);
+    uint64_t page = page_address(l);
+    if (likely(page == LAPIC_BASE || (gpa ^ page) >> 12)) {
+        return false;
+    }
+    page_write(l, gpa & 0xfff, (uint32_t)value);
+    return true;
+}
+
+static uint64_t lapic_mmio_read(void *opaque, struct vcpu *vcpu, uint64_t off,
+                                unsigned len)
+{
+    if (!vcpu || off >= 0x1000 || page_address(lapic_of(vcpu)) != LAPIC_BASE) {
+        return UINT64_MAX >> (64 - 8 * len);
+    }
+    return page_read(lapic_of(vcpu), (unsigned)off, len);
+}
+
 static void lapic_mmio_write(void *opaque, struct vcpu *vcpu, uint64_t off,
                              uint64_t value, unsigned len)
 {
@@ -362,13 +404,8 @@ static void lapic_mmio_write(void *opaque, struct vcpu *vcpu, uint64_t off,
         lapic_msi(first->vcpu->vm, LAPIC_BASE + off, value);
         return;
     }
-    struct lapic *l = lapic_of(vcpu);
-    if (!lapic_hw_enabled(l) || lapic_x2apic(l) ||
-        (atomic_load(&l->base) & ~UINT64_C(0xfff)) != LAPIC_BASE || (off & 0xf)) {
-        return;
-    }
-    if (!lapic_xapic_write(l, off >> 4, value)) {
-        lapic_error(l, ESR_REGISTER);
+    if (page_address(lapic_of(vcpu)) == LAPIC_BASE) {
+        page_write(lapic_of(vcpu), (unsigned)off, (uint32_t)value);
     }
 }
 
@@ -444,7 +481,12 @@ static bool lapic_x2apic_write(struct lapic *l, unsigned reg, uint64_t value)
 static bool lapic_write_base(struct lapic *l, uint64_t value)
 {
     uint64_t old = atomic_load(&l->base);
-    uint64_t phys = UINT64_MAX >> (64 - l->vcpu->vm->arch->phys_bits);
+    const struct x86_cpu_model *model = l->vcpu->vm->cpu_model;
+    unsigned bits = l->vcpu->vm->arch->phys_bits;
+    if (model && model->phys_bits) {
+        bits = model->phys_bits;
+    }
+    uint64_t phys = UINT64_MAX >> (64 - bits);
     uint64_t known = (phys & ~UINT64_C(0xfff)) | BASE_BSP | BASE_ENABLE |
                      (l->has_x2apic ? BASE_X2APIC : 0);
     bool on = value & BASE_ENABLE, x2 = value & BASE_X2APIC;

@@ -82,6 +82,14 @@ void lapic_set_features(struct vcpu *vcpu, bool x2apic, bool tsc_deadline);
  */
 bool lapic_map(struct vm *vm, GError **error);
 
+/*
+ * An access of @vcpu, at most 4 bytes, to the register page where its APIC_BASE has
+ * moved it: for accelerators to ask before they go to vm->mmio. False: not there.
+ * Thread: the vCPU's.
+ */
+bool lapic_moved_read(struct vcpu *vcpu, uint64_t gpa, unsigned len, uint64_t *ret);
+bool lapic_moved_write(struct vcpu *vcpu, uint64_t gpa, uint64_t value);
+
 /* What the board connects to every LAPIC of @vm; NULL functions are allowed. */
 struct lapic_board {
     /* A level-triggered @vector was ended on a LAPIC: the IOAPICs look. */

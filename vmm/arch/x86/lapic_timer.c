@@ -152,14 +152,19 @@ static uint32_t timer_current_locked(const struct lapic *l, uint64_t now)
 {
     const struct lapic_timer *t = &l->timer;
     enum timer_mode mode = timer_mode(l);
-    if (t->initial == 0 || mode == TIMER_TSC || now < t->start_ns) {
+    if (t->initial == 0 || mode == TIMER_TSC || !t->deadline_ns) {
         return 0;
     }
-    uint64_t gone = (now - t->start_ns) / timer_tick_ns(l);
-    if (mode == TIMER_PERIODIC) {
-        return t->initial - gone % t->initial;
+    uint64_t tick = timer_tick_ns(l);
+    if (now < t->deadline_ns) {
+        /* Deadlines may be several periods away. */
+        uint64_t left = (t->deadline_ns - now + tick - 1) / tick;
+        return (uint32_t)((left - 1) % t->initial + 1);
     }
-    return gone < t->initial ? t->initial - gone : 0;
+    if (mode == TIMER_ONE_SHOT) {
+        return 0;
+    }
+    return t->initial - (uint32_t)((now - t->deadline_ns) / tick % t->initial);
 }
 
 uint32_t lapic_timer_current(struct lapic *l)
@@ -201,9 +206,11 @@ void lapic_timer_set_divide(struct lapic *l, uint32_t divide)
     g_mutex_unlock(&t->lock);
 }
 
-/* Entering or leaving TSC-deadline mode disarms the timer. */
+/* Entering or leaving TSC-deadline mode disarms the timer. Otherwise it goes on from
+ * where it is: what has run out in one-shot mode stays so. */
 void lapic_timer_set_lvt(struct lapic *l, uint32_t lvt)
 {
+    timer_look(l, false);
     g_mutex_lock(&l->timer.lock);
     bool was_tsc = timer_mode(l) == TIMER_TSC;
     atomic_store(&l->lvt[LVT_TIMER], lvt);
