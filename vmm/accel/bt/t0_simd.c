@@ -293,19 +293,21 @@ static struct t0_tlb_entry *begin_elements(struct t0_cpu *c)
     return old;
 }
 
-/* Of the element @off bytes behind the first: limits are checked of each alone. */
+/* Of the element @off bytes behind the first: limits are checked of each alone, and
+ * only the first one's offset is cut to the address size. */
 static struct t0_val element_address(struct t0_cpu *c, const struct t0_op *op,
                                      unsigned off, unsigned size, bool write)
 {
     struct t0_op at = *op;
     at.disp += off;
-    struct t0_val first = t0_ea(c, op, 1, write);
-    struct t0_val la = first.fault ? first : t0_ea(c, &at, size, write);
-    if (!(c->mode & T0_MODE_64) && !la.fault && la.v < first.v) { /* past the top */
-        t0_set_exc_error(c, op->seg == X86_SS ? X86_EXC_SS : X86_EXC_GP, 0);
-        la.fault = 1;
+    if (op->ea != T0_EA_FLAT64 && op->ea != T0_EA_SEG64) {
+        uint64_t first = t0_offset(c, op);
+        first = op->ea == T0_EA_GENERAL ? (uint16_t)first : (uint32_t)first;
+        at.disp = (int64_t)(first + off);
+        at.base = at.index = T0_REG_ZERO;
+        at.ea = T0_EA_GENERAL64;
     }
-    return la;
+    return t0_ea(c, &at, size, write);
 }
 
 /*
