@@ -296,7 +296,8 @@ static void before_pop(struct fz_gen *g, const struct x86_desc *row, struct fz_w
             emit_push(g, (uint32_t)(fz_chance(r, 90) ? sp : fz_value(r)));
         }
         if (row->op == X86_OP_IRET) {
-            emit_push(g, some_flags(r) | X86_FL_IF | X86_FL_R1);
+            uint32_t step = fz_chance(r, 15) ? X86_FL_TF : 0;
+            emit_push(g, some_flags(r) | step | X86_FL_IF | X86_FL_R1);
         }
         emit_push(g, fz_chance(r, 93) ? user_code(g) : fz_below(r, 0x78));
         emit_push_target(g, to);

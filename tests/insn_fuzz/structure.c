@@ -12,8 +12,8 @@
  *             mov  counter, n
  *     start:  items, among them
  *                 call function
- *                 store to an instruction
- *                 that instruction
+ *                 store to an instruction, each time or once
+ *                 that instruction, here or in the function
  *             dec  counter
  *             jnz  start
  *             jmp  end
@@ -82,7 +82,7 @@ static void loop_begin(struct fz_gen *g)
     static const uint8_t regs[] = {3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     struct fz_rng *r = &g->r;
     unsigned reg = regs[fz_below(r, in_64(g) ? ARRAY_LEN(regs) : 3)];
-    unsigned n = fz_chance(r, 85) ? 1 + fz_below(r, 5) : 1 + fz_below(r, 40);
+    unsigned n = fz_chance(r, 85) ? 1 + fz_below(r, 6) : 1 + fz_below(r, 40);
     uint8_t b[6] = {0x41, (uint8_t)(0xb8 + (reg & 7)), (uint8_t)n};
     put(g, b + (reg < 8), reg < 8 ? 5 : 6);
     g->known &= (uint16_t) ~(1u << reg);
@@ -226,6 +226,10 @@ static void store_string(struct fz_gen *g, const struct plan *p)
 static void store(struct fz_gen *g, const struct plan *p)
 {
     struct fz_rng *r = &g->r;
+    if (p->loop && fz_chance(r, 60)) { /* only once: what it changes is known then */
+        put_rm(g, false, 0x83, 7, (unsigned)g->loop_reg, (int)(1 + fz_below(r, 3)));
+        put_branch(g, JNZ, g->item + 1);
+    }
     uint8_t b[12] = {0};
     unsigned delta = 1 + fz_below(r, 4);
     switch (fz_below(r, 8)) {
@@ -295,7 +299,7 @@ static void make_plan(struct fz_rng *r, struct plan *p)
         unsigned a = p->start + p->body - 2, b = a + 1;
         bool behind = p->loop && fz_chance(r, 50);
         p->store = behind ? b : a;
-        p->victim = behind ? a : b;
+        p->victim = p->function && fz_chance(r, 50) ? p->function_at : behind ? a : b;
     }
 }
 
