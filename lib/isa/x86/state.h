@@ -191,6 +191,7 @@ struct x86_state {
     struct x86_fpu fpu;
 
     enum x86_activity activity;
+    bool a20_low;     /* told, not set: the board holds bit 20 of addresses low */
     bool int_shadow;  /* the instruction after STI or MOV SS */
     bool nmi_blocked; /* between an NMI and its IRET */
     struct {

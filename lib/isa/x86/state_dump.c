@@ -122,8 +122,8 @@ static void dump_rip(const struct dump *d)
     for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
         fputc(s->rflags & flags[i].bit ? flags[i].letter : '-', d->out);
     }
-    fprintf(d->out, "] CPL=%u II=%d A20=1 SMM=0 HLT=%d\n", s->cpl, s->int_shadow,
-            s->activity == X86_HALTED);
+    fprintf(d->out, "] CPL=%u II=%d A20=%d SMM=0 HLT=%d\n", s->cpl, s->int_shadow,
+            !s->a20_low, s->activity == X86_HALTED);
 }
 
 static void dump_system(const struct dump *d)

@@ -143,6 +143,7 @@ static void bt_get_state(struct vcpu *vcpu, void *ret_state)
     s->rflags = t0_get_rflags(c);
     s->cr8 = lapic_get_cr8(vcpu);
     s->msr.tsc_offset = x86_vcpu_of(vcpu)->tsc_offset;
+    s->a20_low = c->core->a20_mask != UINT64_MAX;
     s->event.pending = c->core->exc_pending;
     if (c->core->exc_pending) {
         s->event.vector = c->exc.vector;
@@ -158,6 +159,7 @@ static bool bt_set_state(struct vcpu *vcpu, const void *state, GError **error)
     const struct x86_state *s = state;
     t0_fpu_put(c);
     c->s = *s;
+    c->s.a20_low = false;
     memcpy(c->gpr, s->gpr, sizeof(s->gpr));
     t0_set_rflags(c, s->rflags);
     lapic_set_cr8(vcpu, (unsigned)s->cr8);

@@ -4,6 +4,7 @@
 
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
+#include "vmm/arch/x86/x86_accel.h"
 
 /*
  * Modes, as far as guests cannot tell: how a machine ends, and states that come from
@@ -91,6 +92,32 @@ static void a_task_that_cannot_start_shuts_down(void)
     t0_test_free(t);
 }
 
+T0_TEST_ASM(read_high, 16, "mov %es:0x510, %al\n hlt");
+
+/* What the state says of the line, which it is not for loading states to change. */
+static void the_state_tells_a20(void)
+{
+    struct t0_test *t = t0_test_new(16, 2048, NULL);
+    struct x86_state start;
+    t->ram[0x500] = 1;
+    t->ram[0x100500] = 2;
+    t0_test_asm(t, read_high);
+    t->s.seg[X86_ES].sel = 0xffff;
+    t->s.seg[X86_ES].base = 0xffff0;
+    start = t->s;
+    x86_accel_set_a20(t->vm, false);
+    g_assert_cmpint(t0_test_run(t), ==, VCPU_EXIT_HLT);
+    g_assert_cmphex(t->s.gpr[X86_RAX], ==, 1);
+    g_assert_true(t->s.a20_low);
+    x86_accel_set_a20(t->vm, true);
+    t->s = start;
+    t->s.a20_low = true;
+    g_assert_cmpint(t0_test_run(t), ==, VCPU_EXIT_HLT);
+    g_assert_cmphex(t->s.gpr[X86_RAX], ==, 2);
+    g_assert_false(t->s.a20_low);
+    t0_test_free(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -104,5 +131,6 @@ int main(int argc, char **argv)
                     a_16_bit_gate_has_an_offset_of_16_bits);
     g_test_add_func("/t0/modes/a_task_that_cannot_start_shuts_down",
                     a_task_that_cannot_start_shuts_down);
+    g_test_add_func("/t0/modes/the_state_tells_a20", the_state_tells_a20);
     return g_test_run();
 }
