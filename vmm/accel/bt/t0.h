@@ -174,13 +174,13 @@ struct t0_exception {
 
 /* What translations (t1.h) reach in the vCPU's state. */
 struct t1_jump {
-    uint64_t minus_rip; /* of the target, negated; so is the key, see t1_code.c */
-    uint64_t minus_key;
-    uint64_t code; /* its translation */
-    uint64_t page; /* rip & ~0xfff */
+    uint64_t minus_rip; /* of the target, negated */
+    uint64_t code;      /* its translation */
+    uint64_t page;      /* rip & ~0xfff */
+    uint64_t pad;
 };
-#define T1_JUMP_SIZE 8192u
-#define T1_JUMP_ROT  13 /* index: low bits of rip + (rip rotated right) */
+#define T1_JUMP_SIZE 4096u
+#define T1_JUMP_ROT  12 /* index: low bits of rip + (rip rotated right) */
 
 /* The page that the stack pointer was last in: as struct t0_tlb_entry. */
 struct t1_stack {
@@ -193,15 +193,15 @@ struct t1_hot {
     struct t0_tlb_entry *stack_bank[2]; /* which they are of */
     uint64_t host_sp;   /* while a translation runs: the thread's stack */
     uint64_t page_base; /* linear address of the page whose code runs */
-    uint64_t target, target_page;
-    uint64_t jump_key[2]; /* generation of jumps for kernel and user code */
+    uint64_t target;    /* and whatever has to be kept for a moment */
+    uint64_t entry;     /* the same, of an indirect call */
     uint64_t tlb_mask, itlb_mask, jump_mask; /* for PDEP: index to byte offset */
     uint64_t align16_mask, align32_mask;     /* for PEXT: bits to look at */
     uint64_t x87_mask, not_if, not_df, arith, pushf_keep, bits[3];
-    uint64_t outside[4]; /* of a page, for aligned accesses of 1, 2, 4, 8 bytes */
+    uint64_t outside[6]; /* of a page, for aligned accesses of 1 to 32 bytes */
     uint64_t vec_away;   /* 0: the vector registers are in the host's, MXCSR too */
     uint64_t vec_want;   /* bring them there before going on */
-    struct t1_jump jumps[T1_JUMP_SIZE];
+    struct t1_jump jumps[2][T1_JUMP_SIZE]; /* of kernel and user code */
 };
 
 struct t0_cpu {

@@ -41,7 +41,7 @@ static void far_check(struct t1_ctx *t, struct t1_site *s, uint32_t ret_miss[2])
     struct t1_emit *e = &t->e;
     _Static_assert(sizeof(struct t0_itlb_entry) == 24, "8 times 3");
     const size_t itlb = offsetof(struct t0_cpu, itlb);
-    unsigned user = (t->b->mode & T0_MODE_CPL3) != 0;
+    unsigned user = t1_is_user(t->b->mode);
     int32_t page = (int32_t)(s->target & ~0xfff);
     struct t1_mem m;
 
@@ -150,50 +150,42 @@ static void push_return(struct t1_ctx *t)
     t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
 }
 
+/* Field @off of an entry of the table of indirect branches. */
+static struct t1_mem entry_at(const struct t1_ctx *t, unsigned offset, size_t off)
+{
+    size_t user = t1_is_user(t->b->mode);
+    struct t1_mem m = t1_field(offsetof(struct t0_cpu, t1.jumps) +
+                               user * sizeof(t->c->t1.jumps[0]) + off);
+    m.index = (uint8_t)offset;
+    return m;
+}
+
 /*
  * Look the linear address in r10 up in the table of indirect branches. On a miss the
- * slow path. On a hit r11 points to the entry. Changes rcx, r10 and r11.
+ * slow path. On a hit r11 is the entry's offset. Changes rcx and r11.
  */
 static void look_up(struct t1_ctx *t)
 {
     struct t1_emit *e = &t->e;
-    struct t1_mem m = T1_FIELD(t1.jumps);
     _Static_assert(sizeof(struct t1_jump) == 32, "t1.jump_mask");
     t1_rorx(e, T1_S2, T1_S1, T1_JUMP_ROT);
     t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_S1, 0, 0});
     t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.jump_mask));
-    m.index = T1_S2;
-    t1_lea(e, T1_S2, m);
-    t1_load(e, T1_RCX,
-            (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t1_jump, minus_rip)});
+    t1_load(e, T1_RCX, entry_at(t, T1_S2, offsetof(struct t1_jump, minus_rip)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
     uint32_t hit = t1_jrcxz(e);
     t1_jump_slow(t);
     t1_here8(e, hit);
-    t1_load(e, T1_RCX,
-            (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t1_jump, minus_key)});
-    t1_load(e, T1_S1,
-            t1_field(offsetof(struct t0_cpu, t1.jump_key) +
-                     8 * ((t->b->mode & T0_MODE_CPL3) != 0)));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, t->b->mode});
-    hit = t1_jrcxz(e);
-    t1_jump_slow(t);
-    t1_here8(e, hit);
 }
 
-static void load_entry(struct t1_ctx *t, unsigned dst, size_t off)
-{
-    t1_load(&t->e, dst, (struct t1_mem){T1_S2, T1_NO_REG, 0, (int32_t)off});
-}
-
-/* Go to what look_up() found. */
-static void go_found(struct t1_ctx *t)
+/* Go to what look_up() found; @offset is the register with its offset in the table. */
+static void go_found(struct t1_ctx *t, unsigned offset)
 {
     count(t);
-    load_entry(t, T1_RCX, offsetof(struct t1_jump, page));
+    t1_load(&t->e, T1_RCX, entry_at(t, offset, offsetof(struct t1_jump, page)));
     t1_store(&t->e, T1_FIELD(t1.page_base), T1_RCX);
     t1_op_mem(&t->e, &(struct t1_enc){.opcode = 0xff}, 4,
-              (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t1_jump, code)});
+              entry_at(t, offset, offsetof(struct t1_jump, code)));
 }
 
 /* The target of an indirect branch, into r10. */
@@ -211,7 +203,7 @@ static bool load_target(struct t1_ctx *t)
     if (!t1_ea_possible(t, true)) {
         return false;
     }
-    t1_load(&t->e, T1_S1, t1_operand(t, 8, false));
+    t1_load(&t->e, T1_S1, t1_operand(t, 8, false, false));
     return true;
 }
 
@@ -221,7 +213,7 @@ static bool jmp_indirect(struct t1_ctx *t)
         return false;
     }
     look_up(t);
-    go_found(t);
+    go_found(t, T1_S2);
     return true;
 }
 
@@ -232,15 +224,10 @@ static bool call_indirect(struct t1_ctx *t)
         return false;
     }
     look_up(t);
-    load_entry(t, T1_RCX, offsetof(struct t1_jump, code));
-    t1_store(&t->e, T1_FIELD(t1.target), T1_RCX);
-    load_entry(t, T1_RCX, offsetof(struct t1_jump, page));
-    t1_store(&t->e, T1_FIELD(t1.target_page), T1_RCX);
+    t1_mov_rr(&t->e, T1_S1, T1_S2);
+    t1_store(&t->e, T1_FIELD(t1.entry), T1_S1);
     push_return(t);
-    count(t);
-    t1_load(&t->e, T1_RCX, T1_FIELD(t1.target_page));
-    t1_store(&t->e, T1_FIELD(t1.page_base), T1_RCX);
-    t1_op_mem(&t->e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
+    go_found(t, T1_S1);
     return true;
 }
 
@@ -251,7 +238,7 @@ static void ret(struct t1_ctx *t)
     t1_load(&t->e, T1_S1, t1_probe_stack(t, 0, 8, false));
     look_up(t);
     t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, 8 + more});
-    go_found(t);
+    go_found(t, T1_S2);
 }
 
 /* False: T0 does it. */
@@ -431,6 +418,8 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     put_poll(t);
     tr->entry = t1_pos(&t->e);
     put_insns(t, d, &br);
+    t1->used = t1_pos(&t->e);
+    t->e.p = t1->write + t1->cold;
     for (unsigned i = 0; i < t->nb_refill; i++) {
         t1_put_refill(t, &t->refill[i]);
     }
@@ -440,7 +429,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     for (unsigned i = 0; i < br.nb; i++) {
         put_stub(t, br.stub[i].site, br.stub[i].miss, br.stub[i].nb);
     }
-    t1->used = t1_pos(&t->e);
+    t1->cold = t1_pos(&t->e);
     b->t1 = t1->nb_trans;
     return true;
 }

@@ -22,7 +22,8 @@
 /* A tag of no page: those of addresses that are not canonical. */
 #define T1_STACK_NONE (~UINT64_C(0x5ad731c694e2b000))
 
-#define CODE_SIZE (8u << 20)
+#define CODE_SIZE (12u << 20)
+#define COLD      (4u << 20)
 #define MAX_SITES (CODE_SIZE / 64)
 #define MAX_TRANS (CODE_SIZE / 128)
 /* More than any block needs. */
@@ -75,39 +76,55 @@ static unsigned jump_index(uint64_t rip)
     return h & (T1_JUMP_SIZE - 1);
 }
 
-/*
- * The key of an entry is its mode and the generation of its kind: user code's, which
- * every TLB flush ends, and kernel code's, which those do not that keep global pages.
- */
+/* No address with this index hashes to it: see jump_index(). */
+static uint64_t no_jump(unsigned i)
+{
+    return i ? 0 : UINT64_MAX;
+}
+
+static void clear_jumps(struct t0_cpu *c, unsigned user)
+{
+    struct t1_used *u = &c->core->t1->jumps_used[user];
+    for (unsigned k = 0; k < u->nb; k++) {
+        c->t1.jumps[user][u->index[k]].minus_rip = no_jump(u->index[k]);
+    }
+    u->nb = 0;
+}
+
 void t1_jumps_flush(struct t0_cpu *c, bool global_too)
 {
     struct t1_core *t1 = c->core->t1;
     if (!t1) {
         return;
     }
-    c->t1.jump_key[1] += T1_JUMP_GENERATION;
+    clear_jumps(c, 1);
     if (global_too || t1->kernel_local) {
-        c->t1.jump_key[0] += T1_JUMP_GENERATION;
+        clear_jumps(c, 0);
         t1->kernel_local = false;
     }
-}
-
-static void clear_jump(struct t0_cpu *c, unsigned i)
-{
-    c->t1.jumps[i].minus_key = 0;
 }
 
 static void remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
 {
     struct t1_core *t1 = c->core->t1;
     struct t1_trans *tr = &t1->trans[b->t1];
-    unsigned i = jump_index(rip), user = (b->mode & T0_MODE_CPL3) != 0;
+    unsigned i = jump_index(rip), user = t1_is_user(b->mode);
+    struct t1_used *u = &t1->jumps_used[user];
+    struct t1_jump *j = &c->t1.jumps[user][i];
     const struct t0_itlb_entry *e = t0_itlb_slot(c, rip);
     t1->kernel_local |=
         !user && (e->tag != t0_itlb_tag(c, rip) || !(e->gpa & T0_SIDE_GLOBAL));
-    c->t1.jumps[i] = (struct t1_jump){
+    if (u->mode != b->mode) {
+        return;
+    }
+    if (j->minus_rip == no_jump(i)) {
+        if (u->nb == T1_JUMP_SIZE) {
+            clear_jumps(c, user);
+        }
+        u->index[u->nb++] = (uint16_t)i;
+    }
+    *j = (struct t1_jump){
         .minus_rip = -rip,
-        .minus_key = -(c->t1.jump_key[user] + b->mode),
         .code = (uintptr_t)(t1->exec + tr->entry_poll),
         .page = rip & ~UINT64_C(0xfff),
     };
@@ -123,8 +140,8 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
 {
     struct t0_core *core = c->core;
     struct t1_core *t1 = core->t1;
-    if (core->tvm->lockstep || core->exc_pending || core->exit_wanted ||
-        vcpu_wants_attention(c->vcpu) ||
+    if (c->tlb == c->banks[T0_BANK_USER_AC] || core->tvm->lockstep ||
+        core->exc_pending || core->exit_wanted || vcpu_wants_attention(c->vcpu) ||
         (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow ||
                              lapic_nmi_pending(c->vcpu))) ||
         c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {
@@ -250,8 +267,9 @@ static uint64_t do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     if (left) {
         return 1;
     }
-    if (unlikely(generation != t1->generation || (b->flags & T0_BLOCK_DEAD) ||
-                 vcpu_wants_attention(c->vcpu) || (what & T1_ENSURE) ||
+    if (unlikely(c->tlb == c->banks[T0_BANK_USER_AC] || generation != t1->generation ||
+                 (b->flags & T0_BLOCK_DEAD) || vcpu_wants_attention(c->vcpu) ||
+                 (what & T1_ENSURE) ||
                  !make_ready(c, what))) {
         c->insns++;
         c->s.rip = c->rip_base + single->ops[0].next;
@@ -509,6 +527,7 @@ static void make_glue(struct t1_core *t1)
         put_stack_glue(&e, user);
     }
     t1->glue_end = t1->used = t1_pos(&e);
+    t1->cold = COLD;
 }
 
 /* --- T0's side --------------------------------------------------------------- */
@@ -525,6 +544,9 @@ const struct t0_op *t1_enter(struct t0_cpu *c, struct t0_block *b)
 
 static const struct t0_op *enter(struct t0_cpu *c, struct t0_block *b)
 {
+    if (unlikely(c->tlb == c->banks[T0_BANK_USER_AC])) {
+        return b->first_fn(c, b->ops);
+    }
     return unlikely(c->core->tvm->lockstep) ? t1_lockstep(c, b) : t1_enter(c, b);
 }
 
@@ -541,8 +563,8 @@ static const struct t0_op *op_enter(struct t0_cpu *c, const struct t0_op *op)
 
 static bool has_room(const struct t1_core *t1)
 {
-    return t1->used + CODE_ROOM <= t1->size && t1->nb_sites + 3 < MAX_SITES &&
-           t1->nb_trans + 2 < MAX_TRANS;
+    return t1->used + CODE_ROOM <= COLD && t1->cold + CODE_ROOM <= t1->size &&
+           t1->nb_sites + 3 < MAX_SITES && t1->nb_trans + 2 < MAX_TRANS;
 }
 
 /* The first op of a block that may be translated once. */
@@ -589,12 +611,13 @@ void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
     }
     tr->incoming = 0;
     uint64_t code = (uintptr_t)(t1->exec + tr->entry_poll);
-    if (tr->in_jumps == T1_JUMPS_ONE && c->t1.jumps[tr->jump].code == code) {
-        clear_jump(c, tr->jump);
+    struct t1_jump *table = c->t1.jumps[t1_is_user(b->mode)];
+    if (tr->in_jumps == T1_JUMPS_ONE && table[tr->jump].code == code) {
+        table[tr->jump].minus_rip = no_jump(tr->jump);
     }
     for (unsigned i = 0; tr->in_jumps == T1_JUMPS_MANY && i < T1_JUMP_SIZE; i++) {
-        if (c->t1.jumps[i].code == code) {
-            clear_jump(c, i);
+        if (table[i].code == code) {
+            table[i].minus_rip = no_jump(i);
         }
     }
     b->t1 = 0;
@@ -608,6 +631,7 @@ void t1_flush(struct t0_cpu *c)
     }
     t1->generation++;
     t1->used = t1->glue_end;
+    t1->cold = COLD;
     t1->nb_sites = t1->nb_trans = 0;
     t1_jumps_flush(c, true);
 }
@@ -627,7 +651,12 @@ void t1_stack_forget(struct t0_cpu *c)
 
 void t1_bank_changed(struct t0_cpu *c)
 {
+    struct t1_core *t1 = c->core->t1;
     unsigned user = c->s.cpl == 3;
+    if (t1 && t1->jumps_used[user].mode != c->mode) {
+        clear_jumps(c, user);
+        t1->jumps_used[user].mode = c->mode;
+    }
     if (c->t1.stack_bank[user] != c->tlb) {
         c->t1.stack_bank[user] = c->tlb;
         forget_stack(c, user);
@@ -671,13 +700,14 @@ bool t1_init(struct t0_cpu *c, GError **error)
     for (unsigned i = 0; i < 3; i++) {
         c->t1.bits[i] = (16u << i) - 1;
     }
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < ARRAY_LEN(c->t1.outside); i++) {
         c->t1.outside[i] = ~((UINT64_C(0xfff) >> i) << i);
     }
     c->t1.vec_away = 1;
     c->t1.align16_mask = 15;
-    c->t1.align32_mask = 31;
-    t1_jumps_flush(c, true);
+    for (unsigned i = 0; i < T1_JUMP_SIZE; i++) {
+        c->t1.jumps[0][i].minus_rip = c->t1.jumps[1][i].minus_rip = no_jump(i);
+    }
     make_glue(t1);
     return true;
 out:
@@ -721,8 +751,8 @@ void t1_dump(struct t0_cpu *c, FILE *out)
             "bt: translated %u blocks, %u of %u bytes; %" PRIu64 " enters, %" PRIu64
             " resolves, %" PRIu64 " branches and %" PRIu64
             " instructions by T0, %" PRIu64 " of these for their memory\n",
-            t1->nb_trans, t1->used, t1->size, t1->enters, t1->resolves, t1->branches,
-            t1->steps, t1->fallbacks[X86_NB_OPS]);
+            t1->nb_trans, t1->used + t1->cold - COLD, t1->size, t1->enters,
+            t1->resolves, t1->branches, t1->steps, t1->fallbacks[X86_NB_OPS]);
     if (c->core->tvm->lockstep) {
         fprintf(out, "bt: %" PRIu64 " blocks checked in lockstep\n", t1->checked);
     }

@@ -108,28 +108,67 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
     return want;
 }
 
+/* Field @off of the entry whose offset in its bank is in r11. User code has one bank,
+ * as translations of it do not run while alignment is checked; rcx is needed for the
+ * others, whose pointer is loaded. */
+static struct t1_mem tlb_field(struct t1_ctx *t, size_t off)
+{
+    if (!t1_is_user(t->b->mode)) {
+        t1_load(&t->e, T1_RCX, T1_FIELD(tlb));
+        return (struct t1_mem){T1_RCX, T1_S2, 0, (int32_t)off};
+    }
+    struct t1_mem m = t1_field(offsetof(struct t0_cpu, banks[T0_BANK_USER]) + off);
+    m.index = T1_S2;
+    return m;
+}
+
+/* Offset in its bank of the entry for the address in @addr, into r11. */
+static void tlb_offset(struct t1_ctx *t, unsigned addr)
+{
+    t1_shrx(&t->e, T1_S2, addr, T1_SP);
+    t1_pdep(&t->e, T1_S2, T1_S2, T1_FIELD(t1.tlb_mask));
+}
+
+static size_t tag_of(bool write)
+{
+    return write ? offsetof(struct t0_tlb_entry, write)
+                 : offsetof(struct t0_tlb_entry, read);
+}
+
+/* After the test: rcx is 0 for a hit. */
+static void tlb_end(struct t1_ctx *t)
+{
+    uint32_t hit = t1_jrcxz(&t->e);
+    t1_jump_slow(t);
+    t1_here8(&t->e, hit);
+    t1_load(&t->e, T1_S2, tlb_field(t, offsetof(struct t0_tlb_entry, addend)));
+}
+
 void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
 {
     struct t1_emit *e = &t->e;
-    size_t tag = write ? offsetof(struct t0_tlb_entry, write)
-                       : offsetof(struct t0_tlb_entry, read);
-    t1_load(e, T1_RCX, T1_FIELD(tlb));
-    t1_shrx(e, T1_S2, addr, T1_SP);
-    t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.tlb_mask));
-    t1_load(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S2, 0, (int32_t)tag});
+    tlb_offset(t, addr);
+    t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
-    uint32_t hit = t1_jrcxz(e);
-    t1_jump_slow(t);
-    t1_here8(e, hit);
-    t1_load(e, T1_RCX, T1_FIELD(tlb));
-    t1_load(e, T1_S2,
-            (struct t1_mem){T1_RCX, T1_S2, 0, offsetof(struct t0_tlb_entry, addend)});
+    tlb_end(t);
+}
+
+/* The same, and slow when @addr is not a multiple of @size. */
+static void probe_aligned(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
+{
+    struct t1_emit *e = &t->e;
+    size_t log = (size_t)__builtin_ctz(size);
+    tlb_offset(t, addr);
+    t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});
+    t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
+    tlb_end(t);
 }
 
 static struct t1_mem stack_field(const struct t1_ctx *t, size_t off)
 {
-    size_t user = (t->b->mode & T0_MODE_CPL3) != 0;
+    size_t user = t1_is_user(t->b->mode);
     return t1_field(offsetof(struct t0_cpu, t1.stack) + user * sizeof(struct t1_stack) +
                     off);
 }
@@ -147,7 +186,8 @@ static void stack_test(struct t1_ctx *t, int32_t disp, unsigned size, bool write
     t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
 }
 
-struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
+static struct t1_mem probe_stack(struct t1_ctx *t, int32_t disp, unsigned size,
+                                 bool write, bool aligned)
 {
     struct t1_emit *e = &t->e;
     struct t1_refill *r = &t->refill[t->nb_refill++];
@@ -157,6 +197,7 @@ struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool
                             .disp = disp,
                             .size = (uint8_t)size,
                             .write = write,
+                            .aligned = aligned,
                             .slow = t1_slow_of(t)};
     t1_here8(e, hit);
     r->hit = t1_pos(e);
@@ -165,36 +206,54 @@ struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool
     return (struct t1_mem){t1_host[X86_RSP], T1_S2, 0, disp};
 }
 
+struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
+{
+    return probe_stack(t, disp, size, write, false);
+}
+
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
 {
     struct t1_emit *e = &t->e;
     const struct t1_mem at = {t1_host[X86_RSP], T1_NO_REG, 0, r->disp};
     t1_set_rel32(e, r->from, t1_pos(e));
     t1_lea(e, T1_S1, at);
-    t1_call(e, t->t1->glue_stack[(t->b->mode & T0_MODE_CPL3) != 0]);
+    t1_call(e, t->t1->glue_stack[t1_is_user(t->b->mode)]);
     stack_test(t, r->disp, r->size, r->write);
     uint32_t miss = t1_jrcxz(e);
-    t1_u8(e, 0xeb); /* jmp over the next one */
-    t1_u8(e, 5);
+    t1_u8(e, 0xeb); /* jmp over the next two */
+    uint32_t over = t1_pos(e);
+    t1_u8(e, 0);
     t1_here8(e, miss);
+    t1_load(e, T1_S1, T1_FIELD(t1.entry));
     t1_jmp(e, r->hit);
+    t1_here8(e, over);
     /* Unaligned, or not to be had from the TLB. */
-    t1_lea(e, T1_S1, at);
     t->cur = r->slow;
+    if (r->aligned) {
+        t1_jump_slow(t);
+        return;
+    }
+    t1_lea(e, T1_S1, at);
     t1_probe(t, T1_S1, r->size, r->write);
+    t1_load(e, T1_S1, T1_FIELD(t1.entry));
     t1_jmp(e, r->found);
 }
 
-struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write)
+struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write, bool aligned)
 {
     const struct x86_insn *i = t->insn;
-    if (size <= 8 && !(size & (size - 1)) && i->base == X86_RSP &&
+    bool power = !(size & (size - 1));
+    if (power && (size <= 8 || aligned) && i->base == X86_RSP &&
         i->index == X86_REG_NONE && i->addrsize == 8 && i->seg < X86_FS &&
         i->disp < INT32_MAX - 64) {
-        return t1_probe_stack(t, (int32_t)i->disp, size, write);
+        return probe_stack(t, (int32_t)i->disp, size, write, aligned);
     }
     unsigned a = t1_ea(t, T1_S1, true);
-    t1_probe(t, a, size, write);
+    if (aligned) {
+        probe_aligned(t, a, size, write);
+    } else {
+        t1_probe(t, a, size, write);
+    }
     return t1_at(a);
 }
 
@@ -509,7 +568,7 @@ static bool plain(struct t1_ctx *t)
     struct t1_mem m = {0};
     unsigned reg_scratch = T1_S1;
     if (p.mem) {
-        m = t1_operand(t, p.mem->size, p.mem->access & X86_ACC_W);
+        m = t1_operand(t, p.mem->size, p.mem->access & X86_ACC_W, false);
         reg_scratch = T1_RCX;
     }
     if (p.cl || (d->gpr_read & 1 << X86_RCX)) {
@@ -582,7 +641,7 @@ static bool push(struct t1_ctx *t)
     }
     unsigned sp = t1_host[X86_RSP];
     if (mem) {
-        t1_load(&t->e, T1_RCX, t1_operand(t, 8, false));
+        t1_load(&t->e, T1_RCX, t1_operand(t, 8, false, false));
         t1_store(&t->e, T1_FIELD(t1.target), T1_RCX);
     }
     struct t1_mem m = t1_probe_stack(t, -8, 8, true);
@@ -666,7 +725,7 @@ static bool divide(struct t1_ctx *t)
     }
     const struct t1_enc mov = {.w = wide, .opcode = 0x8b};
     if (o->kind == X86_OPND_MEM) {
-        t1_op_mem(e, &mov, by, t1_operand(t, o->size, false));
+        t1_op_mem(e, &mov, by, t1_operand(t, o->size, false, false));
     } else {
         by = t1_in_reg(t, o->reg, T1_S2);
     }

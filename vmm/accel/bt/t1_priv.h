@@ -21,8 +21,12 @@ struct t1_site {
 
 enum { T1_JUMPS_NONE, T1_JUMPS_ONE, T1_JUMPS_MANY };
 
-/* Keys of jumps: generation, mode. */
-#define T1_JUMP_GENERATION (UINT64_C(1) << 16)
+/* What is in a table of indirect branches. */
+struct t1_used {
+    uint16_t mode; /* of all */
+    uint16_t nb;
+    uint16_t index[T1_JUMP_SIZE];
+};
 
 struct t1_trans {
     uint32_t entry, entry_poll; /* positions */
@@ -33,16 +37,18 @@ struct t1_trans {
 };
 
 struct t1_core {
-    uint8_t *write, *exec; /* the same memory twice */
-    uint32_t size, used, glue_end;
+    uint8_t *write, *exec;         /* the same memory twice */
+    uint32_t size, used, glue_end; /* what is on the straight path, */
+    uint32_t cold;                 /* and, from COLD on, what is not */
     struct t1_site *sites;
     struct t1_trans *trans;
     uint32_t nb_sites, nb_trans;
     uint32_t generation; /* counts flushes */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint32_t glue_stack[2]; /* kernel, user */
-    bool kernel_local;      /* jumps of kernel code hold pages that are not global */
-    uint64_t checked;       /* in lockstep */
+    struct t1_used jumps_used[2];
+    bool kernel_local; /* jumps of kernel code hold pages that are not global */
+    uint64_t checked;  /* in lockstep */
     uint64_t steps, branches, resolves, enters;
     uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
@@ -107,7 +113,7 @@ struct t1_refill {
     uint32_t from, hit, found;
     int32_t disp;
     uint8_t size;
-    bool write;
+    bool write, aligned;
     struct t1_slow *slow;
 };
 
@@ -139,6 +145,12 @@ static inline int64_t t1_next_off(const struct t1_ctx *t)
     return (int64_t)t->page_off + t->b->ops[t->index].next;
 }
 
+/* Kernel or user code: which of two things of the vCPU's state it uses. */
+static inline unsigned t1_is_user(unsigned mode)
+{
+    return (mode & T0_MODE_CPL3) != 0;
+}
+
 /* A jump to the slow path of the current instruction. */
 void t1_jump_slow(struct t1_ctx *t);
 
@@ -158,8 +170,9 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
 
-/* t1_ea() and a probe for the instruction's memory operand, with its segment. */
-struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write);
+/* t1_ea() and a probe for the instruction's memory operand, with its segment; slow when
+ * it is to be @aligned to its size and is not. */
+struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write, bool aligned);
 
 /* Leave it to T0: the place for jumps to the slow path is made. */
 struct t1_slow *t1_slow_of(struct t1_ctx *t);

@@ -109,19 +109,12 @@ void t1_check_zero(struct t1_ctx *t, unsigned reg, struct t1_mem mask)
     t1_here8(&t->e, fine);
 }
 
-/* What the operand has to be aligned to, or 0. */
-static unsigned aligned(const struct t1_ctx *t, const struct places *p)
+/* Whether the operand has to be aligned to its size. */
+static bool aligned(const struct t1_ctx *t, const struct places *p)
 {
-    unsigned props = x86_insn_desc(t->insn)->props, size = p->mem->size;
-    bool small = (props & X86_D_SSEMEM) && !(props & X86_D_ALIGN) && size != 16;
-    return (props & (X86_D_ALIGN | X86_D_SSEMEM)) && size >= 16 && !small ? size : 0;
-}
-
-static void check_alignment(struct t1_ctx *t, const struct places *p, unsigned addr)
-{
-    t1_check_zero(t, addr,
-                  aligned(t, p) == 32 ? T1_FIELD(t1.align32_mask)
-                                      : T1_FIELD(t1.align16_mask));
+    unsigned props = x86_insn_desc(t->insn)->props;
+    return (props & X86_D_ALIGN) ? p->mem->size >= 16
+                                 : (props & X86_D_SSEMEM) && p->mem->size == 16;
 }
 
 static unsigned gpr(struct t1_ctx *t, const struct x86_opnd *o, unsigned scratch)
@@ -202,10 +195,7 @@ bool t1_simd(struct t1_ctx *t)
     t1_ensure(t, T1_NEED_VEC);
     struct t1_mem m = {0};
     if (p.mem) {
-        if (aligned(t, &p)) {
-            check_alignment(t, &p, t1_ea(t, T1_S1, true));
-        }
-        m = t1_operand(t, p.mem->size, p.mem->access & X86_ACC_W);
+        m = t1_operand(t, p.mem->size, p.mem->access & X86_ACC_W, aligned(t, &p));
     }
     unsigned reg = p.reg_gpr ? gpr(t, p.reg_gpr, T1_RCX) : p.reg;
     unsigned rm = p.rm_gpr ? gpr(t, p.rm_gpr, T1_S2) : p.rm;
