@@ -301,6 +301,7 @@ static void put_slow(struct t1_ctx *t, const struct t1_slow *s)
 /* The whole instruction by T0. */
 static void fall_back(struct t1_ctx *t)
 {
+    t1_let_go(t);
     t->t1->trans[t->t1->nb_trans].native = false;
     t1_x87_note(&t->e, &t->x87);
     t->x87.pending = false;
@@ -378,6 +379,7 @@ static void put_insns(struct t1_ctx *t, const struct decoded_block *d,
         t->cur = NULL;
         bool last = i + 1u == b->nb_insns && !(b->flags & T0_BLOCK_HAS_END);
         if (last) {
+            t1_let_go(t);
             t1_x87_note(&t->e, &t->x87);
             t->x87.pending = t->vec_ready = t->x87_ready = false;
         }
@@ -390,6 +392,7 @@ static void put_insns(struct t1_ctx *t, const struct decoded_block *d,
         }
     }
     if (b->flags & T0_BLOCK_HAS_END) {
+        t1_let_go(t);
         t1_x87_note(&t->e, &t->x87);
         count(t);
         br->nb = 1;
@@ -410,6 +413,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     t->t1 = t1;
     t->b = b;
     t->page_off = b->gpa & 0xfff;
+    t->held[0].reg = t->held[1].reg = T1_NO_REG;
     t->lone = c->vcpu->vm->nb_vcpus == 1;
     t->e = (struct t1_emit){.p = t1->write + ALIGN_UP(t1->used, 16), .base = t1->write};
 

@@ -27,6 +27,50 @@ const uint8_t t1_host[X86_NB_GPR] = {
     [X86_R15] = T1_MEMORY,
 };
 
+/* --- Guest registers that live in memory ------------------------------------- */
+
+static const uint8_t holder[2] = {T1_S1, T1_S2};
+
+static void put_back(struct t1_ctx *t, unsigned i)
+{
+    if (t->held[i].reg != T1_NO_REG && t->held[i].dirty) {
+        t1_store(&t->e, T1_GPR(t->held[i].reg), holder[i]);
+    }
+    t->held[i].reg = T1_NO_REG;
+}
+
+void t1_let_go(struct t1_ctx *t)
+{
+    put_back(t, 0);
+    put_back(t, 1);
+}
+
+/* Which of them holds guest register @reg, or -1. */
+static int holds(const struct t1_ctx *t, unsigned reg)
+{
+    return t->held[0].reg == reg ? 0 : t->held[1].reg == reg ? 1 : -1;
+}
+
+/* Hold guest register @reg, and not in place of @keep (-1: none). */
+static int hold(struct t1_ctx *t, unsigned reg, bool load, int keep)
+{
+    int i = holds(t, reg);
+    if (i < 0) {
+        i = keep >= 0                     ? 1 - keep
+            : t->held[0].reg == T1_NO_REG ? 0
+            : t->held[1].reg == T1_NO_REG ? 1
+                                          : (int)t->oldest;
+        put_back(t, (unsigned)i);
+        if (load) {
+            t1_load(&t->e, holder[i], T1_GPR(reg));
+        }
+        t->held[i].reg = (uint8_t)reg;
+        t->held[i].dirty = false;
+    }
+    t->oldest = 1 - (unsigned)i;
+    return i;
+}
+
 /* --- Memory ----------------------------------------------------------------- */
 
 struct t1_slow *t1_slow_of(struct t1_ctx *t)
@@ -457,10 +501,18 @@ static bool fits_scheme(const struct t1_ctx *t, struct places *p)
                       (p->high ? 1u : 0u);
         bool bit_string =
             insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC && p->reg != NULL;
-        return nb <= 1 && !bit_string && p->mem->size >= 1 && p->mem->size <= 8 &&
-               p->mem->access && t1_ea_possible(t, true);
+        bool two = nb == 2 && in_memory(p->reg) && in_memory(p->vvvv);
+        return (nb <= 1 || two) && !bit_string && p->mem->size >= 1 &&
+               p->mem->size <= 8 && p->mem->access && t1_ea_possible(t, true);
     }
     return true;
+}
+
+/* Writes of less than four bytes keep the rest; BSF and BSR may keep all. */
+static bool is_read(const struct t1_ctx *t, const struct x86_opnd *o)
+{
+    return (o->access & X86_ACC_R) || o->size < 4 || t->insn->op == X86_OP_BSF ||
+           t->insn->op == X86_OP_BSR;
 }
 
 /* An operand's number in the encoding, loaded when it has to be. */
@@ -480,10 +532,7 @@ static unsigned operand(struct t1_ctx *t, const struct places *p,
     if (!in_memory(o)) {
         return t1_host[o->reg];
     }
-    /* Writes of less than four bytes keep the rest; BSF and BSR may keep all. */
-    bool load = (o->access & X86_ACC_R) || o->size < 4 || t->insn->op == X86_OP_BSF ||
-                t->insn->op == X86_OP_BSR;
-    if (load) {
+    if (is_read(t, o)) {
         t1_load(&t->e, scratch, T1_GPR(o->reg));
     }
     return scratch;
@@ -557,47 +606,156 @@ static void put_legacy_insn(struct t1_ctx *t, const struct places *p, unsigned r
     }
 }
 
-static bool plain(struct t1_ctx *t)
+static void put_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
+                     unsigned rm, unsigned vvvv, struct t1_mem m)
 {
     const struct x86_insn *insn = t->insn;
-    const struct x86_desc *d = x86_insn_desc(insn);
-    struct places p;
-    if (!sort_operands(insn, &p) || !fits_scheme(t, &p)) {
-        return false;
-    }
-    struct t1_mem m = {0};
-    unsigned reg_scratch = T1_S1;
-    if (p.mem) {
-        m = t1_operand(t, p.mem->size, p.mem->access & X86_ACC_W, false);
-        reg_scratch = T1_RCX;
-    }
-    if (p.cl || (d->gpr_read & 1 << X86_RCX)) {
-        t1_mov_rr(&t->e, T1_RCX, t1_host[X86_RCX]);
-    }
-    const struct x86_opnd *low_or_rm = p.low ? p.low : p.rm;
-    unsigned reg = operand(t, &p, p.reg, reg_scratch);
-    unsigned rm = operand(t, &p, low_or_rm, T1_S2);
-    unsigned vvvv = operand(t, &p, p.vvvv, T1_RCX);
     if (insn->prefixes & X86_P_VEX) {
-        put_vex_insn(t, &p, p.reg ? reg : insn->modrm >> 3 & 7u, rm, vvvv, m);
+        put_vex_insn(t, p, p->reg ? reg : insn->modrm >> 3 & 7u, rm, vvvv, m);
     } else {
-        put_legacy_insn(t, &p, reg, rm, m);
+        put_legacy_insn(t, p, reg, rm, m);
     }
-    if (!p.moffs) {
+    if (!p->moffs) {
         for (unsigned i = insn->len - insn->imm_size; i < insn->len; i++) {
             t1_u8(&t->e, t->bytes[i]);
         }
     }
-    if (p.high) {
-        high_put(t, p.high);
+}
+
+/* RCX as the shift count, the multiplicand... */
+static void load_cl(struct t1_ctx *t, const struct places *p)
+{
+    if (p->cl || (x86_insn_desc(t->insn)->gpr_read & 1 << X86_RCX)) {
+        t1_mov_rr(&t->e, T1_RCX, t1_host[X86_RCX]);
     }
-    store_operand(t, p.vvvv, T1_RCX);
-    store_operand(t, p.reg, reg_scratch);
-    store_operand(t, low_or_rm, T1_S2);
+}
+
+/* With a memory operand: two of the others may live in memory too, and then the address
+ * is put together in r11. */
+static void plain_memory(struct t1_ctx *t, const struct places *p)
+{
+    unsigned vvvv_scratch = T1_RCX;
+    struct t1_mem m = t1_operand(t, p->mem->size, p->mem->access & X86_ACC_W, false);
+    if (in_memory(p->reg) && in_memory(p->vvvv)) {
+        t1_lea(&t->e, T1_S2, m);
+        m = (struct t1_mem){T1_S2, T1_NO_REG, 0, 0};
+        vvvv_scratch = T1_S1;
+    }
+    load_cl(t, p);
+    unsigned reg = operand(t, p, p->reg, T1_RCX);
+    unsigned vvvv = operand(t, p, p->vvvv, vvvv_scratch);
+    put_insn(t, p, reg, 0, vvvv, m);
+    if (p->high) {
+        high_put(t, p->high);
+    }
+    store_operand(t, p->vvvv, vvvv_scratch);
+    store_operand(t, p->reg, T1_RCX);
+}
+
+static bool same_reg(const struct x86_opnd *a, const struct x86_opnd *b)
+{
+    return in_memory(a) && in_memory(b) && a->reg == b->reg;
+}
+
+static void plain_registers(struct t1_ctx *t, const struct places *p)
+{
+    const struct x86_opnd *all[] = {p->reg, p->low ? p->low : p->rm};
+    unsigned host[2];
+    int at[2] = {-1, -1};
+    load_cl(t, p);
+    for (unsigned i = 0; i < 2; i++) {
+        const struct x86_opnd *o = all[i];
+        if (in_memory(o)) {
+            bool load = is_read(t, o) || same_reg(o, p->vvvv) ||
+                        (same_reg(o, all[1 - i]) && is_read(t, all[1 - i]));
+            at[i] = hold(t, o->reg, load, i ? at[0] : -1);
+            host[i] = holder[at[i]];
+        } else {
+            host[i] = operand(t, p, o, T1_RCX);
+        }
+    }
+    /* There is a third only beside VEX. */
+    int third = in_memory(p->vvvv) ? holds(t, p->vvvv->reg) : -1;
+    unsigned vvvv = third >= 0 ? holder[third] : operand(t, p, p->vvvv, T1_RCX);
+    put_insn(t, p, host[0], host[1], vvvv, (struct t1_mem){0});
+    if (p->high) {
+        high_put(t, p->high);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        if (at[i] >= 0 && (all[i]->access & X86_ACC_W)) {
+            t->held[at[i]].dirty = true;
+        }
+    }
+    if (third >= 0) {
+        t->held[third].dirty |= (p->vvvv->access & X86_ACC_W) != 0;
+    } else {
+        store_operand(t, p->vvvv, T1_RCX);
+    }
+}
+
+static bool plain(struct t1_ctx *t)
+{
+    struct places p;
+    if (!sort_operands(t->insn, &p) || !fits_scheme(t, &p)) {
+        return false;
+    }
+    if (p.mem) {
+        t1_let_go(t);
+        plain_memory(t, &p);
+    } else {
+        plain_registers(t, &p);
+    }
     return true;
 }
 
 /* --- Instructions of their own ---------------------------------------------- */
+
+/* The common kind, of registers. False: nothing was emitted. */
+static bool lea_held(struct t1_ctx *t)
+{
+    const struct x86_insn *i = t->insn;
+    unsigned dst = i->opnd[0].reg, to;
+    struct t1_mem m = {T1_NO_REG, T1_NO_REG, 0, (int32_t)i->disp};
+    int base = -1, index = -1;
+    if (i->addrsize != 8 || i->opsize < 4 || i->base == X86_REG_RIP ||
+        (i->base == X86_REG_NONE && i->index == X86_REG_NONE)) {
+        return false;
+    }
+    if (i->base != X86_REG_NONE) {
+        m.base = t1_host[i->base];
+        if (m.base == T1_MEMORY) {
+            base = hold(t, i->base, true, -1);
+            m.base = holder[base];
+        }
+    }
+    if (i->index != X86_REG_NONE) {
+        m.index = t1_host[i->index];
+        m.shift = (uint8_t)__builtin_ctz(i->scale);
+        if (m.index == T1_MEMORY) {
+            index = hold(t, i->index, true, base);
+            m.index = holder[index];
+        }
+    }
+    bool full = base >= 0 && index >= 0 && base != index && holds(t, dst) < 0;
+    if (t1_host[dst] != T1_MEMORY) {
+        to = t1_host[dst];
+    } else if (full) {
+        to = T1_RCX;
+    } else {
+        int at = hold(t, dst, false, base >= 0 ? base : index);
+        t->held[at].dirty = true;
+        to = holder[at];
+    }
+    if (i->opsize == 4) {
+        t1_lea32(&t->e, to, m);
+    } else {
+        t1_lea(&t->e, to, m);
+    }
+    if (to == T1_RCX) {
+        t1_store(&t->e, T1_GPR(dst), T1_RCX);
+    }
+    return true;
+}
 
 static bool lea(struct t1_ctx *t)
 {
@@ -608,6 +766,10 @@ static bool lea(struct t1_ctx *t)
     if (!t1_ea_possible(t, false)) {
         return false;
     }
+    if (lea_held(t)) {
+        return true;
+    }
+    t1_let_go(t);
     unsigned a = t1_ea(t, want, false);
     if (small) {
         if (mem) {
@@ -770,6 +932,13 @@ bool t1_insn(struct t1_ctx *t)
     case X86_OP_PREFETCH:
     case X86_OP_PREFETCHW: return true;
     case X86_OP_LEA: return lea(t);
+    default: break;
+    }
+    if (d->cls == X86_CLASS_INT && is_plain(insn->op) && plain(t)) {
+        return true;
+    }
+    t1_let_go(t);
+    switch (insn->op) {
     case X86_OP_PUSH: return push(t);
     case X86_OP_POP: return pop(t);
     case X86_OP_LEAVE: return leave(t);
@@ -778,7 +947,6 @@ bool t1_insn(struct t1_ctx *t)
     default: break;
     }
     switch (d->cls) {
-    case X86_CLASS_INT: return (is_plain(insn->op) && plain(t)) || t1_system(t);
     case X86_CLASS_X87: return t1_x87(t);
     case X86_CLASS_SSE:
     case X86_CLASS_AVX: return t1_simd(t);

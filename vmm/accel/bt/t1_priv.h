@@ -133,7 +133,12 @@ struct t1_ctx {
     unsigned nb_slow;
     struct t1_refill refill[2 * T0_BLOCK_MAX_INSNS];
     unsigned nb_refill;
-    struct t1_slow *cur;       /* of the current instruction, or NULL */
+    struct t1_slow *cur; /* of the current instruction, or NULL */
+    struct {
+        uint8_t reg; /* guest register that lives in memory, or T1_NO_REG */
+        bool dirty;
+    } held[2]; /* in r10 and r11, over instructions without memory operand */
+    unsigned oldest;
     bool vec_ready, x87_ready; /* known to be in the host's registers */
     bool lone;                 /* no other vCPU */
     struct t1_x87 x87;
@@ -169,6 +174,9 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
 /* The same at the stack pointer + @disp, which is returned as it may be accessed. */
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
+
+/* r10 and r11 are needed for something else: store what they hold and is newer. */
+void t1_let_go(struct t1_ctx *t);
 
 /* t1_ea() and a probe for the instruction's memory operand, with its segment; slow when
  * it is to be @aligned to its size and is not. */
