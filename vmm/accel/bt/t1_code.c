@@ -269,8 +269,7 @@ static uint64_t do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     }
     if (unlikely(c->tlb == c->banks[T0_BANK_USER_AC] || generation != t1->generation ||
                  (b->flags & T0_BLOCK_DEAD) || vcpu_wants_attention(c->vcpu) ||
-                 (what & T1_ENSURE) ||
-                 !make_ready(c, what))) {
+                 (what & T1_ENSURE) || !make_ready(c, what))) {
         c->insns++;
         c->s.rip = c->rip_base + single->ops[0].next;
         return 1;

@@ -33,6 +33,7 @@ struct written {
 struct state {
     uint64_t gpr[X86_NB_GPR];
     uint64_t rip, insns, rflags;
+    uint64_t gs_base, kernel_gs_base;
     uint16_t flags;
     uint8_t ymm[16][32];
 };
@@ -51,6 +52,8 @@ static void take(struct t0_cpu *c, struct state *s)
     s->insns = c->insns;
     s->rflags = c->s.rflags & ~(uint64_t)X86_FL_ARITH;
     s->flags = c->flags;
+    s->gs_base = c->seg_base[X86_GS];
+    s->kernel_gs_base = c->s.msr.kernel_gs_base;
 }
 
 static void put_back(struct t0_cpu *c, struct lockstep *l, uint64_t rip_base)
@@ -65,6 +68,9 @@ static void put_back(struct t0_cpu *c, struct lockstep *l, uint64_t rip_base)
     c->s.rip = s->rip;
     c->insns = s->insns;
     c->flags = s->flags;
+    c->s.rflags = s->rflags;
+    c->seg_base[X86_GS] = c->s.seg[X86_GS].base = s->gs_base;
+    c->s.msr.kernel_gs_base = s->kernel_gs_base;
     c->rip_base = rip_base;
     c->core->exc_pending = false;
     c->core->chain_wanted = NULL;
@@ -91,7 +97,8 @@ static bool note(struct t0_cpu *c, struct lockstep *l, const struct x86_insn *in
             return false;
         }
     }
-    if (insn->op == X86_OP_PUSH || insn->op == X86_OP_CALL) {
+    if (insn->op == X86_OP_PUSH || insn->op == X86_OP_PUSHF ||
+        insn->op == X86_OP_CALL) {
         la = c->gpr[X86_RSP] - 8;
         size = 8;
         write = true;
