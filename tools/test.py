@@ -92,6 +92,8 @@ def run_meson(totals, tree, args):
     log = tree / "meson-logs/testlog.json"
     log.unlink(missing_ok=True)
     env = sanitizer_env(os.environ)
+    if tree.name in SANITIZERS:
+        args = ["--timeout-multiplier", "10", *args]
     code = subprocess.run(["meson", "test", "-C", str(tree), "--no-rebuild",
                            "--print-errorlogs", *args], env=env).returncode
     before = totals.failed

@@ -553,7 +553,7 @@ static bool is_incomparable(unsigned op)
     return op == X86_OP_INS || op == X86_OP_OUTS;
 }
 
-#define CASES_PER_ROW (g_test_thorough() ? 12000u : 1200u)
+#define CASES_PER_ROW NATIVE_CASES(1200u, 12000u)
 
 static void test_native(const void *opaque)
 {

@@ -55,6 +55,14 @@ static inline uint8_t *native_arena(void)
     return (uint8_t *)(uintptr_t)NATIVE_ARENA;
 }
 
+/* How many random cases: all of them in a release tree, as many as take seconds in the
+ * sanitizers', many times more with -m thorough. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    #define NATIVE_CASES(n, thorough) (g_test_thorough() ? (thorough) : (n) / 8)
+#else
+    #define NATIVE_CASES(n, thorough) (g_test_thorough() ? (thorough) : (n))
+#endif
+
 /* Random numbers: the same in every run, others with -m thorough. */
 void native_seed(void);
 uint64_t native_rnd(void);

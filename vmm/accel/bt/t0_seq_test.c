@@ -17,7 +17,7 @@
 #define MAX_INSNS 24
 #define RAM_KIB   ((unsigned)((NATIVE_ARENA + NATIVE_PAGES * PAGE) / 1024))
 #define TIER1     256u /* with the mode: through the translator */
-#define NB_RUNS   (g_test_thorough() ? 200000u : 12000u)
+#define NB_RUNS   NATIVE_CASES(12000u, 200000u)
 
 struct sequence {
     unsigned mode, nb, len;

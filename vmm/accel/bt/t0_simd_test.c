@@ -572,7 +572,7 @@ static enum verdict run_case(struct guest *g, struct native_case *k)
     return want.r.faulted ? EQUAL_FAULT : EQUAL;
 }
 
-#define CASES_PER_ROW (g_test_thorough() ? 5000u : 100u)
+#define CASES_PER_ROW NATIVE_CASES(100u, 5000u)
 
 static void test_native(const void *opaque)
 {
@@ -723,7 +723,7 @@ static bool run_sequence(struct guest *g, const struct sequence *s,
     return true;
 }
 
-#define SEQUENCES (g_test_thorough() ? 400000u : 6000u)
+#define SEQUENCES NATIVE_CASES(6000u, 400000u)
 
 static void test_sequences(const void *opaque)
 {
