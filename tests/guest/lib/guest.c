@@ -195,8 +195,16 @@ static void reset_window(void)
 
 /* --- The run ----------------------------------------------------------------- */
 
+/* Firmware may have left a timer that ticks: with a vector of an exception. */
+static void mask_pic(void)
+{
+    outb(0x21, 0xff);
+    outb(0xa1, 0xff);
+}
+
 void guest_main(void)
 {
     set_up_traps();
+    mask_pic();
     guest_run_tests(reset_window);
 }
