@@ -412,6 +412,28 @@ GUEST_TEST(enter_and_leave_follow_the_stack_size)
     CHECK_EQ(s[2], 0x55551800);
 }
 
+/* MOV SS keeps the single-step trap away for one instruction (APM 2 8.5), LSS, with
+ * which no instruction for the stack pointer has to follow, does not. */
+GUEST_TEST(lss_holds_no_trap_back)
+{
+    CODE32(by_lss, "lss (%esi), %esp; nop; nop");
+    CODE32(by_mov, "mov %eax, %ss; nop; nop");
+    struct context c = kernel_context(by_lss);
+    c.gpr[EAX] = SEL_DATA;
+    c.gpr[ESI] = LOW_FREE;
+    *(uint32_t *)LOW_FREE = c.gpr[ESP] - 64;
+    *(uint16_t *)(LOW_FREE + 4) = SEL_DATA;
+    c.eflags |= FL_TF;
+    struct trap t = run(&c);
+    CHECK_EQ(t.vector, 1);
+    CHECK_EQ(t.c.eip, (uint32_t)by_lss + 3);
+    CHECK_EQ(t.c.gpr[ESP], c.gpr[ESP] - 64);
+    c.eip = (uint32_t)by_mov;
+    t = run(&c);
+    CHECK_EQ(t.vector, 1);
+    CHECK_EQ(t.c.eip, (uint32_t)by_mov + 3);
+}
+
 /* A frame that wraps around, and one whose end is outside of the segment. */
 GUEST_TEST(enter_checks_where_the_stack_ends)
 {

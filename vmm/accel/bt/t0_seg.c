@@ -234,7 +234,8 @@ HANDLER(pop_seg)
     return seg_loaded(c, op, op->dst);
 }
 
-/* LDS, LES, LSS, LFS, LGS; src: segment, dst: register */
+/* LDS, LES, LSS, LFS, LGS; src: segment, dst: register. LSS is one instruction and has
+ * no shadow. */
 HANDLER(load_far)
 {
     unsigned size = far_size(c, op);
@@ -244,7 +245,8 @@ HANDLER(load_far)
         return T0_FAULT(c, op);
     }
     put_reg(c, op, off.v);
-    return seg_loaded(c, op, op->src);
+    t0_update_mode(c);
+    return t0_end_block(c, op);
 }
 
 /* --- Lowering -------------------------------------------------------------- */
