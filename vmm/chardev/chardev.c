@@ -165,7 +165,11 @@ static void read_input(struct chardev *cd)
     n = read(cd->fd_in, buf, MIN(room, sizeof(buf)));
     if (n > 0) {
         give_input(cd, buf, n);
-    } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+    } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return;
+    } else if (cd->backend->input_may_end) {
+        cd->input_ended = true;
+    } else {
         g_mutex_lock(&cd->lock);
         cd->broken = true;
         g_mutex_unlock(&cd->lock);
@@ -262,6 +266,11 @@ static void update(void *opaque)
             cd->backend->lost(cd);
         pending = false;
     }
+    if (cd->input_ended) { /* out of the watch's own callback */
+        set_watch(cd, &cd->watch_in, &cd->events_in, cd->fd_in, 0, on_fd);
+        cd->fd_in = -1;
+        cd->input_ended = false;
+    }
     tell_open(cd, cd->connected);
     if (cd->backend->input)
         pull_input(cd);
@@ -336,15 +345,27 @@ char *chardev_describe(const struct chardev *cd)
     return g_strdup(cd->backend->name);
 }
 
+void chardev_drain(struct chardev *cd)
+{
+    g_mutex_lock(&cd->lock);
+    while (cd->connected && cd->fd_out >= 0 && cd->out_len > 0 && !cd->broken &&
+           !cd->stuck) {
+        struct pollfd p = {.fd = cd->fd_out, .events = POLLOUT};
+        int wait_ms = cd->backend->may_be_unread ? 0 : CHARDEV_DRAIN_MS;
+
+        flush_locked(cd);
+        if (cd->out_len > 0)
+            cd->stuck = poll(&p, 1, wait_ms) != 1 || !(p.revents & (POLLOUT | POLLERR));
+    }
+    g_mutex_unlock(&cd->lock);
+}
+
 void chardev_free(struct chardev *cd)
 {
     if (!cd)
         return;
     cd->handlers = NULL;
-    g_mutex_lock(&cd->lock);
-    if (cd->connected && cd->fd_out >= 0)
-        flush_locked(cd);
-    g_mutex_unlock(&cd->lock);
+    chardev_drain(cd);
     chardev_disconnect(cd);
     if (cd->backend->close)
         cd->backend->close(cd);

@@ -58,7 +58,15 @@ struct chardev *chardev_new(struct loop *loop, const json_t *options, GError **e
 /* Check everything about @options that can be checked without opening anything. */
 bool chardev_check(const json_t *options, GError **error);
 
-/* Flush what the host takes at once, restore the terminal, close. */
+/*
+ * Wait until the host has taken what was written, as long as it goes on taking: a
+ * reader that takes nothing for CHARDEV_DRAIN_MS is given up. For the end of a VM, when
+ * nothing but its last words is left. Thread: the loop's.
+ */
+#define CHARDEV_DRAIN_MS 3000
+void chardev_drain(struct chardev *cd);
+
+/* Drain, restore the terminal, close. */
 void chardev_free(struct chardev *cd);
 
 const char *chardev_get_id(const struct chardev *cd);

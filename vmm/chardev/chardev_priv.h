@@ -40,6 +40,10 @@ struct chardev_backend {
     /* The other side is gone; the core has closed or forgotten its descriptors.
      * NULL: it stays gone. Loop thread. */
     void (*lost)(struct chardev *cd);
+    /* The end of the input is not the end: output goes on. fd_in is not fd_out. */
+    bool input_may_end;
+    /* Often nobody reads the output: the end does not wait for somebody. */
+    bool may_be_unread;
     /* Look at input before the front end: change @buf, return the new length. Loop
      * thread; may be NULL. */
     size_t (*filter)(struct chardev *cd, uint8_t *buf, size_t len);
@@ -62,7 +66,8 @@ struct chardev {
     void *leave_opaque;
     struct loop_fd *watch_in, *watch_out; /* the same when fd_in == fd_out */
     unsigned events_in, events_out;
-    bool told_open; /* the front end's last event */
+    bool told_open;   /* the front end's last event */
+    bool input_ended; /* with input_may_end: stop watching */
     struct loop_bh update;
 
     _Atomic bool input_stopped; /* can_read() said 0 */
@@ -72,6 +77,7 @@ struct chardev {
     unsigned flags; /* CHARDEV_OWNS, CHARDEV_DIRECT */
     bool connected;
     bool broken;          /* a write failed: the loop's thread must see to it */
+    bool stuck;           /* chardev_drain() has given up */
     bool front_end_waits; /* chardev_write() took less than all */
     uint8_t *out;         /* ring of CHARDEV_BUFFER bytes, NULL until needed */
     size_t out_off, out_len;

@@ -88,5 +88,6 @@ const struct chardev_backend chardev_pty = {
     .open = pty_open,
     .close = pty_close,
     .lost = pty_lost,
+    .may_be_unread = true,
     .describe = pty_describe,
 };

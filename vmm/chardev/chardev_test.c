@@ -355,6 +355,92 @@ static void stdio_makes_the_terminal_raw_and_has_leave_keys(void)
     g_assert_cmpuint(n, ==, 2);
 }
 
+/* The end of the input drops nothing of the output: neither what waits for room in a
+ * pipe nor what comes between the end and the loop's look at it. */
+static void stdio_prints_after_the_end_of_its_input(void)
+{
+    enum { MANY = 100000 };
+    static uint8_t sent[MANY], got[MANY];
+    int in = dup(0), out = dup(1), stdin_fds[2], stdout_fds[2];
+    size_t written = 0, n = 0;
+    struct front f;
+    struct chardev *cd;
+
+    for (size_t i = 0; i < MANY; i++)
+        sent[i] = i * 13 >> 2;
+    g_assert_cmpint(pipe(stdin_fds), ==, 0);
+    g_assert_cmpint(pipe2(stdout_fds, O_NONBLOCK), ==, 0);
+    fflush(stdout);
+    dup2(stdin_fds[0], 0);
+    dup2(stdout_fds[1], 1);
+    cd = make("{\"backend\": \"stdio\"}", &f);
+    run();
+    /* More than a pipe holds, less than that and the ring. */
+    written = chardev_write(cd, sent, MANY);
+    close(stdin_fds[1]);
+    run();
+    while (n < written) {
+        ssize_t r = read(stdout_fds[0], got + n, sizeof(got) - n);
+
+        n += r > 0 ? r : 0;
+        run();
+    }
+    g_assert_cmpuint(written, ==, MANY);
+    g_assert_cmpmem(got, n, sent, MANY);
+    g_assert_cmpuint(chardev_write(cd, sent, 10), ==, 10);
+    g_assert_cmpint(read(stdout_fds[0], got, sizeof(got)), ==, 10);
+    g_assert_cmpuint(f.closed, ==, 0);
+    end(cd, &f);
+    dup2(in, 0);
+    dup2(out, 1);
+    close(in);
+    close(out);
+    close(stdin_fds[0]);
+    close(stdout_fds[0]);
+    close(stdout_fds[1]);
+}
+
+struct reader {
+    int fd;
+    size_t got;
+};
+
+static gpointer read_all(gpointer opaque)
+{
+    struct reader *r = opaque;
+    uint8_t buf[1000];
+    ssize_t n;
+
+    while ((n = read(r->fd, buf, sizeof(buf))) > 0)
+        r->got += n;
+    return NULL;
+}
+
+/* Nobody reads before the end begins; all that was taken arrives. */
+static void the_end_waits_for_a_reader(void)
+{
+    static uint8_t sent[100000];
+    g_autofree char *json = NULL;
+    struct reader r = {0};
+    struct front f;
+    struct chardev *cd;
+    GThread *thread;
+    int fds[2];
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    json = g_strdup_printf("{\"backend\": \"fd\", \"fd\": %d}", fds[1]);
+    cd = make(json, &f);
+    run();
+    g_assert_cmpuint(chardev_write(cd, sent, sizeof(sent)), ==, sizeof(sent));
+    r.fd = fds[0];
+    thread = g_thread_new("reader", read_all, &r);
+    end(cd, &f);
+    close(fds[1]);
+    g_thread_join(thread);
+    g_assert_cmpuint(r.got, ==, sizeof(sent));
+    close(fds[0]);
+}
+
 static void pty_carries_both_ways(void)
 {
     struct front f;
@@ -414,6 +500,9 @@ int main(int argc, char **argv)
                     server_serves_one_client_after_another);
     g_test_add_func("/chardev/server_leaves_other_files_alone",
                     server_leaves_other_files_alone);
+    g_test_add_func("/chardev/stdio_prints_after_the_end_of_its_input",
+                    stdio_prints_after_the_end_of_its_input);
+    g_test_add_func("/chardev/the_end_waits_for_a_reader", the_end_waits_for_a_reader);
     g_test_add_func("/chardev/stdio_makes_the_terminal_raw_and_has_leave_keys",
                     stdio_makes_the_terminal_raw_and_has_leave_keys);
     g_test_add_func("/chardev/pty_carries_both_ways", pty_carries_both_ways);

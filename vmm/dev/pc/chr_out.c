@@ -33,6 +33,11 @@ void chr_out_done(struct chr_out *o)
     o->timer = NULL;
     o->blocked = false;
     chr_out_flush(o);
+    if (o->len > 0) {
+        chardev_drain(o->cd);
+        o->blocked = false;
+        chr_out_flush(o);
+    }
 }
 
 unsigned chr_out_room(const struct chr_out *o)
