@@ -406,6 +406,9 @@ struct blk *blk_open_child(struct blk *b, const char *role, json_t *options,
 bool blk_open_backing(struct blk *b, json_t *opts, const char *name, const char *format,
                       GError **error);
 
+/* Whether discards of @b's users are wanted (discard=unmap). */
+bool blk_wants_discards(const struct blk *b);
+
 /* Flags of blk_open_args for @b itself; 0 for children. From open only. */
 unsigned blk_open_flags(const struct blk *b);
 

@@ -5,6 +5,7 @@
 #include "lib/base/base.h"
 
 #include "block/filter/fault.h"
+#include "block/filter/logwrites.h"
 #include "block/format/qcow2/qcow2.h"
 #include "block/format/raw.h"
 #include "block/proto/file.h"
@@ -20,6 +21,7 @@ const struct blk_format *const blk_formats[] = {
 const struct blk_protocol *const blk_protocols[] = {
     &file_protocol,
     &fault_filter,
+    &logwrites_filter,
     NULL,
 };
 

@@ -317,6 +317,11 @@ struct blk *blk_open_child(struct blk *b, const char *role, json_t *options,
     return open_child(b, &o, role, options, read_only, error);
 }
 
+bool blk_wants_discards(const struct blk *b)
+{
+    return b->core->discard;
+}
+
 unsigned blk_open_flags(const struct blk *b)
 {
     return b->core->flags;

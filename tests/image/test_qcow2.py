@@ -411,3 +411,14 @@ def test_json_is_json(tmp_path):
     image = tmp_path / 'na"me\u00e9.qcow2'
     run(IMG, "create", "-q", "-f", "qcow2", image, "1M")
     assert json.loads(out(IMG, "info", "--output=json", image))["filename"] == str(image)
+
+
+def test_discarded_space_goes_back_to_the_file_system(tmp_path):
+    image = tmp_path / "a.qcow2"
+    run(IMG, "create", "-q", "-f", "qcow2", image, "32M")
+    io(IO, image, ["write -P 1 0 32M"])
+    before = image.stat().st_blocks
+    io(IO, image, ["discard 0 24M"])
+    assert image.stat().st_blocks * 512 < 9 << 20 < before * 512
+    check(QEMU_IMG, image)
+    io(QEMU_IO, image, ["read -P 0 0 24M", "read -P 1 24M 8M"])

@@ -448,18 +448,8 @@ uint8_t *qcow2_build_header(const struct qcow2 *q, GError **error)
     if (q->data_file_name && (q->incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
         add_extension(&w, EXT_DATA_FILE, q->data_file_name, strlen(q->data_file_name));
     }
-    if (q->version >= 3 && q->cluster_size >= 4096) {
-        add_features(&w);
-    } else if (q->version >= 3) {
-        /* It explains only; a small cluster may need its room for names. */
-        struct builder before = w;
-        add_features(&w);
-        uint64_t left = w.size - w.at;
-        uint64_t name = q->backing_name ? strlen(q->backing_name) : 0;
-        if (w.full || left < name + 8) {
-            memset(before.buf + before.at, 0, before.size - before.at);
-            w = before;
-        }
+    if (q->version >= 3 && q->cluster_size > 4096) {
+        add_features(&w); /* explains only; small clusters need their room for names */
     }
     if (q->bitmaps_at[0]) {
         uint8_t ext[24] = {0};

@@ -57,9 +57,21 @@ static bool open_data_file(struct qcow2 *q, json_t *opts, GError **error)
     return q->data != NULL;
 }
 
+static bool in_file(const struct qcow2 *q, const char *what, uint64_t offset,
+                    uint64_t entries, GError **error)
+{
+    return entries == 0 || offset < blk_length(q->file) ||
+           error_msg(error, "%s at 0x%" PRIx64 " is past the end of the file", what,
+                     offset);
+}
+
 static bool read_tables(struct qcow2 *q, GError **error)
 {
     int err;
+    if (!in_file(q, "Active L1 table", q->l1_offset, q->l1_size, error) ||
+        !in_file(q, "Reference count table", q->rt_offset, q->rt_size, error)) {
+        return false;
+    }
     q->l1 = qcow2_read_table(q, q->l1_offset, q->l1_size, &err);
     if (!q->l1) {
         return error_errno(error, -err, "Could not read L1 table at 0x%" PRIx64,
@@ -137,6 +149,8 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
     }
     q->cache = qcow2_cache_new(q, cache_bytes(q, opts));
     q->free_hint = 1;
+    q->pass_discards =
+        blk_opt_bool(opts, "pass-discard-request", blk_wants_discards(b));
     q->lazy = q->version >= 3 &&
               blk_opt_bool(opts, "lazy-refcounts", q->compatible & QCOW2_COMPAT_LAZY);
     if (q->version < 3 && blk_opt_bool(opts, "lazy-refcounts", false)) {

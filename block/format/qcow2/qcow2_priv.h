@@ -140,6 +140,7 @@ struct qcow2 {
     bool corrupt_told; /* the first damage was reported */
     bool lazy;         /* lazy refcounts, for this opening */
     bool loaded_snapshot;
+    bool pass_discards; /* clusters that become free are discarded in the file */
     bool sparse; /* clusters were counted that the file does not hold: preallocated */
     bool tail_unsure; /* a failed write may have left bytes behind the end */
 };

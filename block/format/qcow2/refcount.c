@@ -283,6 +283,23 @@ int qcow2_free_now(struct qcow2 *q, uint64_t offset, uint64_t len)
     return qcow2_refcount_add(q, first, last - first + 1, -1);
 }
 
+/* Clusters that nobody counts any more become holes of the file. Advice: what fails is
+ * no error. */
+static void discard_free(struct qcow2 *q, uint64_t first, uint64_t count)
+{
+    uint64_t run = 0, refs;
+    for (uint64_t i = 0; i <= count; i++) {
+        bool unused =
+            i < count && qcow2_refcount(q, first + i, &refs) == 0 && refs == 0;
+        uint64_t at = (first + i - run) << q->cluster_bits;
+        uint64_t len = run << q->cluster_bits, end = q->file->content_len;
+        if (!unused && run && at < end) {
+            blk_run(q->file, BLK_DISCARD, at, NULL, 0, MIN(len, end - at), 0);
+        }
+        run = unused ? run + 1 : 0;
+    }
+}
+
 int qcow2_apply_pending(struct qcow2 *q)
 {
     int ret = 0;
@@ -291,6 +308,9 @@ int qcow2_apply_pending(struct qcow2 *q)
         int r =
             qcow2_free_now(q, p->first << q->cluster_bits, p->count << q->cluster_bits);
         ret = ret ? ret : r;
+        if (r == 0 && q->pass_discards) {
+            discard_free(q, p->first, p->count);
+        }
     }
     g_array_set_size(q->pending, 0);
     /* What could not be uncounted is a leak: check tells, the guest need not. */

@@ -439,7 +439,10 @@ static int qcow2_unmap(struct blk *b, uint64_t offset, uint64_t len, uint64_t *r
 {
     struct qcow2 *q = b->priv;
     *ret_len = len;
-    if (!whole(q, offset, len, q->cluster_size) || q->data_raw) {
+    if (q->data_raw) { /* the file must read as the disk does */
+        return blk_run(q->data, BLK_ZERO, offset, NULL, 0, len, BLK_MAY_UNMAP);
+    }
+    if (!whole(q, offset, len, q->cluster_size)) {
         return 0;
     }
     return qcow2_drop_clusters(q, offset, len, false, ret_len);
