@@ -149,7 +149,7 @@ struct t0_itlb_entry {
     uint64_t gpa;
     uint8_t *host;
 };
-#define T0_ITLB_SIZE 512u
+#define T0_ITLB_SIZE 4096u
 
 /*
  * Jump cache: linear address of a block's start -> block, valid while the

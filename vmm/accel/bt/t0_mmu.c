@@ -489,8 +489,8 @@ struct t0_itlb_entry *t0_itlb_fill(struct t0_cpu *c, uint64_t la)
     }
     if (x.shift > 12) {
         e->gpa |= T0_SIDE_LARGE;
-        t0_tlb_note_large(c, la, x.shift);
     }
+    t0_itlb_note(c, e, la, x.shift, x.global);
     e->host = r ? r->host + (x.gpa - r->gpa) : NULL;
     return e;
 }

@@ -110,6 +110,7 @@ enum {
 };
 
 /* Numbers of entries, see t0_tlb.c. */
+_Static_assert(T0_ITLB_SIZE <= T0_TLB_SIZE, "a set holds either's");
 struct t0_tlb_set {
     uint64_t bits[T0_TLB_SIZE / 64];
     uint64_t words[(T0_TLB_SIZE + 4095) / 4096]; /* of bits that are not 0 */
@@ -148,7 +149,8 @@ struct t0_core {
     uint64_t
         large_seen[T0_FILTER]; /* filter of 2 MiB and 1 GiB regions with large pages */
     uint64_t code_seen[T0_FILTER]; /* filter of linear pages in the jump caches */
-    uint64_t jumps_used[T0_JUMP_SIZE / 64]; /* entries of c->jumps */
+    struct t0_tlb_set itlb_filled, itlb_local; /* the same of c->itlb */
+    uint64_t jumps_used[T0_JUMP_SIZE / 64];    /* entries of c->jumps */
     const struct gmem_region *last_region;
     struct {
         uint64_t la;
@@ -306,7 +308,9 @@ void t0_jumps_note(struct t0_cpu *c, const struct t0_jump_entry *j, uint64_t lin
 /* Entry @i of @bank was filled from a page of 1 << @shift bytes at @la. */
 void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
                  unsigned shift, bool global);
-void t0_tlb_note_large(struct t0_cpu *c, uint64_t la, unsigned shift);
+/* Entry @e of c->itlb was filled likewise. */
+void t0_itlb_note(struct t0_cpu *c, const struct t0_itlb_entry *e, uint64_t la,
+                  unsigned shift, bool global);
 
 /* Whether the page-directory pointers of legacy PAE paging at @cr3 may be loaded. */
 bool t0_pdptes_ok(struct t0_cpu *c, uint64_t cr3);

@@ -62,7 +62,7 @@ static void set_remove(struct t0_tlb_set *s, unsigned i)
                          once_ = 1;                                                \
                      once_; once_ = 0)
 
-void t0_tlb_note_large(struct t0_cpu *c, uint64_t la, unsigned shift)
+static void note_large(struct t0_cpu *c, uint64_t la, unsigned shift)
 {
     uint64_t *f = c->core->large_seen;
     if (shift == 30) {
@@ -91,8 +91,31 @@ void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
         set_add(&core->local[bank], i);
     }
     if (shift > 12) {
-        t0_tlb_note_large(c, la, shift);
+        note_large(c, la, shift);
     }
+}
+
+void t0_itlb_note(struct t0_cpu *c, const struct t0_itlb_entry *e, uint64_t la,
+                  unsigned shift, bool global)
+{
+    struct t0_core *core = c->core;
+    unsigned i = (unsigned)(e - c->itlb);
+    set_add(&core->itlb_filled, i);
+    if (global) {
+        set_remove(&core->itlb_local, i);
+    } else {
+        set_add(&core->itlb_local, i);
+    }
+    if (shift > 12) {
+        note_large(c, la, shift);
+    }
+}
+
+static void drop_code(struct t0_cpu *c, unsigned i)
+{
+    c->itlb[i].tag = UINT64_MAX;
+    set_remove(&c->core->itlb_filled, i);
+    set_remove(&c->core->itlb_local, i);
 }
 
 static void drop_entry(struct t0_cpu *c, unsigned bank, unsigned i)
@@ -167,10 +190,9 @@ void t0_tlb_flush(struct t0_cpu *c, bool global_too)
             drop_entry(c, b, i);
         }
     }
-    for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
-        if (global_too || !(c->itlb[i].gpa & T0_SIDE_GLOBAL)) {
-            c->itlb[i].tag = UINT64_MAX;
-        }
+    SET_EACH(global_too ? &core->itlb_filled : &core->itlb_local, i)
+    {
+        drop_code(c, i);
     }
     jumps_flush(c, global_too);
     if (global_too) {
@@ -208,12 +230,15 @@ void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
     }
     struct t0_itlb_entry *e = t0_itlb_slot(c, la);
     if ((e->tag & PAGE_MASK) == page) {
-        e->tag = UINT64_MAX;
+        drop_code(c, (unsigned)(e - c->itlb));
     }
-    for (unsigned i = 0; large && i < T0_ITLB_SIZE; i++) {
-        e = &c->itlb[i];
-        if ((e->gpa & T0_SIDE_LARGE) && same_large(e->tag, la)) {
-            e->tag = UINT64_MAX;
+    if (large) {
+        SET_EACH(&core->itlb_filled, i)
+        {
+            e = &c->itlb[i];
+            if ((e->gpa & T0_SIDE_LARGE) && same_large(e->tag, la)) {
+                drop_code(c, i);
+            }
         }
     }
     if (large || filter_has(core->code_seen, la >> 12)) {
