@@ -143,3 +143,94 @@ GUEST_TEST(pending_exception_is_raised_by_the_next_that_waits)
     CHECK(!TRAPS(&t, PENDING "addps %%xmm0, %%xmm1; fnclex"));
     __asm__ volatile("fninit");
 }
+
+/* --- FERR# and IRQ 13 --------------------------------------------------------------
+ */
+
+static volatile unsigned nb_irq13, status_seen;
+static volatile bool clears;
+
+static bool on_irq13(unsigned vector, uint64_t *frame)
+{
+    (void)frame;
+    if (vector != 0x2d) {
+        return false;
+    }
+    uint16_t fsw;
+    nb_irq13++;
+    outb(0xf0, 0); /* IGNNE#: x87 instructions may follow */
+    __asm__ volatile("fnstsw %0" : "=a"(fsw));
+    status_seen = fsw;
+    __asm__ volatile("fldz; fstp %st(0)");
+    if (clears) {
+        __asm__ volatile("fnclex");
+    }
+    outb(0xa0, 0x20);
+    outb(0x20, 0x20);
+    return true;
+}
+
+static void start_irq13(void)
+{
+    static const uint8_t init[][2] = {{0x20, 0x11}, {0x21, 0x20}, {0x21, 4}, {0x21, 1},
+                                      {0xa0, 0x11}, {0xa1, 0x28}, {0xa1, 2}, {0xa1, 1},
+                                      {0x21, 0xfb}, {0xa1, 0xdf}};
+    for (unsigned i = 0; i < sizeof(init) / sizeof(init[0]); i++) {
+        outb(init[i][0], init[i][1]);
+    }
+    nb_irq13 = status_seen = 0;
+    guest_trap_hook = on_irq13;
+    write_cr0(read_cr0() & ~UINT64_C(0x20)); /* NE */
+}
+
+static void stop_irq13(void)
+{
+    __asm__ volatile("cli; fninit");
+    write_cr0(read_cr0() | 0x20);
+    guest_trap_hook = NULL;
+    outb(0x21, 0xff);
+    outb(0xa1, 0xff);
+}
+
+static bool is_tcg(void)
+{
+    uint32_t r[4];
+    cpuid(0x40000000, 0, r);
+    if (r[1] == 0x54474354) { /* "TCGT" */
+        guest_skip("QEMU's software CPU aborts");
+        return true;
+    }
+    return false;
+}
+
+GUEST_TEST(without_ne_the_exception_is_irq_13)
+{
+    struct trap t;
+    if (is_tcg()) {
+        return;
+    }
+    start_irq13();
+    clears = true;
+    CHECK(!TRAPS(&t, "sti; " PENDING "fwait; fld1; fstp %%st(0); cli"));
+    CHECK_EQ(t.vector, NO_TRAP);
+    CHECK_EQ(nb_irq13, 1);
+    CHECK_EQ(status_seen & 0x84, 0x84); /* ES, ZE */
+    CHECK(!TRAPS(&t, "sti; " PENDING "fwait; fld1; fstp %%st(0); cli"));
+    CHECK_EQ(nb_irq13, 2);
+    stop_irq13();
+}
+
+GUEST_TEST(ignne_lets_instructions_go_on_until_the_exception_is_cleared)
+{
+    struct trap t;
+    if (is_tcg()) {
+        return;
+    }
+    start_irq13();
+    clears = false;
+    CHECK(!TRAPS(&t, "sti; " PENDING "fwait; fld1; fstp %%st(0); fwait; cli"));
+    CHECK_EQ(nb_irq13, 1);
+    CHECK(!TRAPS(&t, "fnclex; sti; " PENDING "fwait; cli"));
+    CHECK_EQ(nb_irq13, 2);
+    stop_irq13();
+}

@@ -10,6 +10,7 @@
 #include "vmm/board/ged.h"
 #include "vmm/board/pc_boot.h"
 #include "vmm/chardev/chardev.h"
+#include "vmm/dev/pc/ferr.h"
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/i8042.h"
 #include "vmm/dev/pc/i8254.h"
@@ -137,7 +138,7 @@ static bool add_irq_controllers(struct microvm *m, GError **error)
     if (!ioapic || !lapic_map(m->board.vm, error))
         return false;
     pc_irqs_connect(&m->irqs, m->board.vm, pic, ioapic);
-    return true;
+    return make(m, &ferr_type, json_object(), error) != NULL;
 }
 
 static void set_a20(void *opaque, unsigned input, bool level)

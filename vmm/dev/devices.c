@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "vmm/dev/pc/ferr.h"
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/i8042.h"
 #include "vmm/dev/pc/i8254.h"
@@ -25,6 +26,7 @@ const struct device_type *const device_types[] = {
     &isa_debugcon_type,
     &isa_serial_type,
     &mc146818rtc_type,
+    &ferr_type,
     &pc_reset_type,
     &pc_testdev_type,
     &virtio_blk_device_type,

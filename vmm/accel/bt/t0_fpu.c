@@ -5,7 +5,7 @@
  * through the canonical state. t0_fpu.h says how exceptions are done.
  * Spec: AMD64 APM vol. 1 chapter 6, vol. 5; SDM vol. 1 chapter 8.
  *
- * CR0.NE clear should raise FERR# (IRQ 13) in place of #MF: it raises #MF too.
+ * With CR0.NE clear and a board that has FERR#, what would raise #MF waits.
  */
 #include "vmm/accel/bt/t0_fpu.h"
 
@@ -67,7 +67,9 @@ void t0_x87_load(struct t0_cpu *c)
     if (!(c->fpu_loaded & T0_FPU_HOST)) {
         memset(f->image, 0, 512);
         le16_put(f->image + FX_FCW, s->fcw);
-        le16_put(f->image + FX_FSW, s->fsw);
+        f->hidden = s->fsw & ~s->fcw & T0_FPU_EXCEPTIONS;
+        uint16_t hide = f->hidden ? f->hidden | FSW_ES | FSW_B : 0;
+        le16_put(f->image + FX_FSW, s->fsw & ~hide);
         f->image[FX_FTW] = s->ftw;
         le32_put(f->image + FX_MXCSR, _mm_getcsr());
         memcpy(f->image + FX_ST, s->st, sizeof(s->st));
@@ -88,7 +90,8 @@ static void x87_put(struct t0_cpu *c)
     }
     c->fpu_loaded &= (uint8_t) ~(T0_FPU_X87 | T0_FPU_HOST);
     __asm__ volatile("fxsave64 (%0)\n\tfninit" : : "r"(f->image) : "memory");
-    s->fsw = t0_fpu_summary(c, le16_get(f->image + FX_FSW));
+    s->fsw = t0_fpu_summary(c, le16_get(f->image + FX_FSW) | f->hidden);
+    f->hidden = 0;
     s->ftw = f->image[FX_FTW];
     for (unsigned i = 0; i < 8; i++) {
         memcpy(s->st[i], f->image + FX_ST + 16 * i, 10);
@@ -203,14 +206,48 @@ static uint16_t x87_status(struct t0_cpu *c)
     }
     uint16_t fsw;
     __asm__ volatile("fnstsw %0" : "=a"(fsw));
-    return fsw;
+    return unlikely(c->fpu->hidden) ? t0_fpu_summary(c, fsw | c->fpu->hidden) : fsw;
+}
+
+/* No exception is pending. */
+static inline void ferr_gone(struct t0_cpu *c)
+{
+    if (unlikely(atomic_load_explicit(&x86_vcpu_of(c->vcpu)->ferr.on,
+                                      memory_order_relaxed))) {
+        x86_set_ferr(c->vcpu, false);
+    }
+}
+
+/* An unmasked exception is pending before @op, which waits: #MF; or assert FERR# and,
+ * without IGNNE#, stop until an interrupt comes. False: go on nevertheless. */
+static bool pending(struct t0_cpu *c, const struct t0_op *op)
+{
+    if ((c->s.cr0 & X86_CR0_NE) || !x86_vcpu_of(c->vcpu)->ferr.line.fn) {
+        t0_raise(c, op, X86_EXC_MF);
+        return true;
+    }
+    t0_fpu_lend(c);
+    x86_set_ferr(c->vcpu, true);
+    if (atomic_load(&x86_vcpu_of(c->vcpu)->ferr.ignne)) {
+        return false;
+    }
+    c->s.activity = X86_HALTED;
+    c->s.int_shadow = false;
+    c->core->exit_wanted = true;
+    c->core->exit = VCPU_EXIT_HLT;
+    t0_leave(c, op, t0_op_rip(c, op));
+    c->insns--;
+    return true;
 }
 
 bool t0_x87_wait(struct t0_cpu *c, const struct t0_op *op)
 {
     if (unlikely(!x87_all_masked(c)) && (x87_status(c) & FSW_ES)) {
-        t0_raise(c, op, X86_EXC_MF);
-        return true;
+        if (pending(c, op)) {
+            return true;
+        }
+    } else {
+        ferr_gone(c);
     }
     t0_x87_load(c);
     return false;
@@ -420,6 +457,7 @@ static const struct t0_op *op_fnclex(struct t0_cpu *c, const struct t0_op *op)
 {
     x87_put(c);
     c->s.fpu.fsw &= 0x7f00; /* exception flags, SF, ES and B */
+    ferr_gone(c);
     return T0_NEXT(c, op);
 }
 
@@ -427,6 +465,7 @@ static const struct t0_op *op_fninit(struct t0_cpu *c, const struct t0_op *op)
 {
     x87_put(c);
     struct x86_fpu *s = &c->s.fpu;
+    ferr_gone(c);
     set_fsw(s, 0); /* the registers keep their contents */
     s->fcw = 0x37f;
     s->ftw = 0;
@@ -440,8 +479,8 @@ static const struct t0_op *op_fwait(struct t0_cpu *c, const struct t0_op *op)
     if ((c->s.cr0 & (X86_CR0_MP | X86_CR0_TS)) == (X86_CR0_MP | X86_CR0_TS)) {
         return t0_raise(c, op, X86_EXC_NM);
     }
-    if (x87_status(c) & FSW_ES) {
-        return t0_raise(c, op, X86_EXC_MF);
+    if ((x87_status(c) & FSW_ES) && pending(c, op)) {
+        return NULL;
     }
     return T0_NEXT(c, op);
 }

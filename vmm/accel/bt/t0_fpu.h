@@ -48,6 +48,8 @@ enum {
 struct t0_fpu {
     struct thunk_arena *arena;
     bool arena_full; /* blocks are being dropped; then the arena is reset */
+    uint16_t
+        hidden; /* pending exceptions that IGNNE# lets pass, not in the host's FSW */
     _Alignas(64) uint8_t bounce[64];  /* memory operands that are not plain RAM */
     _Alignas(64) uint8_t image[1024]; /* FXSAVE and XSAVE areas */
 };
@@ -55,7 +57,8 @@ struct t0_fpu {
 /* @fsw with ES and B as the guest's control word makes them. */
 uint16_t t0_fpu_summary(const struct t0_cpu *c, uint16_t fsw);
 
-/* Bring the x87 registers into the host's. Nothing unmasked is pending. */
+/* Bring the x87 registers into the host's, but for unmasked exceptions: the host must
+ * not raise what IGNNE# lets pass. */
 void t0_x87_load(struct t0_cpu *c);
 
 /*

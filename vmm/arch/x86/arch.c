@@ -28,6 +28,35 @@ static bool arch_vcpu_new(struct vcpu *vcpu, GError **error)
     return true;
 }
 
+void x86_connect_ferr(struct vm *vm, struct irq_line line)
+{
+    for (unsigned i = 0; i < vm->nb_vcpus; i++)
+        x86_vcpu_of(vm->vcpus[i])->ferr.line = line;
+}
+
+void x86_set_ferr(struct vcpu *vcpu, bool on)
+{
+    struct x86_ferr *f = &x86_vcpu_of(vcpu)->ferr;
+
+    if (atomic_exchange(&f->on, on) == on)
+        return;
+    if (!on)
+        atomic_store(&f->ignne, false);
+    irq_set(&f->line, on);
+}
+
+void x86_assert_ignne(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        struct x86_ferr *f = &x86_vcpu_of(vm->vcpus[i])->ferr;
+
+        if (atomic_load(&f->on)) {
+            atomic_store(&f->ignne, true);
+            irq_set(&f->line, false);
+        }
+    }
+}
+
 static void arch_vcpu_free(struct vcpu *vcpu)
 {
     struct x86_vcpu *x = x86_vcpu_of(vcpu);

@@ -1,9 +1,14 @@
 #ifndef VMM_ARCH_X86_X86_VCPU_H
 #define VMM_ARCH_X86_X86_VCPU_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
+#include "vmm/vm/irq.h"
 #include "vmm/vm/vcpu.h"
+
+struct vm;
 
 struct lapic;
 struct kvm_pv;
@@ -20,7 +25,30 @@ struct x86_vcpu {
      * x86_state.msr.tsc_offset for the APIC timer and kvmclock, and calls
      * kvm_pv_refresh() when it changes. Thread: the vCPU's. */
     int64_t tsc_offset;
+
+    struct x86_ferr {
+        struct irq_line line; /* where FERR# goes; fn NULL: to no board */
+        _Atomic bool on;      /* FERR# is asserted */
+        _Atomic bool ignne;   /* IGNNE# is: x87 instructions go on nevertheless */
+    } ferr;
 };
+
+/*
+ * The x87's exceptions as the PC/AT has them, while CR0.NE is clear (SDM 1 appendix D):
+ * the instruction that would raise #MF asserts FERR#, an interrupt on a PC, and waits.
+ * The handler writes port F0h, which takes the interrupt back and asserts IGNNE#, so
+ * that x87 instructions may be executed until the exception is cleared.
+ */
+
+/* Where FERR# of all vCPUs goes. Boards that leave this out have #MF always. Thread:
+ * main, before the start. */
+void x86_connect_ferr(struct vm *vm, struct irq_line line);
+
+/* FERR# of @vcpu; off ends IGNNE# too. Thread: the vCPU's. */
+void x86_set_ferr(struct vcpu *vcpu, bool on);
+
+/* Port F0h was written. Any thread. */
+void x86_assert_ignne(struct vm *vm);
 
 static inline struct x86_vcpu *x86_vcpu_of(const struct vcpu *vcpu)
 {
