@@ -89,7 +89,8 @@ static void forgive_pf(const struct x86_insn *i, const struct fz_state *w,
     if (i && in_pieces(i) && (w->cr2 ^ g->cr2) < FZ_PAGE) {
         g->cr2 = w->cr2;
     }
-    if (i && is_area(i) && w->cr2 - g->cr2 + FZ_XSAVE_SIZE < 2 * FZ_XSAVE_SIZE) {
+    if (i && is_area(i) &&
+        (i->addrsize == 2 || w->cr2 - g->cr2 + FZ_XSAVE_SIZE < 2 * FZ_XSAVE_SIZE)) {
         g->cr2 = w->cr2;
         g->error = w->error; /* two pages, and neither may be written */
     }

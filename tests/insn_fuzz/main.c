@@ -62,7 +62,7 @@ struct fuzzer {
     struct fz_case k;
     struct fz_mem base;
     uint64_t base_of;
-    struct fz_outcome want, got;
+    struct fz_outcome want, got, first_want, first_got;
     GHashTable *seen; /* findings told already, by what is left of them */
 };
 
@@ -101,10 +101,13 @@ static void drop_item(struct fz_case *k, unsigned item, bool dropped)
 }
 
 /* Drop the items, instructions with what they need, that make no difference. Leaves
- * the smallest case in f->k. */
-static void minimise(struct fuzzer *f)
+ * the smallest case in f->k. False: there was no difference any more, and the first
+ * one is kept. */
+static bool minimise(struct fuzzer *f)
 {
     struct fz_case *k = &f->k;
+    f->first_want = f->want;
+    f->first_got = f->got;
     bool dropped[FZ_MAX_ITEMS] = {false}, smaller = true;
     while (smaller) {
         smaller = false;
@@ -120,7 +123,16 @@ static void minimise(struct fuzzer *f)
         }
     }
     fz_layout(&f->base, k);
-    run_both(f);
+    if (run_both(f) == FZ_DIFFERENT) {
+        return true;
+    }
+    for (unsigned item = 0; item < k->nb_items; item++) {
+        drop_item(k, item, false);
+    }
+    fz_layout(&f->base, k);
+    f->want = f->first_want;
+    f->got = f->first_got;
+    return false;
 }
 
 /* The operations that are left: findings with the same ones are told once. */
@@ -139,14 +151,15 @@ static void report_failure(struct fuzzer *f)
 {
     const char *prefix = f->opt->tap ? "# " : "";
     FILE *out = f->opt->tap ? stderr : stdout;
-    minimise(f);
+    bool again = minimise(f);
     char *sign = signature(&f->k);
     if (!g_hash_table_add(f->seen, sign)) {
         return;
     }
     f->shared->failures++;
-    printf("%sdifferent: --seed %" PRIu64 " --case %" PRIu64 " --length %u (%s)\n",
-           prefix, f->opt->seed, f->k.number, f->opt->length, sign);
+    printf("%sdifferent%s: --seed %" PRIu64 " --case %" PRIu64 " --length %u (%s)\n",
+           prefix, again ? "" : ", but not again", f->opt->seed, f->k.number,
+           f->opt->length, sign);
     fz_print_case(&f->k, out);
     fz_print_difference(&f->k, &f->want, &f->got, out);
     fflush(stdout);

@@ -371,6 +371,7 @@ __attribute__((target("fsgsbase"))) void fz_native_init(void)
     le64_put(at(FZ_EXIT) + 32, (uint64_t)(uintptr_t)fz_native_exit);
     memcpy(at(FZ_EXIT32), "\xea\0\0\0\0\x33\0", 7); /* jmp far FZ_EXIT */
     le32_put(at(FZ_EXIT32) + 1, (uint32_t)FZ_EXIT);
+    mprotect(at(FZ_EXIT), FZ_PAGE, PROT_READ | PROT_EXEC); /* as in the guest */
     set_segments();
     fz_native.host_fs = __builtin_ia32_rdfsbase64();
     take_signals();
