@@ -444,7 +444,7 @@ static int usage(const char *wrong)
         "  --count N     so many sequences, from number --from (default 0) on\n"
         "  --case N      only case N of the seed\n"
         "  --tier N      of the software CPU: 0 (default) interprets, 1 translates\n"
-        "  --runs N      of each sequence by the software CPU (default 1, tier 1: 2)\n"
+        "  --runs N      of each sequence by the software CPU (default 1, tier 1: 3)\n"
         "  --bits N      only 64-bit or only 32-bit code\n"
         "  --length N    at most N instructions and what they need (default 6)\n"
         "  --jobs N      so many processes (default 1)\n"
@@ -547,7 +547,7 @@ int main(int argc, char **argv)
         return usage(wrong);
     }
     opt.jobs = opt.one >= 0 ? 1 : opt.jobs;
-    opt.runs = opt.runs ? opt.runs : opt.tier ? 2 : 1;
+    opt.runs = opt.runs ? opt.runs : opt.tier ? 3 : 1;
     opt.table |= !opt.count && !opt.seconds && opt.one < 0;
     fz_forms_init(&forms);
     if (opt.forms) {

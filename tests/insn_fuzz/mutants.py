@@ -245,9 +245,6 @@ T1_MUTANTS = [
     ("links_to_killed_stay", BT + "t1_code.c",
      "for (uint32_t i = tr->incoming; i; i = t1->sites[i].next_in) {",
      "for (uint32_t i = 0; i; i = t1->sites[i].next_in) {"),
-    ("single_step_ignored", BT + "t1_code.c",
-     "c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {",
-     "c->s.activity != X86_ACTIVE) {"),
     # Vectors.
     ("misaligned_reaches_the_host", BT + "t1_simd.c",
      "(d->props & X86_D_SSEMEM) && p->mem->size == 16) {", "0) {"),

@@ -18,7 +18,7 @@
  *             jnz  start
  *             jmp  end
  *     function: items
- *             ret
+ *             ret, perhaps of arguments
  *     end:    items
  *
  * Each of the three, loop, function and store, may be missing. All parts are items, so
@@ -30,6 +30,7 @@ struct plan {
     unsigned start, body, tail, over, function_at, function_nb, ret, end, nb;
     /* Items in the body. */
     unsigned call, store, victim;
+    unsigned arguments; /* words that the function takes from the stack */
 };
 
 static void put(struct fz_gen *g, const void *bytes, unsigned n)
@@ -163,6 +164,9 @@ static void call(struct fz_gen *g, const struct plan *p)
 {
     uint64_t sp = FZ_STACK + 1024 + 8 * fz_below(&g->r, 256);
     fz_ensure(g, X86_RSP, sp);
+    for (unsigned i = 0; i < p->arguments; i++) {
+        put(g, (const uint8_t[]){0x6a, (uint8_t)(i + 1)}, 2); /* push */
+    }
     switch (fz_below(&g->r, 4)) {
     case 0: call_register(g, p->function_at); break;
     case 1: call_memory(g, p->function_at); break;
@@ -287,6 +291,7 @@ static void make_plan(struct fz_rng *r, struct plan *p)
     p->over = n;
     p->function_at = n + 1;
     p->function_nb = p->function ? 1 + fz_below(r, 3) : 0;
+    p->arguments = fz_chance(r, 40) ? 1 + fz_below(r, 3) : 0;
     p->ret = p->function_at + p->function_nb;
     n = p->function ? p->ret + 1 : n;
     p->end = n;
@@ -314,7 +319,9 @@ static void one_item(struct fz_gen *g, const struct plan *p, unsigned where,
         put_branch(g, 0xe9, p->end);
         fz_note_branch(g, p->end);
     } else if (p->function && g->item == p->ret) {
-        put(g, (const uint8_t[]){0xc3}, 1);
+        uint8_t b[3] = {p->arguments ? 0xc2 : 0xc3,
+                        (uint8_t)(p->arguments * g->k->bits / 8), 0};
+        put(g, b, p->arguments ? 3 : 1);
         g->no_stack = false;
     } else if (g->item == p->call) {
         call(g, p);
