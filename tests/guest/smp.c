@@ -393,7 +393,7 @@ static void reply(uint64_t *frame)
 /* Every interrupt is sent to one that is in HLT, or about to be: none may be lost. */
 GUEST_TEST(halted_processors_wake_each_other)
 {
-    enum { ROUNDS = 5000 };
+    enum { ROUNDS = 2000 };
     if (!begin(2)) {
         return;
     }
