@@ -17,7 +17,11 @@ struct debugcon {
     struct chr_out out;
     struct io_region port;
     bool attached;
+    bool stuck; /* the host takes nothing any more: bytes are dropped until it does */
 };
+
+/* The port cannot say that it is busy, so the processor waits, as on QEMU's. */
+#define WAIT_MS 3000
 
 static uint64_t debugcon_read(void *opaque, struct vcpu *vcpu, uint64_t off,
                               unsigned len)
@@ -31,6 +35,12 @@ static void debugcon_write(void *opaque, struct vcpu *vcpu, uint64_t off,
 {
     struct debugcon *d = opaque;
     g_mutex_lock(&d->lock);
+    for (unsigned i = 0; d->cd && chr_out_room(&d->out) == 0 && !d->stuck; i++) {
+        g_mutex_unlock(&d->lock); /* debugcon_can_write() makes room */
+        g_usleep(1000);
+        g_mutex_lock(&d->lock);
+        d->stuck = i == WAIT_MS;
+    }
     chr_out_put(&d->out, value);
     g_mutex_unlock(&d->lock);
 }
@@ -42,6 +52,7 @@ static void debugcon_can_write(void *opaque)
 {
     struct debugcon *d = opaque;
     g_mutex_lock(&d->lock);
+    d->stuck = false;
     chr_out_resume(&d->out);
     g_mutex_unlock(&d->lock);
 }

@@ -335,6 +335,51 @@ static void uart_sends_lines_of_any_length(void)
 
 /* ---- debug ports ---- */
 
+enum { DEBUG_BYTES = 300000 };
+
+static gpointer write_debug_port(gpointer opaque)
+{
+    for (unsigned i = 0; i < DEBUG_BYTES; i++) {
+        outb(0xe9, i * 7 >> 3);
+    }
+    return NULL;
+}
+
+/* More than pipe, ring and device hold, and a reader that comes late. */
+static void debugcon_loses_nothing(void)
+{
+    GError *error = NULL;
+    int fds[2];
+    setup(1);
+    g_assert_cmpint(pipe2(fds, O_NONBLOCK | O_CLOEXEC), ==, 0);
+    json_t *options =
+        json_pack("{s:s, s:s, s:i}", "backend", "fd", "id", "c", "fd", fds[1]);
+    cd = chardev_new(vm->loop, options, &error);
+    g_assert_no_error(error);
+    json_decref(options);
+    add_with(&isa_debugcon_type, "{\"chardev\": \"c\"}", &resolver);
+    GThread *writer = g_thread_new("writer", write_debug_port, NULL);
+    g_usleep(20000);
+    for (unsigned got = 0; got < DEBUG_BYTES;) {
+        uint8_t buf[4096];
+        ssize_t n = read(fds[0], buf, sizeof(buf));
+        for (ssize_t k = 0; k < n; k++, got++) {
+            g_assert_cmphex(buf[k], ==, (uint8_t)(got * 7 >> 3));
+        }
+        turn();
+        if (writer && got > DEBUG_BYTES - 1024) { /* the rest is in the device */
+            g_thread_join(writer);
+            writer = NULL;
+        }
+        if (!writer) {
+            test_advance(vm, 1000000);
+        }
+    }
+    ring_teardown();
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void debugcon(void)
 {
     ring_setup();
@@ -499,6 +544,7 @@ int main(int argc, char **argv)
     g_test_add_func("/isa-serial/flow", uart_holds_input_back);
     g_test_add_func("/isa-serial/back-pressure", uart_back_pressure);
     g_test_add_func("/isa-serial/long-lines", uart_sends_lines_of_any_length);
+    g_test_add_func("/isa-debugcon/loses-nothing", debugcon_loses_nothing);
     g_test_add_func("/isa-serial/loopback", uart_loopback);
     g_test_add_func("/isa-serial/state", uart_state_and_hostility);
     g_test_add_func("/isa-serial/places", uart_places);
