@@ -5,6 +5,7 @@
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 #include "vmm/accel/bt/bt.h"
+#include "vmm/arch/x86/lapic.h"
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/vcpu.h"
 #include "vmm/vm/vm.h"
@@ -239,6 +240,93 @@ static void bad_options(void)
     }
 }
 
+/* --- System management mode, with a board that keeps the state aside ----------- */
+
+#define SMM_CODE 0x20000u
+#define SMM_NOTE 0x21000u
+
+struct fake_smram {
+    struct x86_state saved;
+    unsigned entries;
+    bool broken;
+};
+
+static void fake_enter(void *opaque, struct vcpu *vcpu, struct x86_state *state)
+{
+    struct fake_smram *f = opaque;
+    f->saved = *state;
+    f->entries++;
+    state->rip = SMM_CODE;
+    state->rflags = X86_FL_R1;
+    state->nmi_blocked = true;
+}
+
+static bool fake_resume(void *opaque, struct vcpu *vcpu, struct x86_state *state)
+{
+    struct fake_smram *f = opaque;
+    *state = f->saved;
+    return !f->broken;
+}
+
+static const struct x86_smm_ops fake_ops = {.enter = fake_enter, .resume = fake_resume};
+
+T0_TEST_ASM(smm_handler, 64, "incl 0x21000\n xor %ebx, %ebx\n rsm\n ud2");
+T0_TEST_ASM(smm_guest, 64, "inc %ebx\n inc %ebx\n hlt");
+
+static struct t0_test *machine_with_smm(struct fake_smram *f)
+{
+    struct t0_test *t = t0_test_new(64, 1024, NULL);
+    t0_test_catch_all(t);
+    x86_connect_smm(t->vm, &fake_ops, f);
+    memcpy(t->ram + SMM_CODE, smm_handler, (size_t)(smm_handler_end - smm_handler));
+    t0_test_asm(t, smm_guest);
+    return t;
+}
+
+static const struct lapic_msg smi = {.mode = LAPIC_MODE_SMI};
+
+static void smi_is_taken_between_instructions_and_rsm_ends_it(void)
+{
+    struct fake_smram f = {.entries = 0};
+    struct t0_test *t = machine_with_smm(&f);
+    g_assert_cmpuint(lapic_deliver(t->vm, &smi), ==, 1);
+    RUN(t);
+    g_assert_cmpuint(f.entries, ==, 1);
+    g_assert_cmphex(f.saved.rip, ==, T0_TEST_CODE);
+    g_assert_cmpuint(le32_get(t->ram + SMM_NOTE), ==, 1);
+    g_assert_cmphex(t->s.gpr[X86_RBX], ==, 2); /* what the handler did is undone */
+    g_assert_false(t->s.nmi_blocked);
+    t0_test_free(t);
+}
+
+static void rsm_of_a_broken_state_shuts_down(void)
+{
+    struct fake_smram f = {.broken = true};
+    struct t0_test *t = machine_with_smm(&f);
+    lapic_deliver(t->vm, &smi);
+    g_assert_cmpint(t0_test_run(t), ==, VCPU_EXIT_SHUTDOWN);
+    t0_test_free(t);
+}
+
+T0_TEST_ASM(rsm_alone, 64, "rsm");
+
+static void rsm_outside_of_smm_is_ud(void)
+{
+    struct fake_smram f = {.entries = 0};
+    struct t0_test *t = machine_with_smm(&f);
+    t0_test_asm(t, rsm_alone);
+    RUN(t);
+    g_assert_cmphex(t->s.gpr[X86_RBX], ==, 6);
+    t0_test_free(t);
+}
+
+static void smi_without_a_board_for_it_finds_nobody(void)
+{
+    struct t0_test *t = t0_test_new(64, 1024, NULL);
+    g_assert_cmpuint(lapic_deliver(t->vm, &smi), ==, 0);
+    t0_test_free(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -256,5 +344,9 @@ int main(int argc, char **argv)
     g_test_add_func("/t0/smc/last_byte_of_none", last_byte_of_no_instruction_counts);
     g_test_add_func("/t0/cache_overflows", cache_overflows);
     g_test_add_func("/t0/bad_options", bad_options);
+    g_test_add_func("/t0/smm/smi", smi_is_taken_between_instructions_and_rsm_ends_it);
+    g_test_add_func("/t0/smm/broken", rsm_of_a_broken_state_shuts_down);
+    g_test_add_func("/t0/smm/outside", rsm_outside_of_smm_is_ud);
+    g_test_add_func("/t0/smm/none", smi_without_a_board_for_it_finds_nobody);
     return g_test_run();
 }

@@ -233,6 +233,32 @@ const struct t0_op *t0_end_block(struct t0_cpu *c, const struct t0_op *op)
 
 /* --- The run loop ---------------------------------------------------------- */
 
+/* An SMI: the board gets the canonical state and gives another. */
+static void __attribute__((noinline)) enter_smm(struct t0_cpu *c)
+{
+    struct x86_smm *smm = &x86_vcpu_of(c->vcpu)->smm;
+    struct x86_state s;
+    lapic_take_smi(c->vcpu);
+    bt_get_state(c->vcpu, &s);
+    s.activity = X86_ACTIVE; /* HLT goes on after RSM as the saved state says */
+    smm->ops->enter(smm->opaque, c->vcpu, &s);
+    smm->active = true;
+    bt_set_state(c->vcpu, &s, NULL);
+}
+
+bool t0_leave_smm(struct t0_cpu *c)
+{
+    struct x86_smm *smm = &x86_vcpu_of(c->vcpu)->smm;
+    struct x86_state s;
+    bt_get_state(c->vcpu, &s);
+    if (!smm->ops->resume(smm->opaque, c->vcpu, &s)) {
+        return false;
+    }
+    smm->active = false;
+    bt_set_state(c->vcpu, &s, NULL);
+    return true;
+}
+
 /* Take an interrupt or NMI if one is pending and may be taken now. */
 static void take_interrupt(struct t0_cpu *c)
 {
@@ -240,6 +266,10 @@ static void take_interrupt(struct t0_cpu *c)
     struct vcpu *vcpu = c->vcpu;
     if (c->s.int_shadow) {
         return; /* the caller steps over one instruction */
+    }
+    if (lapic_smi_pending(vcpu) && !x86_vcpu_of(vcpu)->smm.active) {
+        enter_smm(c);
+        return;
     }
     if (lapic_nmi_pending(vcpu) && !c->s.nmi_blocked) {
         lapic_take_nmi(vcpu);

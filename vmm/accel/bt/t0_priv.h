@@ -189,6 +189,9 @@ void t0_update_mode(struct t0_cpu *c);
 /* Recompute only the bank: after EFLAGS.AC or CR4.SMAP changed. */
 void t0_update_bank(struct t0_cpu *c);
 
+/* RSM, with the block left already. False: shut down. */
+bool t0_leave_smm(struct t0_cpu *c);
+
 /* @op is done and RIP is @rip: back to the run loop. Returns NULL. */
 const struct t0_op *t0_leave(struct t0_cpu *c, const struct t0_op *op, uint64_t rip);
 

@@ -597,6 +597,18 @@ HANDLER(op_invpcid)
     return t0_end_block(c, op);
 }
 
+HANDLER(op_rsm)
+{
+    if (!x86_vcpu_of(c->vcpu)->smm.active) {
+        return t0_raise(c, op, X86_EXC_UD);
+    }
+    t0_leave(c, op, t0_next_rip(c, op));
+    if (!t0_leave_smm(c)) {
+        c->s.activity = X86_SHUTDOWN;
+    }
+    return NULL;
+}
+
 /* Caches are coherent here: writing back and dropping them changes nothing. */
 HANDLER(op_wbinvd)
 {
@@ -726,19 +738,33 @@ struct plain {
 
 /* Instructions that need nothing but their handler. */
 static const struct plain plain[] = {
-    {X86_OP_CLTS, 0, op_clts},       {X86_OP_CLI, 0, op_cli},
-    {X86_OP_STI, 0, op_sti},         {X86_OP_PUSHF, 0, op_pushf},
-    {X86_OP_POPF, 0, op_popf},       {X86_OP_STAC, 1, op_ac},
-    {X86_OP_CLAC, 0, op_ac},         {X86_OP_CPUID, 0, op_cpuid},
-    {X86_OP_RDTSC, 0, op_rdtsc},     {X86_OP_RDTSCP, 1, op_rdtsc},
-    {X86_OP_RDPMC, 0, op_rdpmc},     {X86_OP_HLT, 0, op_hlt},
-    {X86_OP_MWAIT, 0, op_mwait},     {X86_OP_PAUSE, 0, op_pause},
-    {X86_OP_INVLPG, 0, op_invlpg},   {X86_OP_INVD, 0, op_wbinvd},
-    {X86_OP_WBINVD, 0, op_wbinvd},   {X86_OP_WBNOINVD, 0, op_wbinvd},
-    {X86_OP_CLFLUSH, 0, op_clflush}, {X86_OP_CLFLUSHOPT, 0, op_clflush},
-    {X86_OP_CLWB, 0, op_clflush},    {X86_OP_VMCALL, 0, op_vmcall},
-    {X86_OP_VMMCALL, 0, op_vmcall},  {X86_OP_XGETBV, 0, op_xgetbv},
-    {X86_OP_XSETBV, 0, op_xsetbv},   {X86_OP_RDMSR, 0, op_rdmsr},
+    {X86_OP_RSM, 0, op_rsm},
+    {X86_OP_CLTS, 0, op_clts},
+    {X86_OP_CLI, 0, op_cli},
+    {X86_OP_STI, 0, op_sti},
+    {X86_OP_PUSHF, 0, op_pushf},
+    {X86_OP_POPF, 0, op_popf},
+    {X86_OP_STAC, 1, op_ac},
+    {X86_OP_CLAC, 0, op_ac},
+    {X86_OP_CPUID, 0, op_cpuid},
+    {X86_OP_RDTSC, 0, op_rdtsc},
+    {X86_OP_RDTSCP, 1, op_rdtsc},
+    {X86_OP_RDPMC, 0, op_rdpmc},
+    {X86_OP_HLT, 0, op_hlt},
+    {X86_OP_MWAIT, 0, op_mwait},
+    {X86_OP_PAUSE, 0, op_pause},
+    {X86_OP_INVLPG, 0, op_invlpg},
+    {X86_OP_INVD, 0, op_wbinvd},
+    {X86_OP_WBINVD, 0, op_wbinvd},
+    {X86_OP_WBNOINVD, 0, op_wbinvd},
+    {X86_OP_CLFLUSH, 0, op_clflush},
+    {X86_OP_CLFLUSHOPT, 0, op_clflush},
+    {X86_OP_CLWB, 0, op_clflush},
+    {X86_OP_VMCALL, 0, op_vmcall},
+    {X86_OP_VMMCALL, 0, op_vmcall},
+    {X86_OP_XGETBV, 0, op_xgetbv},
+    {X86_OP_XSETBV, 0, op_xsetbv},
+    {X86_OP_RDMSR, 0, op_rdmsr},
     {X86_OP_WRMSR, 0, op_wrmsr},
 };
 

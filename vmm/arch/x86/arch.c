@@ -28,6 +28,16 @@ static bool arch_vcpu_new(struct vcpu *vcpu, GError **error)
     return true;
 }
 
+void x86_connect_smm(struct vm *vm, const struct x86_smm_ops *ops, void *opaque)
+{
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        struct x86_vcpu *x = x86_vcpu_of(vm->vcpus[i]);
+
+        x->smm.ops = ops;
+        x->smm.opaque = opaque;
+    }
+}
+
 void x86_connect_ferr(struct vm *vm, struct irq_line line)
 {
     for (unsigned i = 0; i < vm->nb_vcpus; i++)
@@ -95,6 +105,9 @@ static void arch_vcpu_reset(struct vcpu *vcpu)
     if (vcpu->index != 0)
         s.activity = X86_WAIT_SIPI;
     x->tsc_offset = 0;
+    x->smm.active = false;
+    atomic_store(&x->ferr.on, false);
+    atomic_store(&x->ferr.ignne, false);
     set_state(vcpu, &s);
     lapic_reset(vcpu);
     if (x->pv)

@@ -165,6 +165,16 @@ void lapic_eoi(struct vcpu *vcpu)
     lapic_end(l);
 }
 
+bool lapic_smi_pending(const struct vcpu *vcpu)
+{
+    return atomic_load(&lapic_of(vcpu)->events) & EVENT_SMI;
+}
+
+bool lapic_take_smi(struct vcpu *vcpu)
+{
+    return atomic_fetch_and(&lapic_of(vcpu)->events, ~EVENT_SMI) & EVENT_SMI;
+}
+
 bool lapic_nmi_pending(const struct vcpu *vcpu)
 {
     return atomic_load(&lapic_of(vcpu)->events) & EVENT_NMI;
@@ -188,7 +198,7 @@ unsigned lapic_take_start(struct vcpu *vcpu, uint8_t *ret_vector)
 
 bool lapic_has_work(struct vcpu *vcpu, bool irq_enabled)
 {
-    const uint32_t mask = EVENT_NMI | LAPIC_INIT | LAPIC_SIPI;
+    const uint32_t mask = EVENT_SMI | EVENT_NMI | LAPIC_INIT | LAPIC_SIPI;
     return (atomic_load(&lapic_of(vcpu)->events) & mask) ||
            (irq_enabled && lapic_pending_vector(vcpu) >= 0);
 }

@@ -151,6 +151,10 @@ unsigned lapic_accept(struct vcpu *vcpu, int vector);
 void lapic_eoi(struct vcpu *vcpu);
 
 /* One NMI may be pending. take clears it. pending: any thread. */
+/* An SMI waits, see struct x86_smm_ops; one is kept while in SMM. */
+bool lapic_smi_pending(const struct vcpu *vcpu);
+bool lapic_take_smi(struct vcpu *vcpu);
+
 bool lapic_nmi_pending(const struct vcpu *vcpu);
 bool lapic_take_nmi(struct vcpu *vcpu);
 

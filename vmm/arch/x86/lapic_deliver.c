@@ -112,8 +112,13 @@ static bool lapic_receive(struct lapic *l, enum lapic_mode mode, uint8_t vector,
         atomic_fetch_or(&l->events, LAPIC_SIPI);
         vcpu_kick(l->vcpu, VCPU_ATTN_RESET);
         return true;
-    case LAPIC_MODE_SMI: /* there is no system management mode on these boards */
-        return false;
+    case LAPIC_MODE_SMI:
+        if (!x86_vcpu_of(l->vcpu)->smm.ops) {
+            return false;
+        }
+        atomic_fetch_or(&l->events, EVENT_SMI);
+        vcpu_kick(l->vcpu, VCPU_ATTN_IRQ);
+        return true;
     }
     return false;
 }

@@ -67,6 +67,7 @@ enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, NB_LVT
 /* lapic->events, beside LAPIC_INIT and LAPIC_SIPI. */
 #define EVENT_NMI    (1u << 2)
 #define EVENT_EXTINT (1u << 3)
+#define EVENT_SMI    (1u << 4)
 
 enum timer_mode { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC };
 

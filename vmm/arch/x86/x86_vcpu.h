@@ -9,6 +9,7 @@
 #include "vmm/vm/vcpu.h"
 
 struct vm;
+struct x86_state;
 
 struct lapic;
 struct kvm_pv;
@@ -25,6 +26,12 @@ struct x86_vcpu {
      * x86_state.msr.tsc_offset for the APIC timer and kvmclock, and calls
      * kvm_pv_refresh() when it changes. Thread: the vCPU's. */
     int64_t tsc_offset;
+
+    struct x86_smm {
+        const struct x86_smm_ops *ops; /* NULL: SMIs are not taken */
+        void *opaque;
+        bool active; /* between an SMI and its RSM. Thread: the vCPU's */
+    } smm;
 
     struct x86_ferr {
         struct irq_line line; /* where FERR# goes; fn NULL: to no board */
@@ -46,6 +53,26 @@ void x86_connect_ferr(struct vm *vm, struct irq_line line);
 
 /* FERR# of @vcpu; off ends IGNNE# too. Thread: the vCPU's. */
 void x86_set_ferr(struct vcpu *vcpu, bool on);
+
+/*
+ * System management mode (APM 2 chapter 10, SDM 3 chapter 32), of which the processor's
+ * side is an event between two instructions, above NMI in priority, and RSM. What is
+ * saved where, where execution begins and what memory is seen meanwhile is the
+ * chipset's: a board with SMRAM provides these. Both work on the canonical state in
+ * place, on the vCPU's thread, with guest code not running.
+ */
+struct x86_smm_ops {
+    /* An SMI is taken: save @state in SMRAM, show SMRAM to @vcpu, and make @state the
+     * one that SMM begins with. */
+    void (*enter)(void *opaque, struct vcpu *vcpu, struct x86_state *state);
+    /* RSM: the reverse. False: what was saved is not valid, the processor shuts down.
+     */
+    bool (*resume)(void *opaque, struct vcpu *vcpu, struct x86_state *state);
+};
+
+/* Let vCPUs of @vm take SMIs. Without, messages that are SMIs find nobody, and RSM is
+ * #UD, as it is outside of SMM. Thread: main, before the start. */
+void x86_connect_smm(struct vm *vm, const struct x86_smm_ops *ops, void *opaque);
 
 /* Port F0h was written. Any thread. */
 void x86_assert_ignne(struct vm *vm);
