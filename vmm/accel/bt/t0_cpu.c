@@ -460,8 +460,8 @@ static enum vcpu_exit bt_run(struct vcpu *vcpu)
 static bool parse_option(struct t0_vm *t, const char *key, const char *value,
                          GError **error)
 {
-    static const char *const names[] = {"tier",   "heat",       "lockstep",
-                                        "record", "cache-size", NULL};
+    static const char *const names[] = {"tier",       "heat",      "lockstep", "record",
+                                        "cache-size", "cache-mib", "jitdump",  NULL};
     if (!strcmp(key, "tier")) {
         t->t1 = !strcmp(value, "1");
         if (!t->t1 && strcmp(value, "0") != 0) {
@@ -485,6 +485,18 @@ static bool parse_option(struct t0_vm *t, const char *key, const char *value,
         t->record = !strcmp(value, "on");
         return t->record || !strcmp(value, "off") ||
                error_msg(error, "-accel bt: record='%s': on or off", value);
+    }
+    if (!strcmp(key, "cache-mib")) {
+        uint64_t n;
+        bool ok =
+            g_ascii_string_to_unsigned(value, 10, T1_MIN_MIB, T1_MAX_MIB, &n, error);
+        t->t1_mib = ok ? (uint32_t)n : t->t1_mib;
+        return ok || (g_prefix_error(error, "-accel bt: cache-mib: "), false);
+    }
+    if (!strcmp(key, "jitdump")) {
+        t1_jitdump_free(t->jitdump);
+        t->jitdump = t1_jitdump_new(value, error);
+        return t->jitdump != NULL;
     }
     if (!strcmp(key, "cache-size")) {
         if (!parse_size(value, 1, &t->cache_bytes, error)) {
@@ -510,6 +522,7 @@ static void bt_done(struct vm *vm, void *state)
         gmem_set_invalidate(vm->gmem, NULL, NULL);
     }
     vm->accel_arch = NULL;
+    t1_jitdump_free(t->jitdump);
     g_hash_table_unref(t->pages);
     g_ptr_array_unref(t->cpus);
     g_cond_clear(&t->cond);
@@ -543,6 +556,7 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
     struct t0_vm *t = g_new0(struct t0_vm, 1);
     t->vm = vm;
     t->heat = T1_HEAT;
+    t->t1_mib = T1_MIB;
     t->t1 = t1_supported();
     t->a20_mask = UINT64_MAX;
     g_mutex_init(&t->lock);
@@ -562,7 +576,7 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
     }
     if (!t->cache_bytes) {
         /* When it is full, translations go too, and they are dearer. */
-        t->cache_bytes = t->t1 ? 16 * MIB : 5 * MIB;
+        t->cache_bytes = t->t1 ? 32 * MIB : 5 * MIB;
     }
     /* Translations write no log. */
     t->t1 = t->t1 && !vm_log_has(vm->log, VM_LOG_CPU | VM_LOG_EXEC | VM_LOG_NOCHAIN);

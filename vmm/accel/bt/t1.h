@@ -9,6 +9,7 @@
 
 struct t0_cpu;
 struct t0_block;
+struct t1_jitdump;
 
 /*
  * T1, the same-architecture translator: hot blocks of flat 64-bit code become host
@@ -89,8 +90,11 @@ struct t0_block;
  *
  * Thread: everything here belongs to the vCPU's thread.
  *
- * Files: t1_emit.h an assembler; t1_insn.c translation of one instruction; t1_block.c
- * of a block, and branches; t1_code.c memory for code, links, and what code calls.
+ * Files: t1_emit.h an assembler; t1_block.c translation of a block, and branches;
+ * t1_insn.c of one instruction, t1_simd.c, t1_x87.c and t1_sys.c of those kinds;
+ * t1_mem.c registers and memory; t1_code.c memory for code, links, and what code calls;
+ * t1_glue.c how it is called; t1_view.c counters and names for perf; t1_lockstep.c a
+ * check.
  */
 
 #define T1_BIAS  52
@@ -99,6 +103,15 @@ struct t0_block;
 
 /* Whether the host has the instructions that translations use (BMI2). */
 bool t1_supported(void);
+
+/* Write the code of all translations to FOLDER/jit-PID.dump. NULL with @error set. */
+struct t1_jitdump *t1_jitdump_new(const char *folder, GError **error);
+void t1_jitdump_free(struct t1_jitdump *d);
+
+/* MiB of memory for each vCPU's translations: default and limits of cache-mib. */
+#define T1_MIB     24u
+#define T1_MIN_MIB 1u
+#define T1_MAX_MIB 512u
 
 /* Memory and glue of one vCPU. */
 bool t1_init(struct t0_cpu *c, GError **error);

@@ -1,5 +1,8 @@
 #include "vmm/accel/bt/t1_priv.h"
 
+#include <inttypes.h>
+#include <stdio.h>
+
 /*
  * One block, and the ways out of it:
  *
@@ -400,6 +403,18 @@ static void put_insns(struct t1_ctx *t, const struct decoded_block *d,
     }
 }
 
+/* Positions @from to @to are code of the block. */
+static void tell_perf(const struct t1_ctx *t, uint32_t from, uint32_t to)
+{
+    struct t1_jitdump *d = t->c->core->tvm->jitdump;
+    char name[48];
+    if (d && to > from) {
+        snprintf(name, sizeof(name), "guest %" PRIx64 "%s", t->c->rip_base,
+                 from >= t->t1->cold_start ? " (slow)" : "");
+        t1_jitdump_code(d, name, t->t1->exec + from, to - from);
+    }
+}
+
 bool t1_translate(struct t0_cpu *c, struct t0_block *b)
 {
     struct t1_core *t1 = c->core->t1;
@@ -433,6 +448,8 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     for (unsigned i = 0; i < br.nb; i++) {
         put_stub(t, br.stub[i].site, br.stub[i].miss, br.stub[i].nb);
     }
+    tell_perf(t, tr->entry_poll, t1->used);
+    tell_perf(t, t1->cold, t1_pos(&t->e));
     t1->cold = t1_pos(&t->e);
     b->t1 = t1->nb_trans;
     return true;

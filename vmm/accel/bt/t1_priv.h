@@ -39,10 +39,10 @@ struct t1_trans {
 struct t1_core {
     uint8_t *write, *exec;         /* the same memory twice */
     uint32_t size, used, glue_end; /* what is on the straight path, */
-    uint32_t cold;                 /* and, from COLD on, what is not */
+    uint32_t cold, cold_start;     /* and, from there on, what is not */
     struct t1_site *sites;
     struct t1_trans *trans;
-    uint32_t nb_sites, nb_trans;
+    uint32_t nb_sites, nb_trans, max_sites, max_trans;
     uint32_t generation; /* counts flushes */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint32_t glue_stack[2]; /* kernel, user */
@@ -62,6 +62,9 @@ enum {
     T1_S2 = X86_R11,
     T1_SP = X86_RSP
 };
+
+/* A tag of no page: those of addresses that are not canonical. */
+#define T1_STACK_NONE (~UINT64_C(0x5ad731c694e2b000))
 
 #define T1_MEMORY 0xff /* t1_host[]: in c->gpr only */
 extern const uint8_t t1_host[X86_NB_GPR];
@@ -175,6 +178,12 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
 
+/* r10 and r11 may hold guest registers that live in memory. */
+extern const uint8_t t1_holder[2];
+/* Which of the two holds guest register @reg, or -1. */
+int t1_holds(const struct t1_ctx *t, unsigned reg);
+/* Hold guest register @reg, and not in place of @keep (-1: none). */
+int t1_hold(struct t1_ctx *t, unsigned reg, bool load, int keep);
 /* r10 and r11 are needed for something else: store what they hold and is newer. */
 void t1_let_go(struct t1_ctx *t);
 
@@ -189,6 +198,9 @@ static inline struct t1_mem t1_at(unsigned addr)
 {
     return (struct t1_mem){(uint8_t)addr, T1_S2, 0, 0};
 }
+
+/* LEA, as t1_insn(). */
+bool t1_lea_insn(struct t1_ctx *t);
 
 /* Translate the current instruction, which is no branch. False: nothing was emitted,
  * T0 is to execute it. */
@@ -218,6 +230,20 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b);
 /* Decode op @i of @b again. False: the bytes are no longer those that T0 decoded. */
 bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,
                   struct x86_insn *ret);
+
+/* @size bytes of code at @address, called @name. Any vCPU's thread. */
+void t1_jitdump_code(struct t1_jitdump *d, const char *name, const uint8_t *address,
+                     uint32_t size);
+
+/* The code that everything else enters and leaves through. */
+void t1_make_glue(struct t1_core *t1);
+
+/* What the glue calls, with the state in @c: go on at a direct branch that is not
+ * linked; a branch, another instruction by T0. The first two return the code to go on
+ * with, or 0 for the run loop; the last, whether the translation is left. */
+uint64_t t1_do_resolve(struct t0_cpu *c, uint32_t site);
+uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what);
+uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what);
 
 /* Run the translation of @b at rip_base. Returns NULL. */
 const struct t0_op *t1_enter(struct t0_cpu *c, struct t0_block *b);

@@ -1,0 +1,372 @@
+#include "vmm/accel/bt/t1_priv.h"
+
+/*
+ * Where a translation finds the guest's registers and its memory: registers that live
+ * in c->gpr and are held in scratch registers for a while, addresses, and the look in
+ * the TLB before each access. See t1.h.
+ */
+
+const uint8_t t1_host[X86_NB_GPR] = {
+    [X86_RAX] = X86_RAX,   [X86_RCX] = X86_R15,   [X86_RDX] = X86_RDX,
+    [X86_RBX] = X86_RBX,   [X86_RSP] = X86_R14,   [X86_RBP] = X86_RBP,
+    [X86_RSI] = X86_RSI,   [X86_RDI] = X86_RDI,   [X86_R8] = X86_R8,
+    [X86_R9] = T1_MEMORY,  [X86_R10] = T1_MEMORY, [X86_R11] = T1_MEMORY,
+    [X86_R12] = X86_R12,   [X86_R13] = X86_R13,   [X86_R14] = T1_MEMORY,
+    [X86_R15] = T1_MEMORY,
+};
+
+/* --- Guest registers that live in memory ------------------------------------- */
+
+const uint8_t t1_holder[2] = {T1_S1, T1_S2};
+
+static void put_back(struct t1_ctx *t, unsigned i)
+{
+    if (t->held[i].reg != T1_NO_REG && t->held[i].dirty) {
+        t1_store(&t->e, T1_GPR(t->held[i].reg), t1_holder[i]);
+    }
+    t->held[i].reg = T1_NO_REG;
+}
+
+void t1_let_go(struct t1_ctx *t)
+{
+    put_back(t, 0);
+    put_back(t, 1);
+}
+
+int t1_holds(const struct t1_ctx *t, unsigned reg)
+{
+    return t->held[0].reg == reg ? 0 : t->held[1].reg == reg ? 1 : -1;
+}
+
+int t1_hold(struct t1_ctx *t, unsigned reg, bool load, int keep)
+{
+    int i = t1_holds(t, reg);
+    if (i < 0) {
+        i = keep >= 0                     ? 1 - keep
+            : t->held[0].reg == T1_NO_REG ? 0
+            : t->held[1].reg == T1_NO_REG ? 1
+                                          : (int)t->oldest;
+        put_back(t, (unsigned)i);
+        if (load) {
+            t1_load(&t->e, t1_holder[i], T1_GPR(reg));
+        }
+        t->held[i].reg = (uint8_t)reg;
+        t->held[i].dirty = false;
+    }
+    t->oldest = 1 - (unsigned)i;
+    return i;
+}
+
+/* --- Memory ----------------------------------------------------------------- */
+
+struct t1_slow *t1_slow_of(struct t1_ctx *t)
+{
+    if (!t->cur) {
+        t->cur = &t->slow[t->nb_slow++];
+        unsigned needs =
+            (t->vec_ready ? T1_NEED_VEC : 0u) | (t->x87_ready ? T1_NEED_X87 : 0u);
+        *t->cur = (struct t1_slow){
+            .what = (uint16_t)(t->index | needs), .op = X86_NB_OPS, .x87 = t->x87};
+    }
+    return t->cur;
+}
+
+void t1_jump_slow(struct t1_ctx *t)
+{
+    struct t1_slow *s = t1_slow_of(t);
+    s->from[s->nb++] = t1_jmp(&t->e, 0);
+}
+
+unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
+{
+    if (t1_host[reg] != T1_MEMORY) {
+        return t1_host[reg];
+    }
+    t1_load(&t->e, scratch, T1_GPR(reg));
+    return scratch;
+}
+
+/* Whether t1_ea() can do it. */
+bool t1_ea_possible(const struct t1_ctx *t, bool with_segment)
+{
+    const struct x86_insn *i = t->insn;
+    bool fs_gs = with_segment && i->seg >= X86_FS;
+    if (i->addrsize == 2 || (fs_gs && i->addrsize != 8)) {
+        return false;
+    }
+    return i->base != X86_REG_RIP || t1_fits32(t1_next_off(t) + i->disp);
+}
+
+unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
+{
+    const struct x86_insn *i = t->insn;
+    struct t1_mem m = {T1_NO_REG, T1_NO_REG, 0, (int32_t)i->disp};
+    bool fs_gs = with_segment && i->seg >= X86_FS;
+    bool a32 = i->addrsize == 4;
+    if (!t1_ea_possible(t, with_segment)) {
+        return T1_NO_REG;
+    }
+    if (i->base == X86_REG_NONE && i->index == X86_REG_NONE) {
+        t1_mov_ri(&t->e, want, a32 ? (int64_t)(uint32_t)i->disp : i->disp);
+    } else {
+        if (i->base == X86_REG_RIP) {
+            t1_load(&t->e, T1_S1, T1_FIELD(t1.page_base));
+            m.base = T1_S1;
+            m.disp = (int32_t)(t1_next_off(t) + i->disp);
+        } else if (i->base != X86_REG_NONE) {
+            m.base = (uint8_t)t1_in_reg(t, i->base, T1_S1);
+        }
+        if (i->index != X86_REG_NONE) {
+            m.index = (uint8_t)t1_in_reg(t, i->index, T1_S2);
+            m.shift = (uint8_t)__builtin_ctz(i->scale);
+        }
+        bool plain = m.base != T1_NO_REG && m.index == T1_NO_REG && m.disp == 0;
+        if (plain && !a32 && !fs_gs) {
+            return m.base;
+        }
+        if (a32) {
+            t1_lea32(&t->e, want, m);
+        } else {
+            t1_lea(&t->e, want, m);
+        }
+    }
+    if (fs_gs) {
+        t1_load(&t->e, T1_S2,
+                t1_field(offsetof(struct t0_cpu, seg_base) + 8u * i->seg));
+        t1_lea(&t->e, want, (struct t1_mem){(uint8_t)want, T1_S2, 0, 0});
+    }
+    return want;
+}
+
+/* Field @off of the entry whose offset in its bank is in r11. User code has one bank,
+ * as translations of it do not run while alignment is checked; rcx is needed for the
+ * others, whose pointer is loaded. */
+static struct t1_mem tlb_field(struct t1_ctx *t, size_t off)
+{
+    if (!t1_is_user(t->b->mode)) {
+        t1_load(&t->e, T1_RCX, T1_FIELD(tlb));
+        return (struct t1_mem){T1_RCX, T1_S2, 0, (int32_t)off};
+    }
+    struct t1_mem m = t1_field(offsetof(struct t0_cpu, banks[T0_BANK_USER]) + off);
+    m.index = T1_S2;
+    return m;
+}
+
+/* Offset in its bank of the entry for the address in @addr, into r11. */
+static void tlb_offset(struct t1_ctx *t, unsigned addr)
+{
+    t1_shrx(&t->e, T1_S2, addr, T1_SP);
+    t1_pdep(&t->e, T1_S2, T1_S2, T1_FIELD(t1.tlb_mask));
+}
+
+static size_t tag_of(bool write)
+{
+    return write ? offsetof(struct t0_tlb_entry, write)
+                 : offsetof(struct t0_tlb_entry, read);
+}
+
+/* After the test: rcx is 0 for a hit. */
+static void tlb_end(struct t1_ctx *t)
+{
+    uint32_t hit = t1_jrcxz(&t->e);
+    t1_jump_slow(t);
+    t1_here8(&t->e, hit);
+    t1_load(&t->e, T1_S2, tlb_field(t, offsetof(struct t0_tlb_entry, addend)));
+}
+
+void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
+{
+    struct t1_emit *e = &t->e;
+    tlb_offset(t, addr);
+    t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});
+    t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
+    tlb_end(t);
+}
+
+/* The same, and slow when @addr is not a multiple of @size. */
+static void probe_aligned(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
+{
+    struct t1_emit *e = &t->e;
+    size_t log = (size_t)__builtin_ctz(size);
+    tlb_offset(t, addr);
+    t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});
+    t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
+    tlb_end(t);
+}
+
+static struct t1_mem stack_field(const struct t1_ctx *t, size_t off)
+{
+    size_t user = t1_is_user(t->b->mode);
+    return t1_field(offsetof(struct t0_cpu, t1.stack) + user * sizeof(struct t1_stack) +
+                    off);
+}
+
+/* rcx = 0 for a hit: what is left of address - page outside of the bits that may be
+ * set. The address has to be aligned, so that the last byte is in the page too. */
+static void stack_test(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
+{
+    struct t1_emit *e = &t->e;
+    size_t log = (size_t)__builtin_ctz(size);
+    t1_load(e, T1_RCX,
+            stack_field(t, write ? offsetof(struct t1_stack, write)
+                                 : offsetof(struct t1_stack, read)));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, t1_host[X86_RSP], 0, disp + 1});
+    t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
+}
+
+static struct t1_mem probe_stack(struct t1_ctx *t, int32_t disp, unsigned size,
+                                 bool write, bool aligned)
+{
+    struct t1_emit *e = &t->e;
+    struct t1_refill *r = &t->refill[t->nb_refill++];
+    stack_test(t, disp, size, write);
+    uint32_t hit = t1_jrcxz(e);
+    *r = (struct t1_refill){.from = t1_jmp(e, 0),
+                            .disp = disp,
+                            .size = (uint8_t)size,
+                            .write = write,
+                            .aligned = aligned,
+                            .slow = t1_slow_of(t)};
+    t1_here8(e, hit);
+    r->hit = t1_pos(e);
+    t1_load(e, T1_S2, stack_field(t, offsetof(struct t1_stack, addend)));
+    r->found = t1_pos(e);
+    return (struct t1_mem){t1_host[X86_RSP], T1_S2, 0, disp};
+}
+
+struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
+{
+    return probe_stack(t, disp, size, write, false);
+}
+
+void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
+{
+    struct t1_emit *e = &t->e;
+    const struct t1_mem at = {t1_host[X86_RSP], T1_NO_REG, 0, r->disp};
+    t1_set_rel32(e, r->from, t1_pos(e));
+    t1_lea(e, T1_S1, at);
+    t1_call(e, t->t1->glue_stack[t1_is_user(t->b->mode)]);
+    stack_test(t, r->disp, r->size, r->write);
+    uint32_t miss = t1_jrcxz(e);
+    t1_u8(e, 0xeb); /* jmp over the next two */
+    uint32_t over = t1_pos(e);
+    t1_u8(e, 0);
+    t1_here8(e, miss);
+    t1_load(e, T1_S1, T1_FIELD(t1.entry));
+    t1_jmp(e, r->hit);
+    t1_here8(e, over);
+    /* Unaligned, or not to be had from the TLB. */
+    t->cur = r->slow;
+    if (r->aligned) {
+        t1_jump_slow(t);
+        return;
+    }
+    t1_lea(e, T1_S1, at);
+    t1_probe(t, T1_S1, r->size, r->write);
+    t1_load(e, T1_S1, T1_FIELD(t1.entry));
+    t1_jmp(e, r->found);
+}
+
+struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write, bool aligned)
+{
+    const struct x86_insn *i = t->insn;
+    bool power = !(size & (size - 1));
+    if (power && (size <= 8 || aligned) && i->base == X86_RSP &&
+        i->index == X86_REG_NONE && i->addrsize == 8 && i->seg < X86_FS &&
+        i->disp < INT32_MAX - 64) {
+        return probe_stack(t, (int32_t)i->disp, size, write, aligned);
+    }
+    unsigned a = t1_ea(t, T1_S1, true);
+    if (aligned) {
+        probe_aligned(t, a, size, write);
+    } else {
+        t1_probe(t, a, size, write);
+    }
+    return t1_at(a);
+}
+
+/* --- LEA -------------------------------------------------------------------- */
+
+/* The common kind, of registers. False: nothing was emitted. */
+static bool lea_held(struct t1_ctx *t)
+{
+    const struct x86_insn *i = t->insn;
+    unsigned dst = i->opnd[0].reg, to;
+    struct t1_mem m = {T1_NO_REG, T1_NO_REG, 0, (int32_t)i->disp};
+    int base = -1, index = -1;
+    if (i->addrsize != 8 || i->opsize < 4 || i->base == X86_REG_RIP ||
+        (i->base == X86_REG_NONE && i->index == X86_REG_NONE)) {
+        return false;
+    }
+    if (i->base != X86_REG_NONE) {
+        m.base = t1_host[i->base];
+        if (m.base == T1_MEMORY) {
+            base = t1_hold(t, i->base, true, -1);
+            m.base = t1_holder[base];
+        }
+    }
+    if (i->index != X86_REG_NONE) {
+        m.index = t1_host[i->index];
+        m.shift = (uint8_t)__builtin_ctz(i->scale);
+        if (m.index == T1_MEMORY) {
+            index = t1_hold(t, i->index, true, base);
+            m.index = t1_holder[index];
+        }
+    }
+    bool full = base >= 0 && index >= 0 && base != index && t1_holds(t, dst) < 0;
+    if (t1_host[dst] != T1_MEMORY) {
+        to = t1_host[dst];
+    } else if (full) {
+        to = T1_RCX;
+    } else {
+        int at = t1_hold(t, dst, false, base >= 0 ? base : index);
+        t->held[at].dirty = true;
+        to = t1_holder[at];
+    }
+    if (i->opsize == 4) {
+        t1_lea32(&t->e, to, m);
+    } else {
+        t1_lea(&t->e, to, m);
+    }
+    if (to == T1_RCX) {
+        t1_store(&t->e, T1_GPR(dst), T1_RCX);
+    }
+    return true;
+}
+
+bool t1_lea_insn(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    unsigned dst = insn->opnd[0].reg;
+    bool mem = t1_host[dst] == T1_MEMORY, small = insn->opsize == 2;
+    unsigned want = mem || small ? T1_S1 : t1_host[dst];
+    if (!t1_ea_possible(t, false)) {
+        return false;
+    }
+    if (lea_held(t)) {
+        return true;
+    }
+    t1_let_go(t);
+    unsigned a = t1_ea(t, want, false);
+    if (small) {
+        if (mem) {
+            t1_op_mem(&t->e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x89}, a,
+                      T1_GPR(dst));
+        } else {
+            t1_op_reg(&t->e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x8b},
+                      t1_host[dst], a);
+        }
+        return true;
+    }
+    if (insn->opsize == 4) {
+        t1_mov_rr32(&t->e, want, a);
+    } else if (a != want) {
+        t1_mov_rr(&t->e, want, a);
+    }
+    if (mem) {
+        t1_store(&t->e, T1_GPR(dst), want);
+    }
+    return true;
+}
