@@ -1,0 +1,26 @@
+"""A guest on a qcow2 disk: what it wrote is in the image, which QEMU finds sound."""
+import hashlib
+
+import assets
+import pytest
+
+from images import IMG, QEMU_IMG, check, run
+
+
+@pytest.mark.parametrize("options", ["cluster_size=4096", "extended_l2=on,lazy_refcounts=on"])
+def test_a_guest_lives_on_qcow2(tmp_path, make_guest, options):
+    guest = make_guest("i=0; while [ $i -lt 20 ]; do\n"
+                       "dd if=/dev/urandom of=/f$i bs=64k count=3 2>/dev/null\n"
+                       "[ $((i % 3)) -ne 0 ] || sync; i=$((i + 1)); done\n"
+                       "rm /f3 /f7; cat /f1 /f2 | sha256sum > /sum; sync")
+    image, back = tmp_path / "root.qcow2", tmp_path / "back.raw"
+    top = tmp_path / "top.qcow2"
+    run(IMG, "convert", "-c", "-O", "qcow2", guest.image, image)
+    run(IMG, "create", "-q", "-f", "qcow2", "-o", options, "-b", image, "-F", "qcow2", top)
+    vm = guest.start(root={"file": top, "format": "qcow2"})
+    assert vm.wait(240) == 0, vm.errors
+    assert "lodge: script ended with 0" in vm.serial
+    check(QEMU_IMG, top)
+    run(QEMU_IMG, "convert", "-O", "raw", top, back)
+    a, b = (assets.image_read(back, f"/f{i}") for i in (1, 2))
+    assert hashlib.sha256(a + b).hexdigest() in assets.image_read(back, "/sum").decode()
