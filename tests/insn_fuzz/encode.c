@@ -551,7 +551,9 @@ bool fz_encode_template(const struct fz_form *form, bool p66, bool w, bool l,
     if (!p.vex && p66 && must && must != 0x66) {
         add_prefix(&p, must);
     }
-    p.modrm = (uint8_t)(row->modrm & row->modrm_mask);
+    /* Three different registers, which gathers want. */
+    p.vvvv = has_enc(row, X86_ENC_H) || has_enc(row, X86_ENC_B);
+    p.modrm = (uint8_t)(is_vsib(row) ? 2 << 3 : row->modrm & row->modrm_mask);
     if (form->has_mem) {
         set_modrm_mem(&p, 0, 4);
         p.has_sib = true;
