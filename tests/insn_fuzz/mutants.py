@@ -156,12 +156,13 @@ T1_MUTANTS = [
      "t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});",
      "t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});"),
     ("probe_never_for_writing", BT + "t1_insn.c",
-     "size_t tag = write ? offsetof(struct t0_tlb_entry, write)",
-     "size_t tag = write && !size ? offsetof(struct t0_tlb_entry, write)"),
+     "return write ? offsetof(struct t0_tlb_entry, write)",
+     "return 0 ? offsetof(struct t0_tlb_entry, write)"),
     ("address32_not_cut", BT + "t1_insn.c", "t1_lea32(&t->e, want, m);",
      "t1_lea(&t->e, want, m);"),
     ("index_not_scaled", BT + "t1_insn.c",
-     "m.shift = (uint8_t)__builtin_ctz(i->scale);", "m.shift = 0;"),
+     "m.index = (uint8_t)t1_in_reg(t, i->index, T1_S2);\n            m.shift = (uint8_t)__builtin_ctz(i->scale);",
+     "m.index = (uint8_t)t1_in_reg(t, i->index, T1_S2);\n            m.shift = 0;"),
     ("index_of_memory_register", BT + "t1_insn.c",
      "m.index = (uint8_t)t1_in_reg(t, i->index, T1_S2);",
      "m.index = (uint8_t)t1_in_reg(t, i->index & 7, T1_S2);"),
@@ -196,7 +197,7 @@ T1_MUTANTS = [
      "insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC && p->reg != NULL;", "false;"),
     ("moffs_of_word_is_byte", BT + "t1_insn.c", "insn->opcode == 0xa1 ? 0x8b",
      "insn->opcode == 0xa1 ? 0x8a"),
-    ("mulx_low_half_lost", BT + "t1_insn.c", "    store_operand(t, p.vvvv, T1_RCX);\n", ""),
+    ("mulx_low_half_lost", BT + "t1_insn.c", "    store_operand(t, p->vvvv, vvvv_scratch);\n", ""),
     ("bit_string_element", BT + "t1_sys.c", "t1_mov_ri(e, T1_RCX, 3 + (int64_t)log);",
      "t1_mov_ri(e, T1_RCX, 2 + (int64_t)log);"),
     ("bit_string_of_words_unsigned", BT + "t1_sys.c",
@@ -222,10 +223,10 @@ T1_MUTANTS = [
     # Slow paths and state.
     ("vectors_not_taken_after_t0", BT + "t1_code.c", "c->t1.vec_want = 1;", ""),
     ("own_block_changed_goes_on", BT + "t1_code.c",
-     "generation != t1->generation || (b->flags & T0_BLOCK_DEAD) ||\n                 (what",
-     "generation != t1->generation ||\n                 (what"),
+     "(b->flags & T0_BLOCK_DEAD) || vcpu_wants_attention(c->vcpu) ||",
+     "vcpu_wants_attention(c->vcpu) ||"),
     ("jumps_to_killed_stay", BT + "t1_code.c",
-     "if (tr->in_jumps == T1_JUMPS_ONE && c->t1.jumps[tr->jump].code == code) {", "if (0) {"),
+     "if (tr->in_jumps == T1_JUMPS_ONE && table[tr->jump].code == code) {", "if (0) {"),
     ("unmasked_sse_taken", BT + "t1_code.c",
      "if ((f->mxcsr & T0_MXCSR_MASKS) != T0_MXCSR_MASKS) {", "if (0) {"),
     ("unmasked_x87_taken", BT + "t1_code.c",
@@ -247,7 +248,13 @@ T1_MUTANTS = [
      "for (uint32_t i = 0; i; i = t1->sites[i].next_in) {"),
     # Vectors.
     ("misaligned_reaches_the_host", BT + "t1_simd.c",
-     "(d->props & X86_D_SSEMEM) && p->mem->size == 16) {", "0) {"),
+     ": (props & X86_D_SSEMEM) && p->mem->size == 16;", ": 0;"),
+    ("stack_probe_never_for_writing", BT + "t1_insn.c",
+     "stack_field(t, write ? offsetof(struct t1_stack, write)",
+     "stack_field(t, 0 ? offsetof(struct t1_stack, write)"),
+    ("stack_displacement_lost", BT + "t1_insn.c",
+     "return (struct t1_mem){t1_host[X86_RSP], T1_S2, 0, disp};",
+     "return (struct t1_mem){t1_host[X86_RSP], T1_S2, 0, 0};"),
     ("vzeroall_is_vzeroupper", BT + "t1_simd.c", "X86_OP_VZEROALL ? 0xfc : 0xf8", "X86_OP_VZEROALL ? 0xf8 : 0xf8"),
     ("vector_length_lost", BT + "t1_simd.c", "               last & 4, rex,", "               false, rex,"),
     ("pcmpistri_result_lost", BT + "t1_simd.c",
@@ -261,21 +268,31 @@ T1_MUTANTS = [
 TIERS = [MUTANTS, T1_MUTANTS]
 
 
+def places(text, old):
+    """How often @old is in @text, and a function that replaces it. Formatting may break
+    lines elsewhere tomorrow: any white space matches any, but for texts that are lines."""
+    if "\n" in old or "  " in old or old != old.strip():
+        return text.count(old), lambda new: text.replace(old, new)
+    pattern = re.compile(r"\s+".join(re.escape(w) for w in old.split()))
+    return len(pattern.findall(text)), lambda new: pattern.sub(lambda _: new, text)
+
+
 def resolve(tree, mutant):
-    """(path, whole text, mutated text), or a complaint."""
+    """(path, whole text, mutated text), or a complaint. The text may have moved to
+    another file of the same tier."""
     name, file, old, new = mutant
     path = tree / file
-    text = path.read_text()
-    # Formatting may break lines elsewhere tomorrow: any white space matches any.
-    pattern = re.compile(r"\s+".join(re.escape(w) for w in old.split()))
-    found = pattern.findall(text)
-    if len(found) != 1:
-        return f"{file} has the text {len(found)} times: {old!r}"
-    if "\n" in old or "  " in old or old != old.strip():
-        if text.count(old) != 1:
-            return f"{file} has the text {text.count(old)} times: {old!r}"
-        return path, text, text.replace(old, new)
-    return path, text, pattern.sub(lambda _: new, text)
+    paths = [path] if path.exists() else []
+    if file.startswith(BT):
+        paths += [p for p in sorted(path.parent.glob(path.name[:3] + "*.c")) if p != path]
+    for path in paths:
+        text = path.read_text()
+        count, replace = places(text, old)
+        if count == 1:
+            return path, text, replace(new)
+        if count:
+            return f"{path.name} has the text {count} times: {old!r}"
+    return f"{file} has the text 0 times: {old!r}"
 
 
 def run(argv, **more):
