@@ -673,6 +673,8 @@ static const struct option options[] = {
     {"display", "none", "accepted for compatibility", only_none},
     {"vnc", "none", "accepted for compatibility", only_none},
     {"vga", "none", "accepted for compatibility", only_none},
+    {"net", "none", "accepted for compatibility", only_none},
+    {"nic", "none", "accepted for compatibility", only_none},
     {"nodefaults", NULL, "no device that was not asked for", opt_nodefaults},
     {"no-user-config", NULL, "accepted for compatibility", opt_nothing},
     {"no-reboot", NULL, "end instead of resetting", opt_no_reboot},
