@@ -23,6 +23,8 @@ static bool arch_vcpu_new(struct vcpu *vcpu, GError **error)
     if (model)
         lapic_set_features(vcpu, x86_cpu_has(model, X86_FEAT_X2APIC),
                            x86_cpu_has(model, X86_FEAT_TSC_DEADLINE));
+    if (model && model->phys_bits)
+        lapic_set_phys_bits(vcpu, model->phys_bits);
     if (!model || (x86_cpu_has(model, X86_FEAT_HYPERVISOR) && !model->no_kvm))
         x->pv = kvm_pv_new(vcpu);
     return true;

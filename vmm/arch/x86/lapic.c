@@ -17,7 +17,6 @@
 #include <string.h>
 
 #include "lib/base/base.h"
-#include "lib/isa/x86/cpu_model.h"
 #include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/gmem.h"
 #include "vmm/vm/state.h"
@@ -491,12 +490,7 @@ static bool lapic_x2apic_write(struct lapic *l, unsigned reg, uint64_t value)
 static bool lapic_write_base(struct lapic *l, uint64_t value)
 {
     uint64_t old = atomic_load(&l->base);
-    const struct x86_cpu_model *model = l->vcpu->vm->cpu_model;
-    unsigned bits = l->vcpu->vm->arch->phys_bits;
-    if (model && model->phys_bits) {
-        bits = model->phys_bits;
-    }
-    uint64_t phys = UINT64_MAX >> (64 - bits);
+    uint64_t phys = UINT64_MAX >> (64 - l->phys_bits);
     uint64_t known = (phys & ~UINT64_C(0xfff)) | BASE_BSP | BASE_ENABLE |
                      (l->has_x2apic ? BASE_X2APIC : 0);
     bool on = value & BASE_ENABLE, x2 = value & BASE_X2APIC;
@@ -557,6 +551,7 @@ struct lapic *lapic_new(struct vcpu *vcpu)
     l->vcpu = vcpu;
     l->id = vcpu->index;
     l->has_x2apic = l->has_tsc_deadline = true;
+    l->phys_bits = vcpu->vm->arch->phys_bits;
     lapic_timer_init(l);
     atomic_store(&l->base, LAPIC_BASE | BASE_ENABLE | (l->id == 0 ? BASE_BSP : 0));
     atomic_store(&l->dfr, UINT32_MAX);
@@ -584,6 +579,11 @@ void lapic_set_features(struct vcpu *vcpu, bool x2apic, bool tsc_deadline)
     struct lapic *l = lapic_of(vcpu);
     l->has_x2apic = x2apic;
     l->has_tsc_deadline = tsc_deadline;
+}
+
+void lapic_set_phys_bits(struct vcpu *vcpu, unsigned bits)
+{
+    lapic_of(vcpu)->phys_bits = bits;
 }
 
 void lapic_connect(struct vm *vm, const struct lapic_board *board)

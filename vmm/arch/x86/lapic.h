@@ -74,6 +74,10 @@ static inline struct lapic *lapic_of(const struct vcpu *vcpu)
  */
 void lapic_set_features(struct vcpu *vcpu, bool x2apic, bool tsc_deadline);
 
+/* The processor model's physical address bits, 32..52; the architecture's after
+ * lapic_new(). Thread: vCPU stopped. */
+void lapic_set_phys_bits(struct vcpu *vcpu, unsigned bits);
+
 /*
  * Put the register page and the message window of all vCPUs at LAPIC_BASE of
  * vm->mmio. Each vCPU sees its own registers there while its APIC_BASE says enabled,

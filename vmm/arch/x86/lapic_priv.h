@@ -90,6 +90,7 @@ struct lapic {
     struct vcpu *vcpu;
     uint32_t id;
     bool has_x2apic, has_tsc_deadline;
+    unsigned phys_bits; /* what the base address may have */
     struct lapic_board board;
     struct io_region window; /* the first vCPU's only */
 
