@@ -28,7 +28,9 @@ struct checker {
     struct qcow2 *q;
     struct blk_check *c;
     uint64_t file_len;
-    GHashTable *pages; /* page number -> uint16_t or uint32_t [1 << PAGE_BITS] */
+    GHashTable *pages;    /* page number -> uint16_t or uint32_t [1 << PAGE_BITS] */
+    uint64_t last_number; /* of the page used last */
+    void *last_page;
     bool wide;
     uint64_t highest; /* cluster with a count of either kind */
     unsigned fix;     /* of this comparison */
@@ -56,6 +58,9 @@ static void tell(struct checker *k, const char *fmt, ...)
 static void *page_of(struct checker *k, uint64_t cluster, bool make)
 {
     uint64_t number = cluster >> PAGE_BITS;
+    if (k->last_page && k->last_number == number) {
+        return k->last_page;
+    }
     void *page = g_hash_table_lookup(k->pages, &number);
     if (!page && make) {
         page = g_try_malloc0((k->wide ? 4u : 2u) << PAGE_BITS);
@@ -63,6 +68,8 @@ static void *page_of(struct checker *k, uint64_t cluster, bool make)
             g_hash_table_insert(k->pages, g_memdup2(&number, sizeof(number)), page);
         }
     }
+    k->last_number = number;
+    k->last_page = page;
     return page;
 }
 
@@ -83,7 +90,7 @@ static int count_up(struct checker *k, uint64_t cluster)
         k->c->result.check_errors++;
         return -ENOMEM;
     }
-    uint64_t n = count_get(k, cluster);
+    uint64_t n = k->wide ? ((uint32_t *)page)[i] : ((uint16_t *)page)[i];
     if (n >= k->q->refcount_max || n >= (k->wide ? UINT32_MAX : UINT16_MAX)) {
         tell(k, "ERROR: overflow cluster offset=0x%" PRIx64,
              cluster << k->q->cluster_bits);
@@ -495,6 +502,18 @@ static void judge_flag(struct checker *k, uint64_t entry, uint64_t refs, bool *r
     }
 }
 
+/* The count on disk; what was counted is the same when nothing differed, and is in
+ * memory. */
+static int refs_on_disk(struct checker *k, uint64_t cluster, uint64_t *ret)
+{
+    const struct blk_check_result *res = &k->c->result;
+    if (res->corruptions || res->leaks || res->corruptions_fixed || res->leaks_fixed) {
+        return qcow2_refcount(k->q, cluster, ret);
+    }
+    *ret = count_get(k, cluster);
+    return 0;
+}
+
 static int flags_of_l2(struct checker *k, uint64_t at)
 {
     struct qcow2 *q = k->q;
@@ -509,7 +528,7 @@ static int flags_of_l2(struct checker *k, uint64_t at)
             (q->incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
             continue;
         }
-        r = qcow2_refcount(q, qcow2_cluster_of(q, place), &refs);
+        r = refs_on_disk(k, qcow2_cluster_of(q, place), &refs);
         if (r == 0) {
             judge_flag(k, e.desc, refs, &fix, "data cluster: l2_entry");
         }
@@ -536,7 +555,7 @@ static int check_flags(struct checker *k)
         if (!at || !qcow2_aligned(q, at) || at >= k->file_len) {
             continue;
         }
-        r = qcow2_refcount(q, qcow2_cluster_of(q, at), &refs);
+        r = refs_on_disk(k, qcow2_cluster_of(q, at), &refs);
         if (r == 0) {
             g_autofree char *what =
                 g_strdup_printf("L2 cluster: l1_index=%" PRIu32 " l1_entry", i);
@@ -557,6 +576,7 @@ static int check_flags(struct checker *k)
 static void checker_reset(struct checker *k)
 {
     g_hash_table_remove_all(k->pages);
+    k->last_page = NULL;
     k->highest = 0;
     k->next_contiguous = 0;
     k->rebuild = false;

@@ -166,8 +166,8 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
     }
     b->content_len = q->size;
     b->limits.alloc_unit = (uint32_t)q->cluster_size;
-    q->sparse =
-        b->read_only && !(blk_open_flags(b) & BLK_OPEN_NO_IO) && looks_sparse(q);
+    q->sparse = b->read_only && !check && !(blk_open_flags(b) & BLK_OPEN_NO_IO) &&
+                looks_sparse(q);
     return open_writable(q, opts, check, error) &&
            blk_open_backing(b, opts, q->backing_name, q->backing_format, error);
 }
