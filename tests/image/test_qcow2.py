@@ -422,3 +422,27 @@ def test_discarded_space_goes_back_to_the_file_system(tmp_path):
     assert image.stat().st_blocks * 512 < 9 << 20 < before * 512
     check(QEMU_IMG, image)
     io(QEMU_IO, image, ["read -P 0 0 24M", "read -P 1 24M 8M"])
+
+
+@pytest.mark.parametrize("options", ["", "cluster_size=512"])
+def test_amend(tmp_path, options):
+    image, raw = tmp_path / "a.qcow2", tmp_path / "a.raw"
+    model = Model(2 << 20, options)
+    run(IMG, "create", "-q", "-f", "qcow2", "-o", options or "compat=v3", image, len(model.data))
+    steps = ["refcount_bits=1", "refcount_bits=64", "refcount_bits=4", "lazy_refcounts=on",
+             "lazy_refcounts=off", "refcount_bits=16", "compat=0.10", "compat=1.1",
+             "refcount_bits=2", "size=3M"]
+    for step in steps:
+        io(IO, image, [model.command(65536) for _ in range(6)])
+        run(IMG, "amend", "-o", step, image)
+        model.data += bytes((3 << 20) - len(model.data)) if step == "size=3M" else b""
+        model.save(raw)
+        for peer in (QEMU_IMG, IMG):
+            check(peer, image)
+            same(peer, image, raw)
+    assert info(QEMU_IMG, image)["format-specific"]["data"]["refcount-bits"] == 2
+    run(IMG, "snapshot", "-c", "s", image)
+    io(IO, image, ["write -P 1 0 1M"])
+    done = run(IMG, "amend", "-o", "refcount_bits=1", image, ok=False)
+    assert done.returncode == 1 and "Cannot decrease refcount entry width" in done.stderr
+    check(QEMU_IMG, image)

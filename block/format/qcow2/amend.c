@@ -317,22 +317,33 @@ static bool amend_lazy(struct qcow2 *q, json_t *opts, GError **error)
     return true;
 }
 
+static bool amend_width(struct qcow2 *q, uint64_t bits, GError **error)
+{
+    if (bits == 1u << q->refcount_order) {
+        return true;
+    }
+    if (q->version < 3) {
+        return error_msg(error, "Different refcount widths than 16 bits require "
+                                "compatibility level 1.1 or above (use compat=1.1 or "
+                                "greater)");
+    }
+    return qcow2_change_width(q, (unsigned)__builtin_ctzll(bits), error);
+}
+
 static bool qcow2_amend(struct blk *b, json_t *opts, GError **error)
 {
     struct qcow2 *q = b->priv;
     uint64_t bits = blk_opt_u64(opts, "refcount_bits", 1u << q->refcount_order);
-    if (bits != 1u << q->refcount_order) {
-        return error_msg(error,
-                         "Changing the refcount width from %u to %" PRIu64
-                         " bits is not supported",
-                         1u << q->refcount_order, bits);
+    if (bits < 1 || bits > 64 || (bits & (bits - 1))) {
+        return error_msg(error, "Refcount width must be a power of two and may not "
+                                "exceed 64 bits");
     }
     if (json_object_get(opts, "data_file") && !q->data_file_name) {
         return error_msg(error, "data-file can only be set for images that use an "
                                 "external data file");
     }
     if (!begin(b, error) || !amend_compat(b, opts, error) ||
-        !amend_lazy(q, opts, error)) {
+        !amend_width(q, bits, error) || !amend_lazy(q, opts, error)) {
         return false;
     }
     const char *data = blk_opt_str(opts, "data_file", NULL);

@@ -35,6 +35,7 @@ struct checker {
     uint64_t highest; /* cluster with a count of either kind */
     unsigned fix;     /* of this comparison */
     bool rebuild;
+    bool widen;                     /* the structure is made anew for another width */
     struct blk_check_result walked; /* before counts were compared */
     uint64_t next_contiguous;
 };
@@ -617,6 +618,21 @@ static int write_blocks(struct checker *k, uint64_t start, uint64_t blocks,
     return r;
 }
 
+/* Table and width change together: one write of the header. */
+static int switch_width(struct qcow2 *q, uint64_t at, uint32_t clusters)
+{
+    uint64_t old_at = q->rt_offset;
+    uint32_t old_clusters = q->rt_clusters;
+    q->rt_offset = at;
+    q->rt_clusters = clusters;
+    int r = qcow2_write_header(q);
+    if (r < 0) {
+        q->rt_offset = old_at;
+        q->rt_clusters = old_clusters;
+    }
+    return r;
+}
+
 static int rebuild_refcounts(struct checker *k)
 {
     struct qcow2 *q = k->q;
@@ -641,10 +657,14 @@ static int rebuild_refcounts(struct checker *k)
     int r = rt ? write_blocks(k, start, blocks, blocks + table, rt) : -ENOMEM;
     r = r ? r : qcow2_write_table(q, at, rt, (uint32_t)entries);
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
-    uint8_t fields[12];
-    be64_put(fields, at);
-    be32_put(fields + 8, (uint32_t)table);
-    r = r ? r : blk_pwrite(q->file, 48, fields, sizeof(fields));
+    if (r == 0 && k->widen) {
+        r = switch_width(q, at, (uint32_t)table);
+    } else if (r == 0) {
+        uint8_t fields[12];
+        be64_put(fields, at);
+        be32_put(fields + 8, (uint32_t)table);
+        r = blk_pwrite(q->file, 48, fields, sizeof(fields));
+    }
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
     if (r < 0) {
         return r;
@@ -759,6 +779,77 @@ static int run_check(struct qcow2 *q, struct blk_check *c)
     q->free_hint = 1;
     q->free_byte = 0;
     return r;
+}
+
+/* ---- another width --------------------------------------------------------------- */
+
+static bool counts_fit(struct checker *k, uint64_t clusters, unsigned order,
+                       GError **error)
+{
+    uint64_t most = order >= 6 ? UINT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
+    for (uint64_t c = 0; c < clusters; c++) {
+        if (count_get(k, c) > most) {
+            return error_msg(error,
+                             "Cannot decrease refcount entry width to %u bits: Cluster "
+                             "at offset %#" PRIx64 " has a refcount of %" PRIu64,
+                             1u << order, c << k->q->cluster_bits, count_get(k, c));
+        }
+    }
+    return true;
+}
+
+/* The old structure, which the new one counts, is let go. */
+static int free_structure(struct qcow2 *q, const uint64_t *rt, uint32_t size,
+                          uint64_t at, uint32_t clusters)
+{
+    int r = qcow2_free_now(q, at, (uint64_t)clusters << q->cluster_bits);
+    for (uint32_t i = 0; r == 0 && i < size; i++) {
+        if (rt[i] & ~QCOW2_RT_RESERVED) {
+            r = qcow2_free_now(q, rt[i] & ~QCOW2_RT_RESERVED, q->cluster_size);
+        }
+    }
+    return r ? r : qcow2_writeback(q);
+}
+
+bool qcow2_change_width(struct qcow2 *q, unsigned order, GError **error)
+{
+    struct blk_check c = {0};
+    struct checker k = {
+        .q = q,
+        .c = &c,
+        .wide = true,
+        .widen = true,
+        .pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free),
+    };
+    unsigned old_order = q->refcount_order;
+    int r = qcow2_writeback(q);
+    k.file_len = blk_length(q->file);
+    r = r ? r : walk_all(&k);
+    if (r == 0 && (c.result.corruptions || c.result.check_errors)) {
+        r = -EUCLEAN;
+    }
+    bool ok = r == 0
+                  ? counts_fit(&k, qcow2_clusters_for(q, k.file_len) + 1, order, error)
+                  : error_errno(error, -r, "the references could not be counted");
+    if (ok) {
+        g_autofree uint64_t *rt = g_memdup2(q->rt, q->rt_size * 8ull);
+        uint32_t size = q->rt_size, clusters = q->rt_clusters;
+        uint64_t at = q->rt_offset;
+        q->refcount_order = order;
+        qcow2_derive(q);
+        r = rebuild_refcounts(&k);
+        if (r < 0) {
+            q->refcount_order = old_order;
+            qcow2_derive(q);
+        } else {
+            r = free_structure(q, rt, size, at, clusters);
+        }
+        ok = r == 0 || error_errno(error, -r, "the new refcounts could not be written");
+    }
+    g_hash_table_destroy(k.pages);
+    q->free_hint = 1;
+    q->free_byte = 0;
+    return ok;
 }
 
 static int qcow2_check(struct blk *b, struct blk_check *c)

@@ -342,6 +342,9 @@ extern const struct blk_create_ops qcow2_create_ops;
 extern const struct blk_resize_ops qcow2_resize_ops;
 extern const struct blk_amend_ops qcow2_amend_ops;
 
+/* Refcounts of 1 << @order bits from now on. */
+bool qcow2_change_width(struct qcow2 *q, unsigned order, GError **error);
+
 /* Check and repair an image that was not closed (dirty bit). */
 bool qcow2_repair_dirty(struct qcow2 *q, GError **error);
 
