@@ -358,6 +358,10 @@ static void plain_memory(struct t1_ctx *t, const struct places *p)
         m = (struct t1_mem){T1_S2, T1_NO_REG, 0, 0};
         vvvv_scratch = T1_S1;
     }
+    if (t->insn->op == X86_OP_XADD && !in_memory(p->reg) &&
+        t1_xadd_alone(t, t1_host[p->reg->reg], p->mem->size, m)) {
+        return;
+    }
     load_cl(t, p);
     unsigned reg = operand(t, p, p->reg, T1_RCX);
     unsigned vvvv = operand(t, p, p->vvvv, vvvv_scratch);

@@ -223,6 +223,9 @@ void t1_ensure(struct t1_ctx *t, unsigned need);
 void t1_x87_note(struct t1_emit *e, const struct t1_x87 *x);
 /* Prefix of a LOCKed instruction. */
 uint8_t t1_lock_prefix(const struct t1_ctx *t);
+/* LOCK XADD of 4 or 8 bytes at @m with host register @reg, where nothing needs it to be
+ * atomic: its parts are twice as quick. False: nothing was emitted. Changes rcx. */
+bool t1_xadd_alone(struct t1_ctx *t, unsigned reg, unsigned size, struct t1_mem m);
 
 /* Translate @b. Its code's position, or 0. */
 bool t1_translate(struct t0_cpu *c, struct t0_block *b);

@@ -163,6 +163,20 @@ uint8_t t1_lock_prefix(const struct t1_ctx *t)
     return (i->prefixes & X86_P_LOCK) && (!t->lone || fence) ? 0xf0 : 0;
 }
 
+bool t1_xadd_alone(struct t1_ctx *t, unsigned reg, unsigned size, struct t1_mem m)
+{
+    const struct t1_enc load = {.w = size == 8, .opcode = 0x8b};
+    const struct t1_enc xadd = {.w = size == 8, .map = 1, .opcode = 0xc1};
+    const struct t1_enc store = {.w = size == 8, .opcode = 0x89};
+    if (size < 4 || !(t->insn->prefixes & X86_P_LOCK) || t1_lock_prefix(t)) {
+        return false;
+    }
+    t1_op_mem(&t->e, &load, T1_RCX, m);
+    t1_op_reg(&t->e, &xadd, reg, T1_RCX);
+    t1_op_mem(&t->e, &store, T1_RCX, m);
+    return true;
+}
+
 bool t1_system(struct t1_ctx *t)
 {
     bool kernel = !(t->b->mode & T0_MODE_CPL3);
