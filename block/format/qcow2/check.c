@@ -1,4 +1,4 @@
-#include "block/format/qcow2/qcow2_priv.h"
+#include "block/format/qcow2/qcow2_check.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -22,24 +22,6 @@
  * header switched over to it.
  */
 
-enum { PAGE_BITS = 15 };
-
-struct checker {
-    struct qcow2 *q;
-    struct blk_check *c;
-    uint64_t file_len;
-    GHashTable *pages;    /* page number -> uint16_t or uint32_t [1 << PAGE_BITS] */
-    uint64_t last_number; /* of the page used last */
-    void *last_page;
-    bool wide;
-    uint64_t highest; /* cluster with a count of either kind */
-    unsigned fix;     /* of this comparison */
-    bool rebuild;
-    bool widen;                     /* the structure is made anew for another width */
-    struct blk_check_result walked; /* before counts were compared */
-    uint64_t next_contiguous;
-};
-
 static void tell(struct checker *k, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
 static void tell(struct checker *k, const char *fmt, ...)
@@ -56,15 +38,15 @@ static void tell(struct checker *k, const char *fmt, ...)
 /* ---- counts
  * -------------------------------------------------------------------------- */
 
-static void *page_of(struct checker *k, uint64_t cluster, bool make)
+void *qcow2_count_page(struct checker *k, uint64_t cluster, bool make)
 {
-    uint64_t number = cluster >> PAGE_BITS;
+    uint64_t number = cluster >> QCOW2_PAGE_BITS;
     if (k->last_page && k->last_number == number) {
         return k->last_page;
     }
     void *page = g_hash_table_lookup(k->pages, &number);
     if (!page && make) {
-        page = g_try_malloc0((k->wide ? 4u : 2u) << PAGE_BITS);
+        page = g_try_malloc0((k->wide ? 4u : 2u) << QCOW2_PAGE_BITS);
         if (page) {
             g_hash_table_insert(k->pages, g_memdup2(&number, sizeof(number)), page);
         }
@@ -74,10 +56,10 @@ static void *page_of(struct checker *k, uint64_t cluster, bool make)
     return page;
 }
 
-static uint64_t count_get(struct checker *k, uint64_t cluster)
+uint64_t qcow2_counted(struct checker *k, uint64_t cluster)
 {
-    const void *page = page_of(k, cluster, false);
-    uint64_t i = cluster & ((1u << PAGE_BITS) - 1);
+    const void *page = qcow2_count_page(k, cluster, false);
+    uint64_t i = cluster & ((1u << QCOW2_PAGE_BITS) - 1);
     return !page     ? 0
            : k->wide ? ((const uint32_t *)page)[i]
                      : ((const uint16_t *)page)[i];
@@ -85,8 +67,8 @@ static uint64_t count_get(struct checker *k, uint64_t cluster)
 
 static int count_up(struct checker *k, uint64_t cluster)
 {
-    void *page = page_of(k, cluster, true);
-    uint64_t i = cluster & ((1u << PAGE_BITS) - 1);
+    void *page = qcow2_count_page(k, cluster, true);
+    uint64_t i = cluster & ((1u << QCOW2_PAGE_BITS) - 1);
     if (!page) {
         k->c->result.check_errors++;
         return -ENOMEM;
@@ -312,9 +294,9 @@ static int walk_refcounts(struct checker *k)
             continue;
         }
         r = count_range(k, at, q->cluster_size);
-        if (r == 0 && count_get(k, qcow2_cluster_of(q, at)) != 1) {
+        if (r == 0 && qcow2_counted(k, qcow2_cluster_of(q, at)) != 1) {
             tell(k, "ERROR refcount block %" PRIu32 " refcount=%" PRIu64, i,
-                 count_get(k, qcow2_cluster_of(q, at)));
+                 qcow2_counted(k, qcow2_cluster_of(q, at)));
             k->c->result.corruptions++;
             k->rebuild = true;
         }
@@ -356,7 +338,7 @@ static int walk_bitmaps(struct checker *k)
     return r;
 }
 
-static int walk_all(struct checker *k)
+int qcow2_count_all(struct checker *k)
 {
     struct qcow2 *q = k->q;
     k->c->result.total_clusters = qcow2_clusters_for(q, q->size);
@@ -392,7 +374,7 @@ static int set_refcount(struct qcow2 *q, uint64_t cluster, uint64_t value)
 static int compare_one(struct checker *k, uint64_t cluster, uint64_t on_disk)
 {
     struct blk_check_result *res = &k->c->result;
-    uint64_t counted = count_get(k, cluster), *fixed = NULL;
+    uint64_t counted = qcow2_counted(k, cluster), *fixed = NULL;
     if (on_disk || counted) {
         k->highest = cluster;
     }
@@ -428,12 +410,13 @@ static int compare_one(struct checker *k, uint64_t cluster, uint64_t on_disk)
 
 static int compare_uncovered(struct checker *k, uint64_t first, uint64_t count)
 {
-    for (uint64_t p = first >> PAGE_BITS; p <= (first + count - 1) >> PAGE_BITS; p++) {
+    for (uint64_t p = first >> QCOW2_PAGE_BITS;
+         p <= (first + count - 1) >> QCOW2_PAGE_BITS; p++) {
         if (!g_hash_table_lookup(k->pages, &p)) {
             continue;
         }
-        uint64_t from = MAX(first, p << PAGE_BITS);
-        uint64_t to = MIN(first + count, (p + 1) << PAGE_BITS);
+        uint64_t from = MAX(first, p << QCOW2_PAGE_BITS);
+        uint64_t to = MIN(first + count, (p + 1) << QCOW2_PAGE_BITS);
         for (uint64_t c = from; c < to; c++) {
             int r = compare_one(k, c, 0);
             if (r < 0) {
@@ -462,7 +445,7 @@ static int compare_all(struct checker *k)
     uint64_t per_block = UINT64_C(1) << q->refblock_bits;
     /* What is behind the end of the file and not used is of no interest. */
     uint64_t clusters = qcow2_clusters_for(q, k->file_len);
-    clusters += count_get(k, clusters) != 0;
+    clusters += qcow2_counted(k, clusters) != 0;
     uint64_t blocks = (clusters + per_block - 1) / per_block;
     int r = 0;
     for (uint64_t i = 0; r == 0 && i < blocks; i++) {
@@ -511,7 +494,7 @@ static int refs_on_disk(struct checker *k, uint64_t cluster, uint64_t *ret)
     if (res->corruptions || res->leaks || res->corruptions_fixed || res->leaks_fixed) {
         return qcow2_refcount(k->q, cluster, ret);
     }
-    *ret = count_get(k, cluster);
+    *ret = qcow2_counted(k, cluster);
     return 0;
 }
 
@@ -571,9 +554,6 @@ static int check_flags(struct checker *k)
     return r;
 }
 
-/* ---- making the refcounts anew
- * -------------------------------------------------------------- */
-
 static void checker_reset(struct checker *k)
 {
     g_hash_table_remove_all(k->pages);
@@ -583,109 +563,13 @@ static void checker_reset(struct checker *k)
     k->rebuild = false;
 }
 
-static uint64_t highest_counted(struct checker *k)
-{
-    uint64_t clusters = qcow2_clusters_for(k->q, k->file_len) + 1;
-    while (clusters > 0 && count_get(k, clusters - 1) == 0) {
-        if (!page_of(k, clusters - 1, false)) {
-            clusters = ALIGN_DOWN(clusters - 1, (uint64_t)1 << PAGE_BITS);
-        } else {
-            clusters--;
-        }
-    }
-    return clusters;
-}
-
-static int write_blocks(struct checker *k, uint64_t start, uint64_t blocks,
-                        uint64_t own, uint64_t *rt)
-{
-    struct qcow2 *q = k->q;
-    uint64_t per_block = UINT64_C(1) << q->refblock_bits;
-    g_autofree uint8_t *buf = g_try_malloc(q->cluster_size);
-    int r = buf ? 0 : -ENOMEM;
-    for (uint64_t i = 0; r == 0 && i < blocks; i++) {
-        memset(buf, 0, q->cluster_size);
-        for (uint64_t n = 0; n < per_block; n++) {
-            uint64_t c = i * per_block + n;
-            uint64_t refs = c >= start && c < start + own ? 1 : count_get(k, c);
-            if (refs) {
-                qcow2_refs_put(q->refcount_order, buf, n, refs);
-            }
-        }
-        rt[i] = (start + i) << q->cluster_bits;
-        r = blk_pwrite(q->file, rt[i], buf, q->cluster_size);
-    }
-    return r;
-}
-
-/* Table and width change together: one write of the header. */
-static int switch_width(struct qcow2 *q, uint64_t at, uint32_t clusters)
-{
-    uint64_t old_at = q->rt_offset;
-    uint32_t old_clusters = q->rt_clusters;
-    q->rt_offset = at;
-    q->rt_clusters = clusters;
-    int r = qcow2_write_header(q);
-    if (r < 0) {
-        q->rt_offset = old_at;
-        q->rt_clusters = old_clusters;
-    }
-    return r;
-}
-
-static int rebuild_refcounts(struct checker *k)
-{
-    struct qcow2 *q = k->q;
-    uint64_t per_block = UINT64_C(1) << q->refblock_bits, blocks = 1, table = 1;
-    uint64_t start = MAX(highest_counted(k), qcow2_clusters_for(q, k->file_len));
-    for (;;) {
-        uint64_t need = (start + blocks + table + per_block - 1) / per_block;
-        uint64_t t = qcow2_clusters_for(q, need * 8);
-        if (need <= blocks && t <= table) {
-            break;
-        }
-        blocks = MAX(blocks, need);
-        table = MAX(table, t);
-    }
-    uint64_t entries = table << (q->cluster_bits - 3);
-    if (entries * 8 > MAX(QCOW2_MAX_RT_BYTES, q->cluster_size)) {
-        return -EFBIG;
-    }
-    g_autofree uint64_t *rt = g_try_malloc0(entries * 8);
-    uint64_t at = (start + blocks) << q->cluster_bits;
-    qcow2_cache_drop(q->cache);
-    int r = rt ? write_blocks(k, start, blocks, blocks + table, rt) : -ENOMEM;
-    r = r ? r : qcow2_write_table(q, at, rt, (uint32_t)entries);
-    r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
-    if (r == 0 && k->widen) {
-        r = switch_width(q, at, (uint32_t)table);
-    } else if (r == 0) {
-        uint8_t fields[12];
-        be64_put(fields, at);
-        be32_put(fields + 8, (uint32_t)table);
-        r = blk_pwrite(q->file, 48, fields, sizeof(fields));
-    }
-    r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
-    if (r < 0) {
-        return r;
-    }
-    g_free(q->rt);
-    q->rt = g_steal_pointer(&rt);
-    q->rt_size = (uint32_t)entries;
-    q->rt_offset = at;
-    q->rt_clusters = (uint32_t)table;
-    q->rt_dirty_from = q->rt_dirty_to = 0;
-    k->file_len = blk_length(q->file);
-    return 0;
-}
-
 /* ---- the check
  * ------------------------------------------------------------------------------- */
 
 static int check_once(struct checker *k)
 {
     checker_reset(k);
-    int r = walk_all(k);
+    int r = qcow2_count_all(k);
     k->walked = k->c->result;
     k->fix = 0;
     return r ? r : compare_all(k);
@@ -715,13 +599,13 @@ static int check_rebuilt(struct checker *k)
 {
     struct blk_check_result *res = &k->c->result, before = *res;
     tell(k, "Rebuilding refcount structure");
-    int r = rebuild_refcounts(k);
+    int r = qcow2_rebuild_refcounts(k);
     if (r < 0) {
         return r;
     }
     *res = (struct blk_check_result){0};
     checker_reset(k);
-    r = walk_all(k);
+    r = qcow2_count_all(k);
     struct blk_check_result walked = *res;
     if (r == 0 && (k->c->fix & BLK_FIX_LEAKS)) {
         k->fix = BLK_FIX_LEAKS;
@@ -779,77 +663,6 @@ static int run_check(struct qcow2 *q, struct blk_check *c)
     q->free_hint = 1;
     q->free_byte = 0;
     return r;
-}
-
-/* ---- another width --------------------------------------------------------------- */
-
-static bool counts_fit(struct checker *k, uint64_t clusters, unsigned order,
-                       GError **error)
-{
-    uint64_t most = order >= 6 ? UINT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
-    for (uint64_t c = 0; c < clusters; c++) {
-        if (count_get(k, c) > most) {
-            return error_msg(error,
-                             "Cannot decrease refcount entry width to %u bits: Cluster "
-                             "at offset %#" PRIx64 " has a refcount of %" PRIu64,
-                             1u << order, c << k->q->cluster_bits, count_get(k, c));
-        }
-    }
-    return true;
-}
-
-/* The old structure, which the new one counts, is let go. */
-static int free_structure(struct qcow2 *q, const uint64_t *rt, uint32_t size,
-                          uint64_t at, uint32_t clusters)
-{
-    int r = qcow2_free_now(q, at, (uint64_t)clusters << q->cluster_bits);
-    for (uint32_t i = 0; r == 0 && i < size; i++) {
-        if (rt[i] & ~QCOW2_RT_RESERVED) {
-            r = qcow2_free_now(q, rt[i] & ~QCOW2_RT_RESERVED, q->cluster_size);
-        }
-    }
-    return r ? r : qcow2_writeback(q);
-}
-
-bool qcow2_change_width(struct qcow2 *q, unsigned order, GError **error)
-{
-    struct blk_check c = {0};
-    struct checker k = {
-        .q = q,
-        .c = &c,
-        .wide = true,
-        .widen = true,
-        .pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free),
-    };
-    unsigned old_order = q->refcount_order;
-    int r = qcow2_writeback(q);
-    k.file_len = blk_length(q->file);
-    r = r ? r : walk_all(&k);
-    if (r == 0 && (c.result.corruptions || c.result.check_errors)) {
-        r = -EUCLEAN;
-    }
-    bool ok = r == 0
-                  ? counts_fit(&k, qcow2_clusters_for(q, k.file_len) + 1, order, error)
-                  : error_errno(error, -r, "the references could not be counted");
-    if (ok) {
-        g_autofree uint64_t *rt = g_memdup2(q->rt, q->rt_size * 8ull);
-        uint32_t size = q->rt_size, clusters = q->rt_clusters;
-        uint64_t at = q->rt_offset;
-        q->refcount_order = order;
-        qcow2_derive(q);
-        r = rebuild_refcounts(&k);
-        if (r < 0) {
-            q->refcount_order = old_order;
-            qcow2_derive(q);
-        } else {
-            r = free_structure(q, rt, size, at, clusters);
-        }
-        ok = r == 0 || error_errno(error, -r, "the new refcounts could not be written");
-    }
-    g_hash_table_destroy(k.pages);
-    q->free_hint = 1;
-    q->free_byte = 0;
-    return ok;
 }
 
 static int qcow2_check(struct blk *b, struct blk_check *c)

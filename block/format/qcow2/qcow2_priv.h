@@ -15,6 +15,7 @@
  *   write.c     reserve, publish, unmap, zero, flush
  *   snapshot.c  snapshots inside the image
  *   check.c     counting everything again; repair
+ *   rebuild.c   refcounts made anew
  *   create.c    new images; preallocation; measuring
  *   amend.c     size, version, backing file and other header fields of an old image
  *   qcow2.c     opening, closing, reports and the tables of operations
