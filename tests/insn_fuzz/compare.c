@@ -244,7 +244,8 @@ static bool is_area_limit(const struct fz_case *k, const struct fz_outcome *want
     }
     const struct x86_opnd *m = x86_insn_mem(&k->insn[at].insn);
     bool same = got->s.end == FZ_END_FAULT && got->s.rip == want->s.rip;
-    bool whole = m && (is_area(&k->insn[at].insn) || m->size == 14 || m->size > 16);
+    bool whole = m && (is_area(&k->insn[at].insn) || m->size == 10 || m->size == 14 ||
+                       m->size > 16);
     return whole && want->s.vector == X86_EXC_GP
                ? !same || got->s.vector == X86_EXC_PF || got->s.vector == X86_EXC_AC
                : whole && same && got->s.vector == X86_EXC_GP &&
