@@ -486,7 +486,8 @@ static bool writes_kept(struct fz_gen *g, const struct x86_insn *i)
     if (explicit & 1u << X86_RSP && (g->no_stack || fz_chance(&g->r, seldom))) {
         return true;
     }
-    return explicit & g->keep && fz_chance(&g->r, 85);
+    bool pop_sp = i->op == X86_OP_POP && explicit == 1u << X86_RSP;
+    return !pop_sp && explicit & g->keep && fz_chance(&g->r, 85);
 }
 
 bool fz_encode(struct fz_gen *g, unsigned form, const struct fz_wish *w,
