@@ -220,6 +220,9 @@ static void choose_memory(struct fz_gen *g, const struct x86_desc *row,
     struct fz_rng *r = &g->r;
     int base = choose_base(g, p->adsize);
     bool sib = is_vsib(row);
+    if (row->op == X86_OP_LEA && fz_chance(r, 60)) { /* any sum */
+        base = (int)fz_below(r, g->nb_regs);
+    }
     unsigned how = w->aspect == FZ_A_SIB ? 50 : fz_below(r, 100);
 
     if (p->bits == 32 && p->adsize && !sib) {
@@ -516,7 +519,10 @@ bool fz_encode(struct fz_gen *g, unsigned form, const struct fz_wish *w,
             disp_at = ret->insn.len - size;
         }
         *ret_target = 0;
-        if (x86_insn_mem(&ret->insn) && !aim(g, ret, disp_at, size, w, ret_target)) {
+        if (row->op == X86_OP_LEA && fz_chance(&g->r, 60)) {
+            le_put(ret->bytes + disp_at, fz_value(&g->r), size);
+        } else if (x86_insn_mem(&ret->insn) &&
+                   !aim(g, ret, disp_at, size, w, ret_target)) {
             continue;
         }
         if (x86_decode(&ret->insn, ret->bytes, ret->insn.len, f->bits) > 0) {

@@ -337,7 +337,7 @@ def fuzz(objects, count, tier):
     except subprocess.TimeoutExpired:
         return True, "did not come back"
     lines = [line for line in done.stdout.splitlines()
-             if line.startswith(("different:", "the worker"))]
+             if line.startswith(("different", "the worker"))]
     return done.returncode != 0, lines[0] if lines else done.stdout[-300:]
 
 
