@@ -408,11 +408,13 @@ struct t0_tlb_entry *t0_use_bank(struct t0_cpu *c, unsigned bank)
 
 /* Alignment of an operand of 2, 4, 8, 16 or 32 bytes in user code that asked for the
  * check (APM 2 8.2.18). Non-zero with c->exc set. */
-static inline uint64_t misaligned(struct t0_cpu *c, uint64_t la, unsigned size)
+static inline uint64_t misaligned(struct t0_cpu *c, uint64_t la, unsigned size,
+                                  unsigned seg)
 {
     if (likely(c->tlb != c->banks[T0_BANK_USER_AC]) || !(la & (size - 1)) ||
         (t0_long_mode(c) && !t0_canonical(c, la)) ||
-        (!t0_is64(c) && la + size - 1 > UINT32_MAX)) { /* which come first */
+        (!t0_is64(c) && (c->mode & T0_MODE_FLAT) && seg < X86_FS &&
+         la + size - 1 > UINT32_MAX)) { /* which come first */
         return 0;
     }
     t0_set_exc_error(c, X86_EXC_AC, 0);
@@ -421,16 +423,20 @@ static inline uint64_t misaligned(struct t0_cpu *c, uint64_t la, unsigned size)
 
 /* The same of operands for which that is not always their size (APM 2 table 8-6), the
  * x87's environments among them. Save areas are aligned by rules of their own. */
-static inline uint64_t misaligned_bytes(struct t0_cpu *c, uint64_t la, unsigned size)
+static inline uint64_t misaligned_bytes(struct t0_cpu *c, uint64_t la, unsigned size,
+                                        unsigned seg)
 {
     switch (size) {
-    case 10: return misaligned(c, la, 8);
-    case 32: return misaligned(c, la, 16);
+    case 10: return misaligned(c, la, 8, seg);
+    case 32: return misaligned(c, la, 16, seg);
     case 14:
-    case 94: return misaligned(c, la, 2);
+    case 94: return misaligned(c, la, 2, seg);
     case 28:
-    case 108: return misaligned(c, la, 4);
-    default: return misaligned(c, la, size <= 16 && !(size & (size - 1)) ? size : 1);
+    case 108: return misaligned(c, la, 4, seg);
+    default: {
+        bool one = size <= 16 && !(size & (size - 1));
+        return misaligned(c, la, one ? size : 1, seg);
+    }
     }
 }
 
@@ -616,7 +622,7 @@ struct t0_val t0_load_slow(struct t0_cpu *c, uint64_t la, unsigned size, unsigne
 {
     struct page_ref p[2];
     struct t0_val r = {0, 0};
-    if (misaligned(c, la, size) || get_pages(c, la, size, false, seg, p)) {
+    if (misaligned(c, la, size, seg) || get_pages(c, la, size, false, seg, p)) {
         r.fault = 1;
         return r;
     }
@@ -644,7 +650,7 @@ uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
                        unsigned seg)
 {
     struct page_ref p[2];
-    if (misaligned(c, la, size) || get_pages(c, la, size, true, seg, p)) {
+    if (misaligned(c, la, size, seg) || get_pages(c, la, size, true, seg, p)) {
         return 1;
     }
     watch(c, la, size, true);
@@ -677,7 +683,7 @@ static inline uint64_t read_bytes(struct t0_cpu *c, uint64_t la, void *buf,
         gmem_copy(buf, h, size);
         return 0;
     }
-    if (misaligned_bytes(c, la, size) || get_pages(c, la, size, false, seg, p)) {
+    if (misaligned_bytes(c, la, size, seg) || get_pages(c, la, size, false, seg, p)) {
         return 1;
     }
     if (watched) {
@@ -706,7 +712,7 @@ static inline uint64_t write_bytes(struct t0_cpu *c, uint64_t la, const void *bu
         gmem_copy(h, buf, size);
         return 0;
     }
-    if (misaligned_bytes(c, la, size) || get_pages(c, la, size, true, seg, p)) {
+    if (misaligned_bytes(c, la, size, seg) || get_pages(c, la, size, true, seg, p)) {
         return 1;
     }
     if (watched) {
@@ -732,7 +738,7 @@ uint64_t t0_probe_write(struct t0_cpu *c, uint64_t la, unsigned size, unsigned s
     if (t0_host_write(c, la, size)) {
         return 0;
     }
-    return misaligned_bytes(c, la, size) || get_pages(c, la, size, true, seg, p);
+    return misaligned_bytes(c, la, size, seg) || get_pages(c, la, size, true, seg, p);
 }
 
 uint64_t t0_sys_read(struct t0_cpu *c, uint64_t la, void *buf, unsigned size)
@@ -800,7 +806,7 @@ struct t0_val t0_rmw_begin_slow(struct t0_cpu *c, uint64_t la, unsigned size,
 {
     struct t0_core *core = c->core;
     struct page_ref p[2];
-    if (misaligned(c, la, size) || get_pages(c, la, size, true, seg, p)) {
+    if (misaligned(c, la, size, seg) || get_pages(c, la, size, true, seg, p)) {
         return (struct t0_val){0, 1};
     }
     watch(c, la, size, true);
