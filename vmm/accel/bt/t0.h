@@ -184,8 +184,8 @@ struct t1_jump {
 
 /* The page that the stack pointer was last in: as struct t0_tlb_entry. */
 struct t1_stack {
-    uint64_t read, write;
-    uintptr_t addend;
+    uint64_t read, write; /* tags */
+    uintptr_t read_addend, write_addend;
 };
 
 struct t1_hot {

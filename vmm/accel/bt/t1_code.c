@@ -380,7 +380,10 @@ void t1_flush(struct t0_cpu *c)
 
 static void forget_stack(struct t0_cpu *c, unsigned user)
 {
-    c->t1.stack[user].read = c->t1.stack[user].write = T1_STACK_NONE;
+    struct t1_core *t1 = c->core->t1;
+    uintptr_t nowhere = t1 ? T1_STACK_NOWHERE(t1) : 0; /* without T1 nobody uses it */
+    c->t1.stack[user] =
+        (struct t1_stack){T1_STACK_NONE, T1_STACK_NONE, nowhere, nowhere};
 }
 
 void t1_stack_forget(struct t0_cpu *c)
@@ -451,6 +454,8 @@ bool t1_init(struct t0_cpu *c, GError **error)
     for (unsigned i = 0; i < T1_JUMP_SIZE; i++) {
         c->t1.jumps[0][i].minus_rip = c->t1.jumps[1][i].minus_rip = no_jump(i);
     }
+    t1->nowhere = g_aligned_alloc0(1, GMEM_PAGE_SIZE, 64);
+    t1_stack_forget(c);
     t1_make_glue(t1);
     return true;
 out:
@@ -475,6 +480,7 @@ void t1_done(struct t0_cpu *c)
     }
     g_free(t1->sites);
     g_free(t1->trans);
+    g_aligned_free(t1->nowhere);
     g_free(t1);
     c->core->t1 = NULL;
 }

@@ -231,7 +231,9 @@ static struct t1_mem probe_stack(struct t1_ctx *t, int32_t disp, unsigned size,
                             .slow = t1_slow_of(t)};
     t1_here8(e, hit);
     r->hit = t1_pos(e);
-    t1_load(e, T1_S2, stack_field(t, offsetof(struct t1_stack, addend)));
+    t1_load(e, T1_S2,
+            stack_field(t, write ? offsetof(struct t1_stack, write_addend)
+                                 : offsetof(struct t1_stack, read_addend)));
     r->found = t1_pos(e);
     return (struct t1_mem){t1_host[X86_RSP], T1_S2, 0, disp};
 }

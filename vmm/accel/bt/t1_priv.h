@@ -38,6 +38,7 @@ struct t1_trans {
 
 struct t1_core {
     uint8_t *write, *exec;         /* the same memory twice */
+    uint8_t *nowhere;              /* a page, for T1_STACK_NOWHERE() */
     uint32_t size, used, glue_end; /* what is on the straight path, */
     uint32_t cold, cold_start;     /* and, from there on, what is not */
     struct t1_site *sites;
@@ -63,8 +64,14 @@ enum {
     T1_SP = X86_RSP
 };
 
-/* A tag of no page: those of addresses that are not canonical. */
-#define T1_STACK_NONE (~UINT64_C(0x5ad731c694e2b000))
+/*
+ * A page that cannot be: its addresses are not canonical. It stands in the stack's tags
+ * when no page is known. A stack pointer that points there all the same meets the
+ * addend T1_STACK_NOWHERE(), that is memory that nobody looks at.
+ */
+#define T1_STACK_NO_PAGE     UINT64_C(0x5ad731c694e2b000)
+#define T1_STACK_NONE        (~T1_STACK_NO_PAGE)
+#define T1_STACK_NOWHERE(t1) ((uintptr_t)(t1)->nowhere - T1_STACK_NO_PAGE)
 
 #define T1_MEMORY 0xff /* t1_host[]: in c->gpr only */
 extern const uint8_t t1_host[X86_NB_GPR];
