@@ -358,7 +358,7 @@ static void plain_memory(struct t1_ctx *t, const struct places *p)
         m = (struct t1_mem){T1_S2, T1_NO_REG, 0, 0};
         vvvv_scratch = T1_S1;
     }
-    if (t->insn->op == X86_OP_XADD && !in_memory(p->reg) &&
+    if (t->insn->op == X86_OP_XADD && !in_memory(p->reg) && p->reg->reg < X86_NB_GPR &&
         t1_xadd_alone(t, t1_host[p->reg->reg], p->mem->size, m)) {
         return;
     }
