@@ -56,10 +56,10 @@ def as_root():
 
 
 @contextlib.contextmanager
-def locked():
+def locked(name="lock"):
     """One maker at a time: tests run in several processes."""
     GUEST.mkdir(parents=True, exist_ok=True)
-    with open(GUEST / "lock", "w") as lock:
+    with open(GUEST / name, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -128,12 +128,14 @@ def download(find_name, folder, arch="amd64"):
 def unpacked(name, find_name, arch="amd64"):
     """The folder a package's files are in."""
     folder = GUEST / name
-    if not folder.exists():
-        package = download(find_name, GUEST / "debs" / name, arch)
-        draft = GUEST / (name + ".part")
-        shutil.rmtree(draft, ignore_errors=True)
-        run(["dpkg-deb", "-x", package, draft])
-        draft.rename(folder)
+    # Not the lock of what is made of packages: its makers come here, too.
+    with locked("lock.packages"):
+        if not folder.exists():
+            package = download(find_name, GUEST / "debs" / name, arch)
+            draft = GUEST / (name + ".part")
+            shutil.rmtree(draft, ignore_errors=True)
+            run(["dpkg-deb", "-x", package, draft])
+            draft.rename(folder)
     return folder
 
 
