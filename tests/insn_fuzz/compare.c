@@ -239,13 +239,16 @@ static bool is_area_limit(const struct fz_case *k, const struct fz_outcome *want
                           const struct fz_outcome *got)
 {
     int at = fz_insn_at(k, want->s.rip);
-    if (k->bits == 64 || want->s.end != FZ_END_FAULT || at < 0) {
+    bool same = got->s.end == FZ_END_FAULT && got->s.rip == want->s.rip;
+    struct x86_insn there;
+    const struct x86_insn *i = at >= 0 ? &k->insn[at].insn
+                               : same && decode_there(k, got, &there) ? &there
+                                                                      : NULL;
+    if (k->bits == 64 || want->s.end != FZ_END_FAULT || !i) {
         return false;
     }
-    const struct x86_opnd *m = x86_insn_mem(&k->insn[at].insn);
-    bool same = got->s.end == FZ_END_FAULT && got->s.rip == want->s.rip;
-    bool whole = m && (is_area(&k->insn[at].insn) || m->size == 10 || m->size == 14 ||
-                       m->size > 16);
+    const struct x86_opnd *m = x86_insn_mem(i);
+    bool whole = m && (is_area(i) || m->size == 10 || m->size == 14 || m->size > 16);
     return whole && want->s.vector == X86_EXC_GP
                ? !same || got->s.vector == X86_EXC_PF || got->s.vector == X86_EXC_AC
                : whole && same && got->s.vector == X86_EXC_GP &&
@@ -330,6 +333,24 @@ static uint64_t operand_address(const struct fz_insn *in, const struct fz_state 
     return i->mode == 64 ? v : (uint32_t)v;
 }
 
+/* @n bytes of guest memory at @la; NULL when they are not all there. */
+static const uint8_t *bytes_at(const struct fz_mem *mem, uint64_t la, size_t n)
+{
+    const struct {
+        uint64_t la;
+        const uint8_t *bytes;
+        size_t size;
+    } areas[] = {{FZ_DATA, mem->data, sizeof(mem->data)},
+                 {FZ_STACK, mem->stack, sizeof(mem->stack)},
+                 {FZ_CODE, mem->code, sizeof(mem->code)}};
+    for (unsigned i = 0; i < ARRAY_LEN(areas); i++) {
+        if (la - areas[i].la <= areas[i].size - n) {
+            return areas[i].bytes + (la - areas[i].la);
+        }
+    }
+    return NULL;
+}
+
 /* XRSTOR of an area that an instruction before it has changed, so that it names
  * components that only the host has. */
 static bool restores_more(const struct fz_case *k, const struct fz_outcome *want,
@@ -341,12 +362,9 @@ static bool restores_more(const struct fz_case *k, const struct fz_outcome *want
         want->s.rip == g->rip) {
         return false;
     }
-    uint64_t off = operand_address(&k->insn[at], g) + FZ_XSTATE_BV - FZ_DATA;
-    if (off > sizeof(got->mem.data) - 16) {
-        return false;
-    }
-    uint64_t names = le64_get(got->mem.data + off) | le64_get(got->mem.data + off + 8);
-    return names & UINT64_C(0x7ffffffffffffff8);
+    const uint8_t *bv =
+        bytes_at(&got->mem, operand_address(&k->insn[at], g) + FZ_XSTATE_BV, 16);
+    return bv && (le64_get(bv) | le64_get(bv + 8)) & UINT64_C(0x7ffffffffffffff8);
 }
 
 /*
@@ -357,13 +375,15 @@ static bool is_in_use(const struct fz_case *k, const struct fz_outcome *want,
                       const struct fz_outcome *got)
 {
     const struct fz_insn *in = &k->insn[k->nb_insns - 1];
-    uint64_t off = operand_address(in, &want->s) + FZ_XSTATE_BV - FZ_DATA;
+    uint64_t la = operand_address(in, &want->s) + FZ_XSTATE_BV;
+    const uint8_t *want_bv = bytes_at(&want->mem, la, 8),
+                  *got_bv = bytes_at(&got->mem, la, 8);
     unsigned op = in->insn.op;
     if ((op != X86_OP_XSAVE && op != X86_OP_XSAVEC && op != X86_OP_XSAVEOPT) ||
-        off > sizeof(got->mem.data) - 8) {
+        !want_bv) {
         return false;
     }
-    uint64_t w = le64_get(want->mem.data + off), g = le64_get(got->mem.data + off);
+    uint64_t w = le64_get(want_bv), g = le64_get(got_bv);
     return w != g && (w | g) == w && (w ^ g) <= 7;
 }
 
@@ -414,15 +434,9 @@ static void forgive_environment(const struct fz_case *k, const struct fz_outcome
     const uint8_t *offsets = NULL;
     unsigned n = k->nb_insns ? forgiven_bytes(&in->insn, &offsets) : 0;
     for (unsigned i = 0; i < n; i++) {
-        uint64_t data = la + offsets[i] - FZ_DATA;
-        uint64_t stack = la + offsets[i] - FZ_STACK;
-        uint64_t code = la + offsets[i] - FZ_CODE;
-        if (data < sizeof(got->mem.data)) {
-            got->mem.data[data] = want->mem.data[data];
-        } else if (stack < sizeof(got->mem.stack)) {
-            got->mem.stack[stack] = want->mem.stack[stack];
-        } else if (code < sizeof(got->mem.code)) {
-            got->mem.code[code] = want->mem.code[code];
+        uint8_t *byte = (uint8_t *)bytes_at(&got->mem, la + offsets[i], 1);
+        if (byte) {
+            *byte = *bytes_at(&want->mem, la + offsets[i], 1);
         }
     }
 }
