@@ -9,10 +9,11 @@ import re
 import shutil
 
 import assets
+import vm
 
 SOURCES = assets.ROOT / "tests/bench/cpu"
 TABLE = SOURCES / "workloads.txt"
-BUILT = assets.ROOT / "build/release/tests/bench"
+BUILT = vm.BUILT / "tests/bench"
 PROGRAMS = ("dash", "gzip", "head", "mawk", "perl", "rm", "sqlite3", "true", "xz")
 FOLDERS = ("dev", "proc", "tmp", "data", "bin", "usr", "usr/bin", "lib", "lib64")
 INITRD, TREE = assets.GUEST / "cpu.img", assets.GUEST / "cpu-tree"

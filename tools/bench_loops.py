@@ -8,7 +8,7 @@ import subprocess
 
 import vm
 
-BUILT = vm.ROOT / "build/release/tests"
+BUILT = vm.BUILT / "tests"
 SOURCE = vm.ROOT / "tests/bench/loops.c"
 TIMEOUT = 300
 QEMU, NATIVE = "qemu-tcg", "native"

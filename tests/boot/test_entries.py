@@ -8,7 +8,7 @@ import pytest
 import assets
 import vm
 
-GUESTS = pathlib.Path(__file__).resolve().parents[2] / "build/release/tests/guest"
+GUESTS = vm.BUILT / "tests/guest"
 KIB, MIB = 1 << 10, 1 << 20
 
 

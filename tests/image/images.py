@@ -5,8 +5,9 @@ import pathlib
 import random
 import subprocess
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-BIN = pathlib.Path(os.environ.get("LODGE_BIN", ROOT / "build" / "bin"))
+import vm
+
+BIN = pathlib.Path(os.environ.get("LODGE_BIN", vm.PROGRAMS))
 
 IMG = str(BIN / "lodge-img")
 IO = str(BIN / "lodge-io")

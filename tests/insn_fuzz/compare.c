@@ -113,17 +113,17 @@ static void forgive_mmx(const struct x86_insn *i, const struct fz_state *w,
     }
 }
 
-/* The instruction that the software CPU faulted at, as memory is now. False: none. */
-static bool decode_there(const struct fz_case *k, const struct fz_outcome *got,
+/* The instruction that @end stopped at, as memory is now. False: none. */
+static bool decode_there(const struct fz_case *k, const struct fz_outcome *end,
                          struct x86_insn *ret)
 {
-    uint64_t off = got->s.rip - FZ_CODE;
-    int at = fz_insn_at(k, got->s.rip);
-    if (off >= sizeof(got->mem.code)) {
+    uint64_t off = end->s.rip - FZ_CODE;
+    int at = fz_insn_at(k, end->s.rip);
+    if (off >= sizeof(end->mem.code)) {
         return false;
     }
-    size_t avail = MIN(sizeof(got->mem.code) - off, (size_t)X86_INSN_MAX_LEN);
-    int len = x86_decode(ret, got->mem.code + off, avail, k->bits);
+    size_t avail = MIN(sizeof(end->mem.code) - off, (size_t)X86_INSN_MAX_LEN);
+    int len = x86_decode(ret, end->mem.code + off, avail, k->bits);
     if (len == X86_DECODE_MORE && at >= 0) {
         *ret = k->insn[at].insn; /* over the edge */
         return true;
@@ -519,9 +519,9 @@ enum fz_verdict fz_compare(const struct fz_case *k, const struct fz_outcome *wan
         is_cpu_number(k, want, got)) {
         return FZ_SKIPPED;
     }
-    int at = fz_insn_at(k, w->rip);
-    if (at >= 0 && w->end == FZ_END_FAULT && w->vector == X86_EXC_PF &&
-        is_maskmov(k->insn[at].insn.op)) {
+    struct x86_insn there;
+    if (w->end == FZ_END_FAULT && w->vector == X86_EXC_PF &&
+        decode_there(k, want, &there) && is_maskmov(there.op)) {
         return FZ_SKIPPED; /* for a byte that is not stored, which the manuals allow */
     }
     return FZ_DIFFERENT;
