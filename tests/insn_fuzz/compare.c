@@ -275,6 +275,10 @@ static bool is_order(const struct fz_case *k, const struct fz_outcome *want,
     if (w->end != FZ_END_FAULT || w->rip != g->rip) {
         return false;
     }
+    if (i.seg == X86_SS && w->vector == X86_EXC_GP && g->vector == X86_EXC_SS) {
+        return x86_insn_mem(&i) &&
+               x86_insn_mem(&i)->size >= 16; /* not aligned, either */
+    }
     if (i.seg >= X86_FS && w->vector == X86_EXC_GP && g->vector == X86_EXC_PF) {
         /* Zen 5 wants the offset canonical, too, before the base makes it so. */
         uint64_t off = g->cr2 - (i.seg == X86_FS ? g->fs_base : g->gs_base);
