@@ -1,16 +1,12 @@
 """Image tools under test and their peers, for the tests of this folder."""
 import json
-import os
-import pathlib
 import random
 import subprocess
 
 import vm
 
-BIN = pathlib.Path(os.environ.get("LODGE_BIN", vm.PROGRAMS))
-
-IMG = str(BIN / "lodge-img")
-IO = str(BIN / "lodge-io")
+IMG = str(vm.PROGRAMS / "lodge-img")
+IO = str(vm.PROGRAMS / "lodge-io")
 QEMU_IMG = "qemu-img"
 QEMU_IO = "qemu-io"
 SECONDS = 120  # what hangs, not what is slow
