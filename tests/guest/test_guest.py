@@ -1,6 +1,7 @@
 """Bare-metal guests: one pytest test for each GUEST_TEST, on Lodge's software CPU in
-each of its tiers and on Debian's QEMU. Where QEMU is known to deviate from the manual (qemu_deviations.txt)
-its test must fail: a deviation that is gone is to be struck from the list."""
+each of its tiers and on Debian's QEMU. Where QEMU is known to deviate from the manual
+(qemu_deviations.txt) its test must fail: a deviation that is gone is to be struck from
+the list."""
 import fcntl
 import functools
 import json

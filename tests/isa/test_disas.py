@@ -10,8 +10,8 @@ words; objdump_words() and lodge_words() level them out, and these are all:
   - string instructions with their size in the name ("stosd"), moves of 8-byte numbers
     without a name of their own ("movabs"), "st(0)" for "st", shifts by 0x1 for 1;
   - FINIT is FWAIT and FNINIT;
-  - no size for PREFETCH and CLFLUSH, a size for LGDT and INVPCID, the 16 bits that are meant of a selector's
-    register, "pushfq" and its like by the operand size.
+  - no size for PREFETCH and CLFLUSH, a size for LGDT and INVPCID, the 16 bits that are
+    meant of a selector's register, "pushfq" and its like by the operand size.
 
 What the processor models do not have is "(bad)": AVX-512, transactions, enclaves, memory
 encryption.
@@ -147,7 +147,7 @@ def test_a_raw_file_is_what_the_options_say(tmp_path):
     assert code == [["    7c00:", "mov ax, 0x1c00"], ["    7c03:", "mov ds, ax"],
                     ["    7c05:", "lgdt fword ptr [0x7c1e]"],
                     ["    7c0a:", "jmp far 0x0:0x7dfe"]]
-    assert "bits=16, 32 or 64" not in done.stderr and done.returncode == 0
+    assert done.returncode == 0 and not done.stderr
     assert disas(name, "bits=16", "offset=19").returncode == 1
     assert "bits=8: 16, 32 or 64" in disas(name, "bits=8").stderr
     assert "did you mean 'offset'" in disas(name, "ofset=1").stderr
