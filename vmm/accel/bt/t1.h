@@ -90,11 +90,11 @@ struct t1_jitdump;
  *
  * Thread: everything here belongs to the vCPU's thread.
  *
- * Files: t1_emit.h an assembler; t1_block.c translation of a block, and branches;
- * t1_insn.c of one instruction, t1_simd.c, t1_x87.c and t1_sys.c of those kinds;
- * t1_mem.c registers and memory; t1_code.c memory for code, links, and what code calls;
- * t1_glue.c how it is called; t1_view.c counters and names for perf; t1_lockstep.c a
- * check.
+ * Files: t1_emit.h an assembler; t1_block.c translation of a block; t1_insn.c of one
+ * instruction, t1_simd.c, t1_x87.c and t1_sys.c of those kinds, t1_branch.c of
+ * branches; t1_link.c where these lead; t1_mem.c registers and memory; t1_code.c memory
+ * for code, and what code calls; t1_glue.c how it is called; t1_view.c counters and
+ * names for perf; t1_lockstep.c a check.
  */
 
 #define T1_BIAS  52

@@ -9,8 +9,7 @@
 #include "lib/base/base.h"
 
 /*
- * Memory for translations, the glue between them and C, links between them, and what
- * they call. See t1.h.
+ * Memory for translations, and what they call. See t1.h.
  *
  * The memory is one memfd mapped twice, writable and executable. It only fills; when
  * it is full, all blocks (T0's too) are forgotten, which happens in the run loop or
@@ -20,109 +19,6 @@
 
 /* More than any block needs. */
 #define CODE_ROOM (32u << 10)
-
-static struct t0_block *block_at(const struct t0_cpu *c, t0_ref ref)
-{
-    return (struct t0_block *)(c->core->arena + ref);
-}
-
-/* --- Links ------------------------------------------------------------------ */
-
-static void link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to)
-{
-    struct t1_core *t1 = c->core->t1;
-    struct t1_site *s = &t1->sites[index];
-    struct t1_trans *tr = &t1->trans[to->t1];
-    struct t1_emit e = {.base = t1->write};
-    const struct t0_block *from = block_at(c, s->from);
-    bool same_page = !((from->gpa ^ to->gpa) >> GMEM_PAGE_SHIFT);
-    if (s->to || from->mode != to->mode || (from->flags & T0_BLOCK_DEAD) ||
-        (!s->page && !same_page)) {
-        return;
-    }
-    t1_set_rel32(&e, s->jump, s->poll ? tr->entry_poll : tr->entry);
-    if (s->page) {
-        int32_t minus = -(int32_t)(to->gpa >> GMEM_PAGE_SHIFT);
-        memcpy(t1->write + s->page, &minus, 4);
-    }
-    s->to = (t0_ref)((uint8_t *)to - c->core->arena);
-    s->next_in = tr->incoming;
-    tr->incoming = index;
-}
-
-static void unlink_site(struct t1_core *t1, struct t1_site *s)
-{
-    struct t1_emit e = {.base = t1->write};
-    if (s->page) {
-        memcpy(t1->write + s->page, &(int32_t){1}, 4);
-    }
-    t1_set_rel32(&e, s->jump, s->stub);
-    s->to = 0;
-}
-
-/* --- The table of indirect branches ------------------------------------------ */
-
-static unsigned jump_index(uint64_t rip)
-{
-    uint64_t h = rip + (rip >> T1_JUMP_ROT | rip << (64 - T1_JUMP_ROT));
-    return h & (T1_JUMP_SIZE - 1);
-}
-
-/* No address with this index hashes to it: see jump_index(). */
-static uint64_t no_jump(unsigned i)
-{
-    return i ? 0 : UINT64_MAX;
-}
-
-static void clear_jumps(struct t0_cpu *c, unsigned user)
-{
-    struct t1_used *u = &c->core->t1->jumps_used[user];
-    for (unsigned k = 0; k < u->nb; k++) {
-        c->t1.jumps[user][u->index[k]].minus_rip = no_jump(u->index[k]);
-    }
-    u->nb = 0;
-}
-
-void t1_jumps_flush(struct t0_cpu *c, bool global_too)
-{
-    struct t1_core *t1 = c->core->t1;
-    if (!t1) {
-        return;
-    }
-    clear_jumps(c, 1);
-    if (global_too || t1->kernel_local) {
-        clear_jumps(c, 0);
-        t1->kernel_local = false;
-    }
-}
-
-static void remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
-{
-    struct t1_core *t1 = c->core->t1;
-    struct t1_trans *tr = &t1->trans[b->t1];
-    unsigned i = jump_index(rip), user = t1_is_user(b->mode);
-    struct t1_used *u = &t1->jumps_used[user];
-    struct t1_jump *j = &c->t1.jumps[user][i];
-    const struct t0_itlb_entry *e = t0_itlb_slot(c, rip);
-    t1->kernel_local |=
-        !user && (e->tag != t0_itlb_tag(c, rip) || !(e->gpa & T0_SIDE_GLOBAL));
-    if (u->mode != b->mode) {
-        return;
-    }
-    if (j->minus_rip == no_jump(i)) {
-        if (u->nb == T1_JUMP_SIZE) {
-            clear_jumps(c, user);
-        }
-        u->index[u->nb++] = (uint16_t)i;
-    }
-    *j = (struct t1_jump){
-        .minus_rip = -rip,
-        .code = (uintptr_t)(t1->exec + tr->entry_poll),
-        .page = rip & ~UINT64_C(0xfff),
-    };
-    tr->in_jumps = tr->in_jumps && tr->jump != i ? T1_JUMPS_MANY : T1_JUMPS_ONE;
-    tr->jump = (uint16_t)i;
-}
 
 /* --- What translations call -------------------------------------------------- */
 
@@ -156,9 +52,9 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
             return 0;
         }
         if (site) {
-            link_site(c, site, b);
+            t1_link_site(c, site, b);
         } else {
-            remember_jump(c, b, c->s.rip);
+            t1_remember_jump(c, b, c->s.rip);
         }
     }
     c->t1.page_base = c->s.rip & ~UINT64_C(0xfff);
@@ -188,7 +84,7 @@ static const struct t0_op *enter_op(struct t0_cpu *c, struct t0_block *b, unsign
 uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what)
 {
     struct t1_core *t1 = c->core->t1;
-    struct t0_block *b = block_at(c, ref);
+    struct t0_block *b = t1_block_at(c, ref);
     uint32_t generation = t1->generation;
     t0_fn fn;
     const struct t0_op *op = enter_op(c, b, what & 0xffff, &fn);
@@ -235,7 +131,7 @@ static bool make_ready(struct t0_cpu *c, uint32_t what)
 uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
 {
     struct t1_core *t1 = c->core->t1;
-    struct t0_block *b = block_at(c, ref), *single = (struct t0_block *)t1->single;
+    struct t0_block *b = t1_block_at(c, ref), *single = (struct t0_block *)t1->single;
     unsigned i = what & T1_INDEX;
     uint32_t generation = t1->generation;
     t0_fn fn;
@@ -340,27 +236,11 @@ void t1_block_new(struct t0_cpu *c, struct t0_block *b)
 
 void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
 {
-    struct t1_core *t1 = c->core->t1;
     b->first_fn = b->ops[0].fn;
-    if (!b->t1) {
-        return;
+    if (b->t1) {
+        t1_unlink_block(c, b);
+        b->t1 = 0;
     }
-    struct t1_trans *tr = &t1->trans[b->t1];
-    for (uint32_t i = tr->incoming; i; i = t1->sites[i].next_in) {
-        unlink_site(t1, &t1->sites[i]);
-    }
-    tr->incoming = 0;
-    uint64_t code = (uintptr_t)(t1->exec + tr->entry_poll);
-    struct t1_jump *table = c->t1.jumps[t1_is_user(b->mode)];
-    if (tr->in_jumps == T1_JUMPS_ONE && table[tr->jump].code == code) {
-        table[tr->jump].minus_rip = no_jump(tr->jump);
-    }
-    for (unsigned i = 0; tr->in_jumps == T1_JUMPS_MANY && i < T1_JUMP_SIZE; i++) {
-        if (table[i].code == code) {
-            table[i].minus_rip = no_jump(i);
-        }
-    }
-    b->t1 = 0;
 }
 
 void t1_flush(struct t0_cpu *c)
@@ -394,11 +274,9 @@ void t1_stack_forget(struct t0_cpu *c)
 
 void t1_bank_changed(struct t0_cpu *c)
 {
-    struct t1_core *t1 = c->core->t1;
     unsigned user = c->s.cpl == 3;
-    if (t1 && t1->jumps_used[user].mode != c->mode) {
-        clear_jumps(c, user);
-        t1->jumps_used[user].mode = c->mode;
+    if (c->core->t1) {
+        t1_links_mode(c);
     }
     if (c->t1.stack_bank[user] != c->tlb) {
         c->t1.stack_bank[user] = c->tlb;
@@ -437,7 +315,6 @@ bool t1_init(struct t0_cpu *c, GError **error)
     t1->trans = g_new(struct t1_trans, t1->max_trans);
     c->t1.tlb_mask = (uint64_t)(T0_TLB_SIZE - 1) * sizeof(struct t0_tlb_entry);
     c->t1.itlb_mask = (uint64_t)(T0_ITLB_SIZE - 1) * 8;
-    c->t1.jump_mask = (uint64_t)(T1_JUMP_SIZE - 1) * sizeof(struct t1_jump);
     c->t1.x87_mask = T0_FPU_X87;
     c->t1.not_if = ~(uint64_t)X86_FL_IF;
     c->t1.not_df = ~(uint64_t)X86_FL_DF;
@@ -451,9 +328,7 @@ bool t1_init(struct t0_cpu *c, GError **error)
     }
     c->t1.vec_away = 1;
     c->t1.align16_mask = 15;
-    for (unsigned i = 0; i < T1_JUMP_SIZE; i++) {
-        c->t1.jumps[0][i].minus_rip = c->t1.jumps[1][i].minus_rip = no_jump(i);
-    }
+    t1_links_init(c);
     t1->nowhere = g_aligned_alloc0(1, GMEM_PAGE_SIZE, 64);
     t1_stack_forget(c);
     t1_make_glue(t1);

@@ -127,6 +127,13 @@ struct t1_refill {
     struct t1_slow *slow;
 };
 
+/* The way to a block that is not linked yet. */
+struct t1_stub {
+    struct t1_site *site;
+    uint32_t miss[2]; /* jumps to it */
+    unsigned nb;
+};
+
 /* Of each instruction one, and one for each kind of registers to make ready. */
 #define T1_MAX_SLOW (3 * T0_BLOCK_MAX_INSNS)
 
@@ -143,6 +150,8 @@ struct t1_ctx {
     unsigned nb_slow;
     struct t1_refill refill[2 * T0_BLOCK_MAX_INSNS];
     unsigned nb_refill;
+    struct t1_stub stub[2];
+    unsigned nb_stubs;
     struct t1_slow *cur; /* of the current instruction, or NULL */
     struct {
         uint8_t reg; /* guest register that lives in memory, or T1_NO_REG */
@@ -213,6 +222,13 @@ bool t1_lea_insn(struct t1_ctx *t);
  * T0 is to execute it. */
 bool t1_insn(struct t1_ctx *t);
 
+/* The same for a branch. */
+bool t1_branch(struct t1_ctx *t);
+/* After the last instruction, which is none: go on behind it. */
+void t1_block_end(struct t1_ctx *t);
+/* Out of line, after both: what asks for a link. */
+void t1_put_stubs(struct t1_ctx *t);
+
 /* The same for SSE and AVX, for x87, and for what is the kernel's. */
 bool t1_simd(struct t1_ctx *t);
 bool t1_x87(struct t1_ctx *t);
@@ -233,6 +249,25 @@ uint8_t t1_lock_prefix(const struct t1_ctx *t);
 /* LOCK XADD of 4 or 8 bytes at @m with host register @reg, where nothing needs it to be
  * atomic: its parts are twice as quick. False: nothing was emitted. Changes rcx. */
 bool t1_xadd_alone(struct t1_ctx *t, unsigned reg, unsigned size, struct t1_mem m);
+
+/* --- Links: t1_link.c ------------------------------------------------------- */
+
+static inline struct t0_block *t1_block_at(const struct t0_cpu *c, t0_ref ref)
+{
+    return (struct t0_block *)(c->core->arena + ref);
+}
+
+void t1_links_init(struct t0_cpu *c);
+/* Site @index leads to @to from now on, when it may. */
+void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to);
+/* The indirect branch to @rip, where @b is, is found from now on. */
+void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip);
+/* Nothing leads to @b any more, which has a translation. */
+void t1_unlink_block(struct t0_cpu *c, struct t0_block *b);
+/* The mode is another one: so is what the table of indirect branches is for. */
+void t1_links_mode(struct t0_cpu *c);
+
+/* --- Code: t1_code.c -------------------------------------------------------- */
 
 /* Translate @b. Its code's position, or 0. */
 bool t1_translate(struct t0_cpu *c, struct t0_block *b);
