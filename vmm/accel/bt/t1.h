@@ -92,9 +92,9 @@ struct t1_jitdump;
  *
  * Files: t1_emit.h an assembler; t1_block.c translation of a block; t1_insn.c of one
  * instruction, t1_simd.c, t1_x87.c and t1_sys.c of those kinds, t1_branch.c of
- * branches; t1_link.c where these lead; t1_mem.c registers and memory; t1_code.c memory
- * for code, and what code calls; t1_glue.c how it is called; t1_view.c counters and
- * names for perf; t1_lockstep.c a check.
+ * branches; t1_link.c where these lead; t1_mem.c registers and memory; t1_cache.c
+ * memory for code; t1_code.c what code calls, and how it is entered; t1_glue.c how it
+ * is called; t1_view.c counters and names for perf; t1_lockstep.c a check.
  */
 
 #define T1_BIAS  52

@@ -267,6 +267,11 @@ void t1_unlink_block(struct t0_cpu *c, struct t0_block *b);
 /* The mode is another one: so is what the table of indirect branches is for. */
 void t1_links_mode(struct t0_cpu *c);
 
+/* --- Memory for code: t1_cache.c --------------------------------------------- */
+
+/* Whether another block can be translated. */
+bool t1_has_room(const struct t1_core *t1);
+
 /* --- Code: t1_code.c -------------------------------------------------------- */
 
 /* Translate @b. Its code's position, or 0. */
