@@ -156,6 +156,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     t->t1 = t1;
     t->b = b;
     t->page_off = b->gpa & 0xfff;
+    memcpy(t->host, t1_home, sizeof(t->host));
     t->held[0].reg = t->held[1].reg = T1_NO_REG;
     t->lone = c->vcpu->vm->nb_vcpus == 1;
     t->e = (struct t1_emit){.p = t1->write + ALIGN_UP(t1->used, 16), .base = t1->write};

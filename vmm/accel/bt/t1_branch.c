@@ -124,7 +124,7 @@ static void jcc(struct t1_ctx *t)
 /* Push the address of the next instruction. */
 static void push_return(struct t1_ctx *t)
 {
-    unsigned sp = t1_host[X86_RSP];
+    unsigned sp = t->host[X86_RSP];
     struct t1_mem m = t1_probe_stack(t, -8, 8, true);
     t1_load(&t->e, T1_RCX, T1_FIELD(t1.page_base));
     t1_lea(&t->e, T1_RCX,
@@ -176,10 +176,10 @@ static bool load_target(struct t1_ctx *t)
 {
     const struct x86_opnd *o = &t->insn->opnd[0];
     if (o->kind == X86_OPND_REG) {
-        if (t1_host[o->reg] == T1_MEMORY) {
+        if (t->host[o->reg] == T1_MEMORY) {
             t1_load(&t->e, T1_S1, T1_GPR(o->reg));
         } else {
-            t1_mov_rr(&t->e, T1_S1, t1_host[o->reg]);
+            t1_mov_rr(&t->e, T1_S1, t->host[o->reg]);
         }
         return true;
     }
@@ -216,7 +216,7 @@ static bool call_indirect(struct t1_ctx *t)
 
 static void ret(struct t1_ctx *t)
 {
-    unsigned sp = t1_host[X86_RSP];
+    unsigned sp = t->host[X86_RSP];
     int32_t more = t->insn->nb_opnds ? (int32_t)(t->insn->imm & 0xffff) : 0;
     t1_load(&t->e, T1_S1, t1_probe_stack(t, 0, 8, false));
     look_up(t);

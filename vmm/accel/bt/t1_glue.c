@@ -57,8 +57,8 @@ static void put_spill(struct t1_emit *e, int32_t above)
     for (unsigned i = 0; i < X86_NB_GPR; i++) {
         struct t1_mem m = T1_GPR(i);
         m.disp += above;
-        if (t1_host[i] != T1_MEMORY) {
-            t1_store(e, m, t1_host[i]);
+        if (t1_home[i] != T1_MEMORY) {
+            t1_store(e, m, t1_home[i]);
         }
     }
     struct t1_mem m = T1_FIELD(insns);
@@ -104,8 +104,8 @@ static void put_reload(struct t1_emit *e, int32_t above)
     for (unsigned i = 0; i < X86_NB_GPR; i++) {
         m = T1_GPR(i);
         m.disp += above;
-        if (t1_host[i] != T1_MEMORY) {
-            t1_load(e, t1_host[i], m);
+        if (t1_home[i] != T1_MEMORY) {
+            t1_load(e, t1_home[i], m);
         }
     }
 }

@@ -144,15 +144,16 @@ static bool is_high(const struct x86_opnd *o)
     return o && o->reg >= X86_REG_HIGH;
 }
 
-static bool in_memory(const struct x86_opnd *o)
+static bool in_memory(const struct t1_ctx *t, const struct x86_opnd *o)
 {
-    return o && !is_high(o) && t1_host[o->reg] == T1_MEMORY;
+    return o && !is_high(o) && t->host[o->reg] == T1_MEMORY;
 }
 
 /* AH and friends can only be encoded without a REX prefix; otherwise one of them goes
  * through RCX, and so does CH. */
-static bool high_bytes_fit(const struct x86_insn *insn, struct places *p)
+static bool high_bytes_fit(const struct t1_ctx *t, struct places *p)
 {
+    const struct x86_insn *insn = t->insn;
     const struct x86_opnd *all[] = {p->reg, p->rm, p->low};
     bool rex = p->mem || (insn->prefixes & X86_P_W);
     unsigned nb = 0;
@@ -166,7 +167,7 @@ static bool high_bytes_fit(const struct x86_insn *insn, struct places *p)
             p->high = o;
             rex |= o->reg == X86_CH;
         } else {
-            unsigned h = t1_host[o->reg];
+            unsigned h = t->host[o->reg];
             rex |= h >= 8 || (o->size == 1 && h >= 4);
         }
     }
@@ -180,7 +181,7 @@ static bool high_bytes_fit(const struct x86_insn *insn, struct places *p)
 static void high_get(struct t1_ctx *t, const struct x86_opnd *o)
 {
     if (o->reg == X86_CH) {
-        t1_rorx(&t->e, T1_RCX, t1_host[X86_RCX], 8);
+        t1_rorx(&t->e, T1_RCX, t->host[X86_RCX], 8);
     } else {
         t1_op_reg(&t->e, &(struct t1_enc){.map = 1, .opcode = 0xb6}, T1_RCX,
                   4 + o->reg - X86_REG_HIGH);
@@ -190,7 +191,7 @@ static void high_get(struct t1_ctx *t, const struct x86_opnd *o)
 static void high_put(struct t1_ctx *t, const struct x86_opnd *o)
 {
     const struct t1_enc mov = {.opcode = 0x8a};
-    unsigned cx = t1_host[X86_RCX];
+    unsigned cx = t->host[X86_RCX];
     if (!(o->access & X86_ACC_W)) {
         return;
     }
@@ -210,15 +211,15 @@ static bool fits_scheme(const struct t1_ctx *t, struct places *p)
     const uint16_t easy = 1 << X86_RAX | 1 << X86_RDX | 1 << X86_RBX;
     if ((d->gpr_read & ~(easy | 1u << X86_RCX)) || (d->gpr_written & ~easy) ||
         (d->props & (X86_D_ALIGN | X86_D_STACK | X86_D_IMPL_MEM)) ||
-        !high_bytes_fit(insn, p)) {
+        !high_bytes_fit(t, p)) {
         return false;
     }
     if (p->mem) {
-        unsigned nb = in_memory(p->reg) + in_memory(p->vvvv) + (p->cl ? 1u : 0u) +
+        unsigned nb = in_memory(t, p->reg) + in_memory(t, p->vvvv) + (p->cl ? 1u : 0u) +
                       (p->high ? 1u : 0u);
         bool bit_string =
             insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC && p->reg != NULL;
-        bool two = nb == 2 && in_memory(p->reg) && in_memory(p->vvvv);
+        bool two = nb == 2 && in_memory(t, p->reg) && in_memory(t, p->vvvv);
         return (nb <= 1 || two) && !bit_string && p->mem->size >= 1 &&
                p->mem->size <= 8 && p->mem->access && t1_ea_possible(t, true);
     }
@@ -246,8 +247,8 @@ static unsigned operand(struct t1_ctx *t, const struct places *p,
     if (is_high(o)) {
         return 4 + o->reg - X86_REG_HIGH;
     }
-    if (!in_memory(o)) {
-        return t1_host[o->reg];
+    if (!in_memory(t, o)) {
+        return t->host[o->reg];
     }
     if (is_read(t, o)) {
         t1_load(&t->e, scratch, T1_GPR(o->reg));
@@ -257,15 +258,15 @@ static unsigned operand(struct t1_ctx *t, const struct places *p,
 
 static void store_operand(struct t1_ctx *t, const struct x86_opnd *o, unsigned scratch)
 {
-    if (in_memory(o) && (o->access & X86_ACC_W)) {
+    if (in_memory(t, o) && (o->access & X86_ACC_W)) {
         t1_store(&t->e, T1_GPR(o->reg), scratch);
     }
 }
 
-static bool needs_rex(const struct x86_opnd *o)
+static bool needs_rex(const struct t1_ctx *t, const struct x86_opnd *o)
 {
-    return o && o->size == 1 && !is_high(o) && t1_host[o->reg] != T1_MEMORY &&
-           t1_host[o->reg] >= 4;
+    return o && o->size == 1 && !is_high(o) && t->host[o->reg] != T1_MEMORY &&
+           t->host[o->reg] >= 4;
 }
 
 static void put_vex_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
@@ -300,7 +301,7 @@ static void put_legacy_insn(struct t1_ctx *t, const struct places *p, unsigned r
                : insn->prefixes & X86_P_REPNE ? 0xf2
                                               : 0,
         .w = insn->prefixes & X86_P_W,
-        .rex = needs_rex(p->reg) || needs_rex(p->rm) || needs_rex(p->low),
+        .rex = needs_rex(t, p->reg) || needs_rex(t, p->rm) || needs_rex(t, p->low),
         .map = d->map,
         .opcode = insn->opcode,
     };
@@ -343,7 +344,7 @@ static void put_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
 static void load_cl(struct t1_ctx *t, const struct places *p)
 {
     if (p->cl || (x86_insn_desc(t->insn)->gpr_read & 1 << X86_RCX)) {
-        t1_mov_rr(&t->e, T1_RCX, t1_host[X86_RCX]);
+        t1_mov_rr(&t->e, T1_RCX, t->host[X86_RCX]);
     }
 }
 
@@ -353,13 +354,14 @@ static void plain_memory(struct t1_ctx *t, const struct places *p)
 {
     unsigned vvvv_scratch = T1_RCX;
     struct t1_mem m = t1_operand(t, p->mem->size, p->mem->access & X86_ACC_W, false);
-    if (in_memory(p->reg) && in_memory(p->vvvv)) {
+    if (in_memory(t, p->reg) && in_memory(t, p->vvvv)) {
         t1_lea(&t->e, T1_S2, m);
         m = (struct t1_mem){T1_S2, T1_NO_REG, 0, 0};
         vvvv_scratch = T1_S1;
     }
-    if (t->insn->op == X86_OP_XADD && !in_memory(p->reg) && p->reg->reg < X86_NB_GPR &&
-        t1_xadd_alone(t, t1_host[p->reg->reg], p->mem->size, m)) {
+    if (t->insn->op == X86_OP_XADD && !in_memory(t, p->reg) &&
+        p->reg->reg < X86_NB_GPR &&
+        t1_xadd_alone(t, t->host[p->reg->reg], p->mem->size, m)) {
         return;
     }
     load_cl(t, p);
@@ -373,9 +375,10 @@ static void plain_memory(struct t1_ctx *t, const struct places *p)
     store_operand(t, p->reg, T1_RCX);
 }
 
-static bool same_reg(const struct x86_opnd *a, const struct x86_opnd *b)
+static bool same_reg(const struct t1_ctx *t, const struct x86_opnd *a,
+                     const struct x86_opnd *b)
 {
-    return in_memory(a) && in_memory(b) && a->reg == b->reg;
+    return in_memory(t, a) && in_memory(t, b) && a->reg == b->reg;
 }
 
 static void plain_registers(struct t1_ctx *t, const struct places *p)
@@ -386,9 +389,9 @@ static void plain_registers(struct t1_ctx *t, const struct places *p)
     load_cl(t, p);
     for (unsigned i = 0; i < 2; i++) {
         const struct x86_opnd *o = all[i];
-        if (in_memory(o)) {
-            bool load = is_read(t, o) || same_reg(o, p->vvvv) ||
-                        (same_reg(o, all[1 - i]) && is_read(t, all[1 - i]));
+        if (in_memory(t, o)) {
+            bool load = is_read(t, o) || same_reg(t, o, p->vvvv) ||
+                        (same_reg(t, o, all[1 - i]) && is_read(t, all[1 - i]));
             at[i] = t1_hold(t, o->reg, load, i ? at[0] : -1);
             host[i] = t1_holder[at[i]];
         } else {
@@ -396,7 +399,7 @@ static void plain_registers(struct t1_ctx *t, const struct places *p)
         }
     }
     /* There is a third only beside VEX. */
-    int third = in_memory(p->vvvv) ? t1_holds(t, p->vvvv->reg) : -1;
+    int third = in_memory(t, p->vvvv) ? t1_holds(t, p->vvvv->reg) : -1;
     unsigned vvvv = third >= 0 ? t1_holder[third] : operand(t, p, p->vvvv, T1_RCX);
     put_insn(t, p, host[0], host[1], vvvv, (struct t1_mem){0});
     if (p->high) {
@@ -440,7 +443,7 @@ static bool push(struct t1_ctx *t)
         (!mem && o->kind != X86_OPND_REG && o->kind != X86_OPND_IMM)) {
         return false;
     }
-    unsigned sp = t1_host[X86_RSP];
+    unsigned sp = t->host[X86_RSP];
     if (mem) {
         t1_load(&t->e, T1_RCX, t1_operand(t, 8, false, false));
         t1_store(&t->e, T1_FIELD(t1.target), T1_RCX);
@@ -466,7 +469,7 @@ static bool pop(struct t1_ctx *t)
     if (insn->opsize != 8 || o->kind != X86_OPND_REG) {
         return false;
     }
-    unsigned sp = t1_host[X86_RSP], dst = t1_host[o->reg];
+    unsigned sp = t->host[X86_RSP], dst = t->host[o->reg];
     struct t1_mem m = t1_probe_stack(t, 0, 8, false);
     unsigned to = dst == T1_MEMORY ? T1_RCX : dst;
     t1_load(&t->e, to, m);
@@ -484,7 +487,7 @@ static bool leave(struct t1_ctx *t)
     if (t->insn->opsize != 8) {
         return false;
     }
-    unsigned sp = t1_host[X86_RSP], bp = t1_host[X86_RBP];
+    unsigned sp = t->host[X86_RSP], bp = t->host[X86_RBP];
     t1_probe(t, bp, 8, false);
     t1_load(&t->e, T1_S2, t1_at(bp));
     t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)bp, T1_NO_REG, 0, 8});

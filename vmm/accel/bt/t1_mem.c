@@ -6,7 +6,7 @@
  * the TLB before each access. See t1.h.
  */
 
-const uint8_t t1_host[X86_NB_GPR] = {
+const uint8_t t1_home[X86_NB_GPR] = {
     [X86_RAX] = X86_RAX,   [X86_RCX] = X86_R15,   [X86_RDX] = X86_RDX,
     [X86_RBX] = X86_RBX,   [X86_RSP] = X86_R14,   [X86_RBP] = X86_RBP,
     [X86_RSI] = X86_RSI,   [X86_RDI] = X86_RDI,   [X86_R8] = X86_R8,
@@ -79,8 +79,8 @@ void t1_jump_slow(struct t1_ctx *t)
 
 unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
 {
-    if (t1_host[reg] != T1_MEMORY) {
-        return t1_host[reg];
+    if (t->host[reg] != T1_MEMORY) {
+        return t->host[reg];
     }
     t1_load(&t->e, scratch, T1_GPR(reg));
     return scratch;
@@ -212,7 +212,7 @@ static void stack_test(struct t1_ctx *t, int32_t disp, unsigned size, bool write
     t1_load(e, T1_RCX,
             stack_field(t, write ? offsetof(struct t1_stack, write)
                                  : offsetof(struct t1_stack, read)));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, t1_host[X86_RSP], 0, disp + 1});
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, t->host[X86_RSP], 0, disp + 1});
     t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
 }
 
@@ -235,7 +235,7 @@ static struct t1_mem probe_stack(struct t1_ctx *t, int32_t disp, unsigned size,
             stack_field(t, write ? offsetof(struct t1_stack, write_addend)
                                  : offsetof(struct t1_stack, read_addend)));
     r->found = t1_pos(e);
-    return (struct t1_mem){t1_host[X86_RSP], T1_S2, 0, disp};
+    return (struct t1_mem){t->host[X86_RSP], T1_S2, 0, disp};
 }
 
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
@@ -246,7 +246,7 @@ struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
 {
     struct t1_emit *e = &t->e;
-    const struct t1_mem at = {t1_host[X86_RSP], T1_NO_REG, 0, r->disp};
+    const struct t1_mem at = {t->host[X86_RSP], T1_NO_REG, 0, r->disp};
     t1_set_rel32(e, r->from, t1_pos(e));
     t1_lea(e, T1_S1, at);
     t1_call(e, t->t1->glue_stack[t1_is_user(t->b->mode)]);
@@ -303,14 +303,14 @@ static bool lea_held(struct t1_ctx *t)
         return false;
     }
     if (i->base != X86_REG_NONE) {
-        m.base = t1_host[i->base];
+        m.base = t->host[i->base];
         if (m.base == T1_MEMORY) {
             base = t1_hold(t, i->base, true, -1);
             m.base = t1_holder[base];
         }
     }
     if (i->index != X86_REG_NONE) {
-        m.index = t1_host[i->index];
+        m.index = t->host[i->index];
         m.shift = (uint8_t)__builtin_ctz(i->scale);
         if (m.index == T1_MEMORY) {
             index = t1_hold(t, i->index, true, base);
@@ -318,8 +318,8 @@ static bool lea_held(struct t1_ctx *t)
         }
     }
     bool full = base >= 0 && index >= 0 && base != index && t1_holds(t, dst) < 0;
-    if (t1_host[dst] != T1_MEMORY) {
-        to = t1_host[dst];
+    if (t->host[dst] != T1_MEMORY) {
+        to = t->host[dst];
     } else if (full) {
         to = T1_RCX;
     } else {
@@ -342,8 +342,8 @@ bool t1_lea_insn(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
     unsigned dst = insn->opnd[0].reg;
-    bool mem = t1_host[dst] == T1_MEMORY, small = insn->opsize == 2;
-    unsigned want = mem || small ? T1_S1 : t1_host[dst];
+    bool mem = t->host[dst] == T1_MEMORY, small = insn->opsize == 2;
+    unsigned want = mem || small ? T1_S1 : t->host[dst];
     if (!t1_ea_possible(t, false)) {
         return false;
     }
@@ -358,7 +358,7 @@ bool t1_lea_insn(struct t1_ctx *t)
                       T1_GPR(dst));
         } else {
             t1_op_reg(&t->e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x8b},
-                      t1_host[dst], a);
+                      t->host[dst], a);
         }
         return true;
     }

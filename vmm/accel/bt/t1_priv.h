@@ -73,8 +73,10 @@ enum {
 #define T1_STACK_NONE        (~T1_STACK_NO_PAGE)
 #define T1_STACK_NOWHERE(t1) ((uintptr_t)(t1)->nowhere - T1_STACK_NO_PAGE)
 
-#define T1_MEMORY 0xff /* t1_host[]: in c->gpr only */
-extern const uint8_t t1_host[X86_NB_GPR];
+/* Where guest registers are between translations, and in the glue. While translating,
+ * struct t1_ctx's host[] says where they are. */
+#define T1_MEMORY 0xff /* in c->gpr only */
+extern const uint8_t t1_home[X86_NB_GPR];
 
 /* [rsp + ...] for an offset in struct t0_cpu. */
 static inline struct t1_mem t1_field(size_t off)
@@ -143,9 +145,10 @@ struct t1_ctx {
     struct t1_core *t1;
     struct t0_block *b;
     const struct x86_insn *insn;
-    const uint8_t *bytes; /* the instruction's */
-    unsigned index;       /* its op */
-    unsigned page_off;    /* of the block */
+    const uint8_t *bytes;     /* the instruction's */
+    unsigned index;           /* its op */
+    int32_t page_off;         /* of the block, from page_base */
+    uint8_t host[X86_NB_GPR]; /* host register of each guest register, or T1_MEMORY */
     struct t1_slow slow[T1_MAX_SLOW];
     unsigned nb_slow;
     struct t1_refill refill[2 * T0_BLOCK_MAX_INSNS];

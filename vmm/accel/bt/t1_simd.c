@@ -119,7 +119,7 @@ static bool aligned(const struct t1_ctx *t, const struct places *p)
 
 static unsigned gpr(struct t1_ctx *t, const struct x86_opnd *o, unsigned scratch)
 {
-    unsigned h = t1_host[o->reg];
+    unsigned h = t->host[o->reg];
     if (h != T1_MEMORY) {
         return h;
     }
@@ -201,7 +201,7 @@ bool t1_simd(struct t1_ctx *t)
     unsigned rm = p.rm_gpr ? gpr(t, p.rm_gpr, T1_S2) : p.rm;
     put_insn(t, &p, reg, rm, m);
     if (x86_insn_desc(insn)->gpr_written & 1u << X86_RCX) {
-        t1_mov_rr(&t->e, t1_host[X86_RCX], T1_RCX);
+        t1_mov_rr(&t->e, t->host[X86_RCX], T1_RCX);
     }
     if (p.reg_gpr && (p.reg_gpr->access & X86_ACC_W) && reg == T1_RCX) {
         t1_store(&t->e, T1_GPR(p.reg_gpr->reg), T1_RCX);

@@ -61,7 +61,7 @@ static bool sti(struct t1_ctx *t)
 static bool pushf(struct t1_ctx *t)
 {
     struct t1_emit *e = &t->e;
-    unsigned sp = t1_host[X86_RSP];
+    unsigned sp = t->host[X86_RSP];
     if (t->insn->opsize != 8) {
         return false;
     }
@@ -144,7 +144,7 @@ static bool cmpxchg_wide(struct t1_ctx *t)
         t1_check_zero(t, a, T1_FIELD(t1.align16_mask));
     }
     t1_probe(t, a, m->size, true);
-    t1_mov_rr(e, T1_RCX, t1_host[X86_RCX]);
+    t1_mov_rr(e, T1_RCX, t->host[X86_RCX]);
     const struct t1_enc x = {
         .lock = t1_lock_prefix(t), .w = m->size == 16, .map = 1, .opcode = 0xc7};
     t1_op_mem(e, &x, 1, t1_at(a));
