@@ -35,24 +35,47 @@ struct gmem {
 };
 
 #define GUARD GMEM_PAGE_SIZE
+#define HUGE  (2 * MIB)
 
 /*
  * @len bytes between two pages that nothing may touch: they catch a
  * stray access, and keep the kernel from merging the mapping with a neighbour, so
  * that guest RAM is told apart in /proc/PID/smaps on kernels without names too.
+ *
+ * What has room for a huge page starts where one may: see use_huge_pages().
  */
 static void *map_lazily(size_t len)
 {
-    uint8_t *p = mmap(NULL, len + 2 * GUARD, PROT_NONE,
+    size_t room = len >= HUGE ? HUGE : 0;
+    uint8_t *p = mmap(NULL, len + 2 * GUARD + room, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
         return NULL;
+    }
+    if (room) {
+        uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)p + GUARD, HUGE) - GUARD;
+        size_t before = (size_t)(start - p);
+        if (before) {
+            munmap(p, before);
+        }
+        munmap(start + len + 2 * GUARD, room - before);
+        p = start;
     }
     if (mprotect(p + GUARD, len, PROT_READ | PROT_WRITE) < 0) {
         munmap(p, len + 2 * GUARD);
         return NULL;
     }
     return p + GUARD;
+}
+
+/*
+ * Guest RAM in huge pages where the host has them at hand: a first touch of memory is
+ * one fault for 512 pages, and the host's own TLB reaches further. Kernels without
+ * them refuse.
+ */
+static void use_huge_pages(void *p, size_t len)
+{
+    (void)madvise(p, len, MADV_HUGEPAGE);
 }
 
 static void unmap(void *p, size_t len)
@@ -217,6 +240,9 @@ bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
                            len / MIB, name);
     }
     name_mapping(r.host, len, "guest-ram");
+    if (kind == GMEM_RAM) {
+        use_huge_pages(r.host, len);
+    }
 
     struct snapshot *s = snapshot_new(old->n + 1);
     memcpy(s->regions, old->regions, at * sizeof(r));
