@@ -83,7 +83,7 @@ static int map_image(struct img *im, struct blk *b, uint64_t from, uint64_t len,
         }
         at += s.len;
     }
-    bool ok = !e.len || print_entry(im, &e, NULL, json);
+    bool ok = print_entry(im, &e, NULL, json); /* of an empty disk, too */
     if (json) {
         printf("]\n");
     }
