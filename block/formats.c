@@ -8,6 +8,7 @@
 #include "block/filter/logwrites.h"
 #include "block/format/qcow2/qcow2.h"
 #include "block/format/raw.h"
+#include "block/format/vdi.h"
 #include "block/proto/file.h"
 
 /* All there is, in the order it is asked. */
@@ -15,6 +16,7 @@
 const struct blk_format *const blk_formats[] = {
     &raw_format,
     &qcow2_format,
+    &vdi_format,
     NULL,
 };
 
@@ -58,7 +60,6 @@ static const struct {
     {"vmdk", 0, 4, "KDMV"},
     {"vmdk", 0, 4, "COWD"},
     {"vmdk", 0, 21, "# Disk DescriptorFile"},
-    {"vdi", 0x40, 4, "\x7f\x10\xda\xbe"},
     {"vpc (VHD)", 0, 8, "conectix"},
     {"vhdx", 0, 8, "vhdxfile"},
     {"parallels", 0, 16, "WithoutFreeSpace"},
