@@ -126,6 +126,7 @@ struct t0_tlb_set {
 struct t0_counters {
     uint64_t blocks_built, insns_built, cache_flushes, blocks_killed, smc_stores;
     uint64_t walks, tlb_flushes, jump_flushes, lookups, steps, exceptions, irqs;
+    uint64_t fills[T0_NB_BANKS], code_fills; /* of the TLBs, for misses */
 };
 
 struct t0_core {

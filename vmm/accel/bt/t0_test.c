@@ -115,6 +115,40 @@ struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu)
 struct t0_test *t0_test_new_tier(unsigned bits, unsigned ram_kib, const char *cpu,
                                  unsigned tier)
 {
+    /* A small cache, so that tests also see it full. */
+    return t0_test_new_options(bits, ram_kib, cpu,
+                               tier ? "cache-size=128K,tier=1,heat=1"
+                                    : "cache-size=128K,tier=0");
+}
+
+static json_t *options_of(const char *text)
+{
+    g_auto(GStrv) items = g_strsplit(text, ",", -1);
+    json_t *o = json_object();
+    for (char **item = items; *item; item++) {
+        char *value = strchr(*item, '=');
+        *value++ = 0;
+        json_object_set_new(o, *item, json_string(value));
+    }
+    return o;
+}
+
+bool t0_test_options_ok(const char *text, GError **error)
+{
+    json_t *options = options_of(text);
+    struct vm vm = {0};
+    void *state;
+    bool ok = bt_accel_ops.init(&vm, options, &state, error);
+    json_decref(options);
+    if (ok) {
+        bt_accel_ops.done(&vm, state);
+    }
+    return ok;
+}
+
+struct t0_test *t0_test_new_options(unsigned bits, unsigned ram_kib, const char *cpu,
+                                    const char *text)
+{
     struct t0_test *t = g_new0(struct t0_test, 1);
     g_autofree char *missing = NULL;
     GError *error = NULL;
@@ -125,9 +159,7 @@ struct t0_test *t0_test_new_tier(unsigned bits, unsigned ram_kib, const char *cp
     bt_features(&feats);
     t->model = x86_cpu_model_new(cpu ? cpu : "max", &feats, &missing, &error);
     g_assert_no_error(error);
-    /* A small cache, so that tests also see it full. */
-    json_t *options = json_pack("{ss, ss, ss}", "cache-size", "128K", "tier",
-                                tier ? "1" : "0", "heat", "1");
+    json_t *options = options_of(text);
     struct vm_config config = {
         .arch = &x86_arch,
         .accel = &bt_accel_ops,

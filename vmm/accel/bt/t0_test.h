@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <glib.h>
+
 #include "lib/isa/x86/state.h"
 #include "vmm/vm/exit.h"
 
@@ -65,7 +67,14 @@ struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu);
 /* The same with tier @tier; tier 1 translates every block at its first execution. */
 struct t0_test *t0_test_new_tier(unsigned bits, unsigned ram_kib, const char *cpu,
                                  unsigned tier);
+
+/* The same with options as -accel bt has them, "tier=1,cache-mib=1". */
+struct t0_test *t0_test_new_options(unsigned bits, unsigned ram_kib, const char *cpu,
+                                    const char *options);
 void t0_test_free(struct t0_test *t);
+
+/* Whether -accel bt takes them; @error says why not. */
+bool t0_test_options_ok(const char *options, GError **error);
 
 /* Copy @code to T0_TEST_CODE and point t->s.rip at it. */
 void t0_test_code(struct t0_test *t, const void *code, size_t len);

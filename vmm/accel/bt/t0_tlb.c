@@ -84,6 +84,7 @@ void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
                  unsigned shift, bool global)
 {
     struct t0_core *core = c->core;
+    core->n.fills[bank]++;
     set_add(&core->filled[bank], i);
     if (global) {
         set_remove(&core->local[bank], i);
@@ -100,6 +101,7 @@ void t0_itlb_note(struct t0_cpu *c, const struct t0_itlb_entry *e, uint64_t la,
 {
     struct t0_core *core = c->core;
     unsigned i = (unsigned)(e - c->itlb);
+    core->n.code_fills++;
     set_add(&core->itlb_filled, i);
     if (global) {
         set_remove(&core->itlb_local, i);

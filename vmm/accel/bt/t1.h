@@ -83,7 +83,8 @@ struct t1_jitdump;
  * handler that enters the translation. T0 and T1 are one machine: a translation that
  * cannot go on returns to the run loop, and T0 that comes to a translated block enters
  * it. When T0 invalidates a block, everything that leads to its translation is undone
- * (t1_block_kill). The translation itself stays until all are forgotten together.
+ * (t1_block_kill). The translation itself stays until its region of the memory for code
+ * is needed for others (t1_cache.c), or all are forgotten together.
  *
  * Attention is looked at on backward and on indirect branches (through entry_poll):
  * every loop has one.

@@ -162,7 +162,11 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     t->e = (struct t1_emit){.p = t1->write + ALIGN_UP(t1->used, 16), .base = t1->write};
 
     struct t1_trans *tr = &t1->trans[++t1->nb_trans];
-    *tr = (struct t1_trans){.entry_poll = t1_pos(&t->e), .native = true};
+    *tr = (struct t1_trans){
+        .entry_poll = t1_pos(&t->e),
+        .block = (t0_ref)((uint8_t *)b - c->core->arena),
+        .native = true,
+    };
     put_poll(t);
     tr->entry = t1_pos(&t->e);
     put_insns(t, d);
@@ -179,5 +183,6 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     tell_perf(t, t1->cold, t1_pos(&t->e));
     t1->cold = t1_pos(&t->e);
     b->t1 = t1->nb_trans;
+    t1->translated++;
     return true;
 }

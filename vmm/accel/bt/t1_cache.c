@@ -10,19 +10,127 @@
 /*
  * Memory for translations. See t1.h.
  *
- * The memory is one memfd mapped twice, writable and executable. It only fills; when
- * it is full, all blocks (T0's too) are forgotten, which happens in the run loop or
- * between two blocks, never under a running one that goes on. generation tells a
- * function that was called from a translation whether that still exists.
+ * The memory is one memfd mapped twice, writable and executable:
+ *
+ *     glue | region 0: hot ... cold ... | region 1: hot ... cold ... | ...
+ *
+ * A region has its own part of the arrays of sites and translations, too. Regions are
+ * filled one after the other, round and round: when one is full, the next one's
+ * translations, which are the oldest, are undone: nothing leads to them any more, and
+ * their blocks, which T0 keeps, are counted anew. So what is hot comes back within
+ * T1_HEAT executions, and what is not leaves its room to others.
+ *
+ * That happens between two blocks, never under a translation that is running and goes
+ * on; generation tells a function that was called from a translation whether that, and
+ * the indices that it knows, still exist. A flush forgets everything.
  */
 
 /* More than any block needs. */
-#define CODE_ROOM (32u << 10)
+#define CODE_ROOM    (32u << 10)
+#define CODE_SITES   3u
+#define REGION_BYTES (512u << 10) /* at least */
 
-bool t1_has_room(const struct t1_core *t1)
+/* --- Regions ----------------------------------------------------------------- */
+
+static void lay_out(struct t1_core *t1)
 {
-    return t1->used + CODE_ROOM <= t1->cold_start && t1->cold + CODE_ROOM <= t1->size &&
-           t1->nb_sites + 3 < t1->max_sites && t1->nb_trans + 2 < t1->max_trans;
+    uint32_t start = ALIGN_UP(t1->glue_end, 64u);
+    uint32_t n = t1->nb_regions, each = (t1->size - start) / n & ~63u;
+    for (unsigned i = 0; i < n; i++) {
+        struct t1_region *r = &t1->region[i];
+        r->hot = start + i * each;
+        r->cold = r->hot + (each / 3 & ~63u);
+        r->end = r->hot + each;
+        /* Index 0 is none. */
+        r->first_site = r->nb_sites = t1->size / 64 / n * i;
+        r->first_trans = r->nb_trans = t1->size / 128 / n * i;
+        r->hot_used = r->hot;
+        r->cold_used = r->cold;
+    }
+}
+
+static void open_region(struct t1_core *t1, unsigned i)
+{
+    const struct t1_region *r = &t1->region[i];
+    t1->current = i;
+    t1->used = r->hot;
+    t1->cold = t1->cold_start = r->cold;
+    t1->cold_end = r->end;
+    t1->nb_sites = r->first_site;
+    t1->nb_trans = r->first_trans;
+    t1->max_sites = r->first_site + t1->size / 64 / t1->nb_regions;
+    t1->max_trans = r->first_trans + t1->size / 128 / t1->nb_regions;
+}
+
+static void close_region(struct t1_core *t1)
+{
+    struct t1_region *r = &t1->region[t1->current];
+    r->hot_used = t1->used;
+    r->cold_used = t1->cold;
+    r->nb_sites = t1->nb_sites;
+    r->nb_trans = t1->nb_trans;
+}
+
+static void evict_block(struct t0_cpu *c, struct t0_block *b)
+{
+    struct t1_core *t1 = c->core->t1;
+    t1->trans[b->t1].in_jumps = T1_JUMPS_NONE; /* the table is empty */
+    t1_unlink_block(c, b);
+    b->t1 = 0;
+    t1_block_cool(b);
+    t1->evicted++;
+}
+
+/* Undo the translations in region @i. */
+static void evict(struct t0_cpu *c, unsigned i)
+{
+    struct t1_core *t1 = c->core->t1;
+    struct t1_region *r = &t1->region[i];
+    if (r->nb_trans == r->first_trans) {
+        return;
+    }
+    t1->evictions++;
+    t1->generation++;
+    t1_jumps_flush(c, true);
+    for (uint32_t k = r->first_trans + 1; k <= r->nb_trans; k++) {
+        if (t1->trans[k].block) {
+            evict_block(c, t1_block_at(c, t1->trans[k].block));
+        }
+    }
+    /* Those of other regions know these as where they are reached from. */
+    for (uint32_t k = r->first_site + 1; k <= r->nb_sites; k++) {
+        t1_forget_site(c, k);
+    }
+}
+
+static bool has_room(const struct t1_core *t1)
+{
+    return t1->used + CODE_ROOM <= t1->cold_start &&
+           t1->cold + CODE_ROOM <= t1->cold_end &&
+           t1->nb_sites + CODE_SITES <= t1->max_sites && t1->nb_trans < t1->max_trans;
+}
+
+void t1_make_room(struct t0_cpu *c)
+{
+    struct t1_core *t1 = c->core->t1;
+    if (likely(has_room(t1))) {
+        return;
+    }
+    close_region(t1);
+    unsigned next = (t1->current + 1) % t1->nb_regions;
+    evict(c, next);
+    open_region(t1, next);
+}
+
+uint32_t t1_code_bytes(const struct t1_core *t1)
+{
+    uint32_t bytes = 0;
+    for (unsigned i = 0; i < t1->nb_regions; i++) {
+        const struct t1_region *r = &t1->region[i];
+        bytes += i == t1->current ? t1->used - r->hot + t1->cold - r->cold
+                                  : r->hot_used - r->hot + r->cold_used - r->cold;
+    }
+    return bytes;
 }
 
 void t1_flush(struct t0_cpu *c)
@@ -32,9 +140,8 @@ void t1_flush(struct t0_cpu *c)
         return;
     }
     t1->generation++;
-    t1->used = t1->glue_end;
-    t1->cold = t1->cold_start;
-    t1->nb_sites = t1->nb_trans = 0;
+    lay_out(t1);
+    open_region(t1, 0);
     t1_jumps_flush(c, true);
 }
 
@@ -49,9 +156,7 @@ bool t1_init(struct t0_cpu *c, GError **error)
 {
     struct t1_core *t1 = c->core->t1 = g_new0(struct t1_core, 1);
     t1->size = c->core->tvm->t1_mib << 20;
-    t1->cold_start = t1->size / 3;
-    t1->max_sites = t1->size / 64;
-    t1->max_trans = t1->size / 128;
+    t1->nb_regions = CLAMP(t1->size / REGION_BYTES, 2, T1_MAX_REGIONS);
     t1->write = t1->exec = MAP_FAILED;
     int fd = memfd_create("t1-code", MFD_CLOEXEC);
     if (fd < 0 || ftruncate(fd, t1->size) < 0) {
@@ -65,8 +170,8 @@ bool t1_init(struct t0_cpu *c, GError **error)
         goto out;
     }
     close(fd);
-    t1->sites = g_new(struct t1_site, t1->max_sites);
-    t1->trans = g_new(struct t1_trans, t1->max_trans);
+    t1->sites = g_new(struct t1_site, t1->size / 64 + 1);
+    t1->trans = g_new(struct t1_trans, t1->size / 128 + 1);
     c->t1.tlb_mask = (uint64_t)(T0_TLB_SIZE - 1) * sizeof(struct t0_tlb_entry);
     c->t1.itlb_mask = (uint64_t)(T0_ITLB_SIZE - 1) * 8;
     c->t1.x87_mask = T0_FPU_X87;
@@ -86,6 +191,8 @@ bool t1_init(struct t0_cpu *c, GError **error)
     t1->nowhere = g_aligned_alloc0(1, GMEM_PAGE_SIZE, 64);
     t1_stack_forget(c);
     t1_make_glue(t1);
+    lay_out(t1);
+    open_region(t1, 0);
     return true;
 out:
     if (fd >= 0) {

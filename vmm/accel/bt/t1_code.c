@@ -194,18 +194,19 @@ static const struct t0_op *op_count(struct t0_cpu *c, const struct t0_op *op)
     if (likely(++b->heat < c->core->tvm->heat)) {
         return b->first_fn(c, op);
     }
-    if (!t1_has_room(c->core->t1)) {
-        /* The run loop decodes anew what it needs. */
-        c->s.rip = c->rip_base;
-        t0_code_flush(c);
-        return NULL;
-    }
+    t1_make_room(c);
     if (!t1_translate(c, b)) {
         b->ops[0].fn = b->first_fn;
         return b->first_fn(c, op);
     }
     b->ops[0].fn = op_enter;
     return enter(c, b);
+}
+
+void t1_block_cool(struct t0_block *b)
+{
+    b->heat = 0;
+    b->ops[0].fn = op_count;
 }
 
 void t1_block_new(struct t0_cpu *c, struct t0_block *b)
@@ -223,6 +224,7 @@ void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
     b->first_fn = b->ops[0].fn;
     if (b->t1) {
         t1_unlink_block(c, b);
+        c->core->t1->trans[b->t1].block = 0;
         b->t1 = 0;
     }
 }

@@ -260,6 +260,5 @@ void t1_make_glue(struct t1_core *t1)
         t1->glue_stack[user] = t1_pos(&e);
         put_stack_glue(t1, &e, user);
     }
-    t1->glue_end = t1->used = t1_pos(&e);
-    t1->cold = t1->cold_start;
+    t1->glue_end = t1_pos(&e);
 }

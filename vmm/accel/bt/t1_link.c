@@ -27,8 +27,29 @@ void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to)
         memcpy(t1->write + s->page, &minus, 4);
     }
     s->to = (t0_ref)((uint8_t *)to - c->core->arena);
+    t1->linked++;
+    s->prev_in = 0;
     s->next_in = tr->incoming;
+    if (s->next_in) {
+        t1->sites[s->next_in].prev_in = index;
+    }
     tr->incoming = index;
+}
+
+void t1_forget_site(struct t0_cpu *c, uint32_t index)
+{
+    struct t1_core *t1 = c->core->t1;
+    struct t1_site *s = &t1->sites[index];
+    if (!s->to) {
+        return;
+    }
+    uint32_t *before = s->prev_in ? &t1->sites[s->prev_in].next_in
+                                  : &t1->trans[t1_block_at(c, s->to)->t1].incoming;
+    *before = s->next_in;
+    if (s->next_in) {
+        t1->sites[s->next_in].prev_in = s->prev_in;
+    }
+    s->to = 0;
 }
 
 static void unlink_site(struct t1_core *t1, struct t1_site *s)

@@ -12,7 +12,8 @@ struct t1_site {
     uint32_t jump;    /* position of the rel32 to patch */
     uint32_t page;    /* position of minus the target's page number, or 0: in page */
     uint32_t stub;    /* where the jump leads while it is not linked */
-    uint32_t next_in; /* next site with the same target */
+    uint32_t next_in; /* next site with the same target, */
+    uint32_t prev_in; /* and the one before it; 0: the target's own word */
     int32_t target;   /* offset from page_base */
     t0_ref from;      /* the block it is in */
     t0_ref to;        /* linked to; 0: not */
@@ -30,27 +31,42 @@ struct t1_used {
 
 struct t1_trans {
     uint32_t entry, entry_poll; /* positions */
+    t0_ref block;               /* 0: it is dead */
     uint32_t incoming;          /* sites */
     bool native;                /* nothing in it is left to T0 */
     uint8_t in_jumps;           /* T1_JUMPS_*: in the table of indirect branches */
     uint16_t jump;              /* with T1_JUMPS_ONE: its place there */
 };
 
+/* A part of the memory for code, and of the arrays; see t1_cache.c. */
+#define T1_MAX_REGIONS 8u
+struct t1_region {
+    uint32_t hot, cold, end;          /* positions: where each begins */
+    uint32_t hot_used, cold_used;     /* where each ends, but for the current region */
+    uint32_t first_site, first_trans; /* the ones before the first */
+    uint32_t nb_sites, nb_trans;      /* the last ones, likewise */
+};
+
 struct t1_core {
-    uint8_t *write, *exec;         /* the same memory twice */
-    uint8_t *nowhere;              /* a page, for T1_STACK_NOWHERE() */
-    uint32_t size, used, glue_end; /* what is on the straight path, */
-    uint32_t cold, cold_start;     /* and, from there on, what is not */
+    uint8_t *write, *exec; /* the same memory twice */
+    uint8_t *nowhere;      /* a page, for T1_STACK_NOWHERE() */
+    uint32_t size, glue_end;
+    /* The region that is being filled: what is on the straight path, */
+    uint32_t used, cold_start;
+    uint32_t cold, cold_end; /* and, from cold_start on, what is not */
     struct t1_site *sites;
     struct t1_trans *trans;
-    uint32_t nb_sites, nb_trans, max_sites, max_trans;
-    uint32_t generation; /* counts flushes */
+    uint32_t nb_sites, nb_trans, max_sites, max_trans; /* last ones of that region */
+    struct t1_region region[T1_MAX_REGIONS];
+    unsigned nb_regions, current;
+    uint64_t translated, evicted, evictions; /* blocks, blocks, regions */
+    uint32_t generation;                     /* counts flushes and evictions */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint32_t glue_stack[2]; /* kernel, user */
     struct t1_used jumps_used[2];
     bool kernel_local; /* jumps of kernel code hold pages that are not global */
     uint64_t checked;  /* in lockstep */
-    uint64_t steps, branches, resolves, enters;
+    uint64_t steps, branches, resolves, enters, linked;
     uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
 };
@@ -265,6 +281,8 @@ void t1_links_init(struct t0_cpu *c);
 void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to);
 /* The indirect branch to @rip, where @b is, is found from now on. */
 void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip);
+/* Site @index leads nowhere any more, nor is in a list. */
+void t1_forget_site(struct t0_cpu *c, uint32_t index);
 /* Nothing leads to @b any more, which has a translation. */
 void t1_unlink_block(struct t0_cpu *c, struct t0_block *b);
 /* The mode is another one: so is what the table of indirect branches is for. */
@@ -272,10 +290,16 @@ void t1_links_mode(struct t0_cpu *c);
 
 /* --- Memory for code: t1_cache.c --------------------------------------------- */
 
-/* Whether another block can be translated. */
-bool t1_has_room(const struct t1_core *t1);
+/* Make room for the translation of another block. No translation is running, or who
+ * called from it looks at t1_core.generation. */
+void t1_make_room(struct t0_cpu *c);
+/* Bytes of code that translations have. */
+uint32_t t1_code_bytes(const struct t1_core *t1);
 
 /* --- Code: t1_code.c -------------------------------------------------------- */
+
+/* @b has lost its translation and is counted anew. */
+void t1_block_cool(struct t0_block *b);
 
 /* Translate @b. Its code's position, or 0. */
 bool t1_translate(struct t0_cpu *c, struct t0_block *b);

@@ -128,11 +128,13 @@ void t1_dump(struct t0_cpu *c, FILE *out)
         return;
     }
     fprintf(out,
-            "bt: translated %u blocks, %u of %u bytes; %" PRIu64 " enters, %" PRIu64
+            "bt: translated %" PRIu64 " blocks, %u of %u bytes; %" PRIu64
+            " evictions of %" PRIu64 " blocks; %" PRIu64 " enters, %" PRIu64
             " resolves, %" PRIu64 " branches and %" PRIu64
             " instructions by T0, %" PRIu64 " of these for their memory\n",
-            t1->nb_trans, t1->used + t1->cold - t1->cold_start, t1->size, t1->enters,
-            t1->resolves, t1->branches, t1->steps, t1->fallbacks[X86_NB_OPS]);
+            t1->translated, t1_code_bytes(t1), t1->size, t1->evictions, t1->evicted,
+            t1->enters, t1->resolves, t1->branches, t1->steps,
+            t1->fallbacks[X86_NB_OPS]);
     if (c->core->tvm->lockstep) {
         fprintf(out, "bt: %" PRIu64 " blocks checked in lockstep\n", t1->checked);
     }
