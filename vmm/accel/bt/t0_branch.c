@@ -339,8 +339,11 @@ static unsigned mode_size(unsigned mode)
 static void lower_direct(const struct x86_insn *insn, const struct t0_lower *ctx,
                          struct t0_op *op)
 {
-    bool fast =
-        (ctx->mode & T0_MODE_FLAT) && op->size == mode_size(ctx->mode) && op->size >= 4;
+    /* Translations hold targets as offsets of 32 bits from the page, and leave others
+     * to these handlers, which then must not go on to the next block by themselves. */
+    int64_t off = (int64_t)ctx->page_off + op->imm;
+    bool fast = (ctx->mode & T0_MODE_FLAT) && op->size == mode_size(ctx->mode) &&
+                op->size >= 4 && off == (int32_t)off;
     bool near = in_page(ctx->page_off, op->imm) && in_page(ctx->page_off, op->next);
     op->aux = insn->cc;
     switch (insn->op) {
