@@ -191,6 +191,7 @@ struct t1_stack {
 struct t1_hot {
     struct t1_stack stack[2];           /* of kernel and user code */
     struct t0_tlb_entry *stack_bank[2]; /* which they are of */
+    bool stack_64[2];                   /* and whether of 64-bit code */
     uint64_t host_sp;   /* while a translation runs: the thread's stack */
     uint64_t page_base; /* linear address of the page whose code runs */
     uint64_t target;    /* and whatever has to be kept for a moment */
@@ -199,8 +200,11 @@ struct t1_hot {
     uint64_t align16_mask, align32_mask;     /* for PEXT: bits to look at */
     uint64_t x87_mask, not_if, not_df, arith, pushf_keep, bits[3];
     uint64_t outside[6]; /* of a page, for aligned accesses of 1 to 32 bytes */
-    uint64_t vec_away;   /* 0: the vector registers are in the host's, MXCSR too */
-    uint64_t vec_want;   /* bring them there before going on */
+    /* Of FS and GS in 32-bit code: what may not be set in the offset of the byte after
+     * an access. All of it, when the segment has a limit or may not be written to. */
+    uint64_t seg_mask[2];
+    uint64_t vec_away; /* 0: the vector registers are in the host's, MXCSR too */
+    uint64_t vec_want; /* bring them there before going on */
     struct t1_jump jumps[2][T1_JUMP_SIZE]; /* of kernel and user code */
 };
 

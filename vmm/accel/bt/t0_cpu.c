@@ -130,6 +130,13 @@ void t0_update_mode(struct t0_cpu *c)
     for (unsigned i = 0; i < X86_NB_SEG; i++) {
         c->seg_base[i] = m64 && i != X86_FS && i != X86_GS ? 0 : s->seg[i].base;
     }
+    for (unsigned i = 0; i < ARRAY_LEN(c->t1.seg_mask); i++) {
+        const struct x86_segment *seg = &s->seg[X86_FS + i];
+        bool wide = seg->limit == UINT32_MAX && (seg->attr & X86_SEG_P) &&
+                    (seg->attr & X86_SEG_RW) &&
+                    !(seg->attr & (X86_SEG_CODE | X86_SEG_DOWN));
+        c->t1.seg_mask[i] = wide ? UINT64_C(0xffffffff) << 32 : UINT64_MAX;
+    }
     t0_update_bank(c);
 }
 

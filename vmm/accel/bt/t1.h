@@ -12,8 +12,8 @@ struct t0_block;
 struct t1_jitdump;
 
 /*
- * T1, the same-architecture translator: hot blocks of flat 64-bit code become host
- * code that is mostly the guest's own instructions.
+ * T1, the same-architecture translator: hot blocks of flat 64-bit and 32-bit code
+ * become host code that is mostly the guest's own instructions.
  *
  * Registers. Eleven guest registers live in host registers, most in the one of the
  * same number; five are used less by compilers and stay in c->gpr:
@@ -71,6 +71,16 @@ struct t1_jitdump;
  * the instruction in T0, whole: before the probe nothing of it has been done. T0 then
  * also raises its faults, so exceptions are precise by construction. The same way goes
  * every instruction that has no translation.
+ *
+ * 32-bit code (every level, in long mode and outside; ES, CS, SS and DS with base 0 and
+ * no limit, a 32-bit stack pointer) is emitted as 64-bit code, which does the same with
+ * registers, upper halves included. Instructions that 64-bit code has not are T0's, but
+ * for INC and DEC of one byte, which have another encoding. What differs is addresses:
+ * they are cut to 32 bits, FS and GS have a limit to look at, words on the stack have 4
+ * bytes, and one that wraps at 4 GiB misses its probe. The upper half of RSP may be
+ * anything in compatibility mode: the stack's page is then one below 4 GiB, so that
+ * the whole of RSP is compared. Forward branches come back at 4 GiB: the long ones look
+ * for attention (t1_branch.c).
  *
  * Where the code is. A block's translation does not know its linear address: the base
  * of the current page is in c->t1.page_base, so that code mapped at several addresses

@@ -63,7 +63,7 @@ bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,
         return false;
     }
     memcpy(copy, bytes + op->start, n);
-    return x86_decode(ret, copy, n, 64) == (int)n;
+    return x86_decode(ret, copy, n, t1_bits(b)) == (int)n;
 }
 
 struct decoded_block {
@@ -81,7 +81,8 @@ static bool decode(struct t0_cpu *c, const struct t0_block *b, struct decoded_bl
     memcpy(d->bytes, bytes, b->len);
     for (unsigned i = 0; i < b->nb_insns; i++) {
         const struct t0_op *op = &b->ops[i];
-        int len = x86_decode(&d->insn[i], d->bytes + op->start, b->len - op->start, 64);
+        int len = x86_decode(&d->insn[i], d->bytes + op->start, b->len - op->start,
+                             t1_bits(b));
         if (len <= 0 || op->start + len != op->next) {
             return false;
         }

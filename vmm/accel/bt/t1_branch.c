@@ -40,7 +40,7 @@ static void far_check(struct t1_ctx *t, struct t1_site *s, uint32_t ret_miss[2])
     struct t1_mem m;
 
     t1_load(e, T1_S1, T1_FIELD(t1.page_base));
-    t1_lea(e, T1_S1, (struct t1_mem){T1_S1, T1_NO_REG, 0, page});
+    t1_lea_word(t, T1_S1, (struct t1_mem){T1_S1, T1_NO_REG, 0, page});
     t1_shrx(e, T1_S2, T1_S1, T1_SP);
     t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.itlb_mask));
     t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_S2, 1, 0});
@@ -97,9 +97,18 @@ static void go(struct t1_ctx *t, int64_t target, bool poll, struct t1_stub *p)
 
 /* --- Branches --------------------------------------------------------------- */
 
+/*
+ * 32-bit code also comes back by going forward, over 4 GiB. In steps of at most this
+ * size that takes more pages than the instruction TLB has entries, and who misses it
+ * asks for attention (t1_do_resolve()).
+ */
+#define MAX_FORWARD 0x80000
+_Static_assert((UINT64_C(1) << 32) / MAX_FORWARD >= 2 * T0_ITLB_SIZE, "misses");
+
 static bool is_backward(const struct t1_ctx *t, int64_t target)
 {
-    return target <= (int64_t)t->page_off + t->b->ops[t->index].start;
+    return target <= (int64_t)t->page_off + t->b->ops[t->index].start ||
+           (t1_is_32(t) && target > MAX_FORWARD);
 }
 
 static void jcc(struct t1_ctx *t)
@@ -124,13 +133,13 @@ static void jcc(struct t1_ctx *t)
 /* Push the address of the next instruction. */
 static void push_return(struct t1_ctx *t)
 {
-    unsigned sp = t->host[X86_RSP];
-    struct t1_mem m = t1_probe_stack(t, -8, 8, true);
+    int32_t word = (int32_t)t1_word(t);
+    struct t1_mem m = t1_probe_stack(t, -word, (unsigned)word, true);
     t1_load(&t->e, T1_RCX, T1_FIELD(t1.page_base));
     t1_lea(&t->e, T1_RCX,
            (struct t1_mem){T1_RCX, T1_NO_REG, 0, (int32_t)t1_next_off(t)});
-    t1_store(&t->e, m, T1_RCX);
-    t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
+    t1_store_word(t, m, T1_RCX);
+    t1_sp_add(t, -word);
 }
 
 /* Field @off of an entry of the table of indirect branches. */
@@ -178,6 +187,8 @@ static bool load_target(struct t1_ctx *t)
     if (o->kind == X86_OPND_REG) {
         if (t->host[o->reg] == T1_MEMORY) {
             t1_load(&t->e, T1_S1, T1_GPR(o->reg));
+        } else if (t1_is_32(t)) {
+            t1_mov_rr32(&t->e, T1_S1, t->host[o->reg]);
         } else {
             t1_mov_rr(&t->e, T1_S1, t->host[o->reg]);
         }
@@ -186,7 +197,7 @@ static bool load_target(struct t1_ctx *t)
     if (!t1_ea_possible(t, true)) {
         return false;
     }
-    t1_load(&t->e, T1_S1, t1_operand(t, 8, false, false));
+    t1_load_word(t, T1_S1, t1_operand(t, t1_word(t), false, false));
     return true;
 }
 
@@ -216,11 +227,11 @@ static bool call_indirect(struct t1_ctx *t)
 
 static void ret(struct t1_ctx *t)
 {
-    unsigned sp = t->host[X86_RSP];
+    unsigned word = t1_word(t);
     int32_t more = t->insn->nb_opnds ? (int32_t)(t->insn->imm & 0xffff) : 0;
-    t1_load(&t->e, T1_S1, t1_probe_stack(t, 0, 8, false));
+    t1_load_word(t, T1_S1, t1_probe_stack(t, 0, word, false));
     look_up(t);
-    t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, 8 + more});
+    t1_sp_add(t, (int32_t)word + more);
     go_found(t, T1_S2);
 }
 
@@ -229,7 +240,7 @@ bool t1_branch(struct t1_ctx *t)
     const struct x86_insn *insn = t->insn;
     bool direct = insn->nb_opnds && insn->opnd[0].kind == X86_OPND_REL;
     int64_t target = t1_next_off(t) + insn->imm;
-    if (insn->opsize != 8 || (direct && !t1_fits32(target))) {
+    if (insn->opsize != t1_word(t) || (direct && !t1_fits32(target))) {
         return false;
     }
     switch (insn->op) {

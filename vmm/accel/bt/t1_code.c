@@ -18,8 +18,8 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
 {
     struct t0_core *core = c->core;
     struct t1_core *t1 = core->t1;
-    if (c->tlb == c->banks[T0_BANK_USER_AC] || core->tvm->lockstep ||
-        core->exc_pending || core->exit_wanted || vcpu_wants_attention(c->vcpu) ||
+    if (t1_kept_out(c) || core->tvm->lockstep || core->exc_pending ||
+        core->exit_wanted || vcpu_wants_attention(c->vcpu) ||
         (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow ||
                              lapic_nmi_pending(c->vcpu))) ||
         c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {
@@ -57,6 +57,9 @@ uint64_t t1_do_resolve(struct t0_cpu *c, uint32_t site)
     struct t1_core *t1 = c->core->t1;
     t1->resolves++;
     c->s.rip = c->t1.page_base + (uint64_t)(int64_t)t1->sites[site].target;
+    if (!t0_is64(c)) {
+        c->s.rip = (uint32_t)c->s.rip;
+    }
     return go_on(c, site, t1->generation);
 }
 
@@ -136,7 +139,8 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     c->block = single;
     if (what & T1_PUSH_RETURN) {
         c->block = b;
-        return t0_push(c, c->rip_base + op->next, 8) && !T0_FAULT(c, op);
+        return t0_push(c, c->rip_base + op->next, t0_is64(c) ? 8 : 4) &&
+               !T0_FAULT(c, op);
     }
     c->insns += i;
     c->stay_out = true;
@@ -150,6 +154,9 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
                  (what & T1_ENSURE) || !make_ready(c, what))) {
         c->insns++;
         c->s.rip = c->rip_base + single->ops[0].next;
+        if (!t0_is64(c)) {
+            c->s.rip = (uint32_t)c->s.rip;
+        }
         return 1;
     }
     c->insns -= i;
@@ -170,7 +177,7 @@ const struct t0_op *t1_enter(struct t0_cpu *c, struct t0_block *b)
 
 static const struct t0_op *enter(struct t0_cpu *c, struct t0_block *b)
 {
-    if (unlikely(c->tlb == c->banks[T0_BANK_USER_AC])) {
+    if (unlikely(t1_kept_out(c))) {
         return b->first_fn(c, b->ops);
     }
     return unlikely(c->core->tvm->lockstep) ? t1_lockstep(c, b) : t1_enter(c, b);
@@ -211,9 +218,11 @@ void t1_block_cool(struct t0_block *b)
 
 void t1_block_new(struct t0_cpu *c, struct t0_block *b)
 {
-    unsigned want = T0_MODE_64 | T0_MODE_FLAT;
+    const unsigned flat32 = T0_MODE_32 | T0_MODE_STACK32 | T0_MODE_FLAT | T0_MODE_PE;
+    unsigned size = b->mode & T0_MODE_SIZE;
     b->first_fn = b->ops[0].fn;
-    if (c->core->t1 && (b->mode & (T0_MODE_SIZE | T0_MODE_FLAT)) == want &&
+    if (c->core->t1 &&
+        (size == T0_MODE_64 || (size == T0_MODE_32 && (b->mode & flat32) == flat32)) &&
         !(b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_SCRATCH))) {
         b->ops[0].fn = op_count;
     }
@@ -251,8 +260,10 @@ void t1_bank_changed(struct t0_cpu *c)
     if (c->core->t1) {
         t1_links_mode(c);
     }
-    if (c->t1.stack_bank[user] != c->tlb) {
+    /* 32-bit code reads a page above 4 GiB out of the upper half of RSP. */
+    if (c->t1.stack_bank[user] != c->tlb || c->t1.stack_64[user] != t0_is64(c)) {
         c->t1.stack_bank[user] = c->tlb;
+        c->t1.stack_64[user] = t0_is64(c);
         forget_stack(c, user);
     }
 }

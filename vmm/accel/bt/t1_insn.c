@@ -280,8 +280,9 @@ static void put_vex_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
     }
     unsigned pp = t->bytes[i + (t->bytes[i] == 0xc4 ? 2 : 1)] & 3;
     unsigned rex = p->mem ? t1_rex_mem(reg, m) : (reg >> 3 & 1) << 2 | (rm >> 3 & 1);
-    t1_vex(&t->e, d->map - X86_MAP_VEX1 + 1u, insn->prefixes & X86_P_W, pp, false, rex,
-           vvvv, insn->opcode);
+    /* Outside 64-bit code VEX.W makes no register wider. */
+    bool w = (insn->prefixes & X86_P_W) && !t1_is_32(t);
+    t1_vex(&t->e, d->map - X86_MAP_VEX1 + 1u, w, pp, false, rex, vvvv, insn->opcode);
     if (p->mem) {
         t1_modrm_mem(&t->e, reg, m);
     } else {
@@ -305,7 +306,14 @@ static void put_legacy_insn(struct t1_ctx *t, const struct places *p, unsigned r
         .map = d->map,
         .opcode = insn->opcode,
     };
-    if (p->low) {
+    if (!d->map && insn->opcode == 0x82) {
+        x.opcode = 0x80; /* its alias, which 64-bit code has not */
+    }
+    if (p->low && t1_is_32(t) && !d->map && (insn->opcode & 0xf0) == 0x40) {
+        /* INC and DEC of one byte are REX prefixes now. */
+        x.opcode = 0xff;
+        t1_op_reg(&t->e, &x, insn->opcode >> 3 & 1u, rm);
+    } else if (p->low) {
         x.opcode = (uint8_t)((insn->opcode & ~7u) | (rm & 7));
         t1_opcode(&t->e, &x, rm >> 3 & 1);
     } else if (p->moffs) {
@@ -439,26 +447,26 @@ static bool push(struct t1_ctx *t)
     const struct x86_insn *insn = t->insn;
     const struct x86_opnd *o = &insn->opnd[0];
     bool mem = o->kind == X86_OPND_MEM;
-    if (insn->opsize != 8 || (mem && !t1_ea_possible(t, true)) ||
+    int32_t word = (int32_t)t1_word(t);
+    if (insn->opsize != word || (mem && !t1_ea_possible(t, true)) ||
         (!mem && o->kind != X86_OPND_REG && o->kind != X86_OPND_IMM)) {
         return false;
     }
-    unsigned sp = t->host[X86_RSP];
     if (mem) {
-        t1_load(&t->e, T1_RCX, t1_operand(t, 8, false, false));
+        t1_load_word(t, T1_RCX, t1_operand(t, (unsigned)word, false, false));
         t1_store(&t->e, T1_FIELD(t1.target), T1_RCX);
     }
-    struct t1_mem m = t1_probe_stack(t, -8, 8, true);
+    struct t1_mem m = t1_probe_stack(t, -word, (unsigned)word, true);
     if (o->kind == X86_OPND_IMM) {
-        t1_op_mem(&t->e, &(struct t1_enc){.w = true, .opcode = 0xc7}, 0, m);
+        t1_op_mem(&t->e, &(struct t1_enc){.w = !t1_is_32(t), .opcode = 0xc7}, 0, m);
         t1_u32(&t->e, (uint32_t)insn->imm);
     } else if (mem) {
         t1_load(&t->e, T1_RCX, T1_FIELD(t1.target));
-        t1_store(&t->e, m, T1_RCX);
+        t1_store_word(t, m, T1_RCX);
     } else {
-        t1_store(&t->e, m, t1_in_reg(t, o->reg, T1_RCX));
+        t1_store_word(t, m, t1_in_reg(t, o->reg, T1_RCX));
     }
-    t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
+    t1_sp_add(t, -word);
     return true;
 }
 
@@ -466,31 +474,36 @@ static bool pop(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
     const struct x86_opnd *o = &insn->opnd[0];
-    if (insn->opsize != 8 || o->kind != X86_OPND_REG) {
+    unsigned word = t1_word(t);
+    if (insn->opsize != word || o->kind != X86_OPND_REG) {
         return false;
     }
-    unsigned sp = t->host[X86_RSP], dst = t->host[o->reg];
-    struct t1_mem m = t1_probe_stack(t, 0, 8, false);
+    unsigned dst = t->host[o->reg];
+    struct t1_mem m = t1_probe_stack(t, 0, word, false);
     unsigned to = dst == T1_MEMORY ? T1_RCX : dst;
-    t1_load(&t->e, to, m);
+    t1_load_word(t, to, m);
     if (dst == T1_MEMORY) {
         t1_store(&t->e, T1_GPR(o->reg), to);
     }
     if (o->reg != X86_RSP) {
-        t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, 8});
+        t1_sp_add(t, (int32_t)word);
     }
     return true;
 }
 
 static bool leave(struct t1_ctx *t)
 {
-    if (t->insn->opsize != 8) {
+    unsigned word = t1_word(t), sp = t->host[X86_RSP], bp = t->host[X86_RBP], at = bp;
+    if (t->insn->opsize != word) {
         return false;
     }
-    unsigned sp = t->host[X86_RSP], bp = t->host[X86_RBP];
-    t1_probe(t, bp, 8, false);
-    t1_load(&t->e, T1_S2, t1_at(bp));
-    t1_lea(&t->e, sp, (struct t1_mem){(uint8_t)bp, T1_NO_REG, 0, 8});
+    if (t1_is_32(t) && t1_cuts(t)) {
+        at = T1_S1;
+        t1_mov_rr32(&t->e, at, bp);
+    }
+    t1_probe(t, at, word, false);
+    t1_load_word(t, T1_S2, t1_at(at));
+    t1_lea_word(t, sp, (struct t1_mem){(uint8_t)bp, T1_NO_REG, 0, (int32_t)word});
     t1_mov_rr(&t->e, bp, T1_S2);
     return true;
 }

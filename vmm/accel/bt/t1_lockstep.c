@@ -99,13 +99,16 @@ static bool note(struct t0_cpu *c, struct lockstep *l, const struct x86_insn *in
     }
     if (insn->op == X86_OP_PUSH || insn->op == X86_OP_PUSHF ||
         insn->op == X86_OP_CALL) {
-        la = c->gpr[X86_RSP] - 8;
-        size = 8;
+        la = c->gpr[X86_RSP] - insn->opsize;
+        size = insn->opsize;
         write = true;
     } else if (insn->op == X86_OP_POP || insn->op == X86_OP_RET ||
                insn->op == X86_OP_LEAVE) {
         la = c->gpr[insn->op == X86_OP_LEAVE ? X86_RBP : X86_RSP];
-        size = 8;
+        size = insn->opsize;
+    }
+    if (!t0_is64(c)) {
+        la = (uint32_t)la;
     }
     if (!size) {
         return true;

@@ -91,10 +91,24 @@ bool t1_ea_possible(const struct t1_ctx *t, bool with_segment)
 {
     const struct x86_insn *i = t->insn;
     bool fs_gs = with_segment && i->seg >= X86_FS;
-    if (i->addrsize == 2 || (fs_gs && i->addrsize != 8)) {
+    bool code = with_segment && i->seg == X86_CS && t1_is_32(t); /* not to be written */
+    if (i->addrsize == 2 || (fs_gs && i->addrsize != t1_word(t)) || code) {
         return false;
     }
     return i->base != X86_REG_RIP || t1_fits32(t1_next_off(t) + i->disp);
+}
+
+/*
+ * 32-bit code: the offset in @off is inside the segment FS or GS, which has no limit
+ * and may be read and written, or it is T0's. Changes rcx.
+ */
+static void check_segment(struct t1_ctx *t, unsigned off)
+{
+    const struct x86_insn *i = t->insn;
+    size_t at = offsetof(struct t0_cpu, t1.seg_mask) + 8u * (i->seg - X86_FS);
+    t1_lea(&t->e, T1_RCX,
+           (struct t1_mem){(uint8_t)off, T1_NO_REG, 0, x86_insn_mem(i)->size});
+    t1_check_zero(t, T1_RCX, t1_field(at));
 }
 
 unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
@@ -121,7 +135,7 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
             m.shift = (uint8_t)__builtin_ctz(i->scale);
         }
         bool plain = m.base != T1_NO_REG && m.index == T1_NO_REG && m.disp == 0;
-        if (plain && !a32 && !fs_gs) {
+        if (plain && !(a32 && t1_cuts(t)) && !fs_gs) {
             return m.base;
         }
         if (a32) {
@@ -131,9 +145,12 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment)
         }
     }
     if (fs_gs) {
+        if (t1_is_32(t)) {
+            check_segment(t, want);
+        }
         t1_load(&t->e, T1_S2,
                 t1_field(offsetof(struct t0_cpu, seg_base) + 8u * i->seg));
-        t1_lea(&t->e, want, (struct t1_mem){(uint8_t)want, T1_S2, 0, 0});
+        t1_lea_word(t, want, (struct t1_mem){(uint8_t)want, T1_S2, 0, 0});
     }
     return want;
 }
@@ -248,7 +265,7 @@ void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
     struct t1_emit *e = &t->e;
     const struct t1_mem at = {t->host[X86_RSP], T1_NO_REG, 0, r->disp};
     t1_set_rel32(e, r->from, t1_pos(e));
-    t1_lea(e, T1_S1, at);
+    t1_lea_word(t, T1_S1, at);
     t1_call(e, t->t1->glue_stack[t1_is_user(t->b->mode)]);
     stack_test(t, r->disp, r->size, r->write);
     uint32_t miss = t1_jrcxz(e);
@@ -265,8 +282,15 @@ void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
         t1_jump_slow(t);
         return;
     }
-    t1_lea(e, T1_S1, at);
+    t1_lea_word(t, T1_S1, at);
     t1_probe(t, T1_S1, r->size, r->write);
+    if (t1_is_32(t)) {
+        /* r11 is to be added to what has not been cut: += r10 - (r14 + disp) */
+        t1_mov_rr(e, T1_RCX, t->host[X86_RSP]);
+        t1_not(e, T1_RCX);
+        t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_S1, 0, 1 - r->disp});
+        t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_RCX, 0, 0});
+    }
     t1_load(e, T1_S1, T1_FIELD(t1.entry));
     t1_jmp(e, r->found);
 }
@@ -276,8 +300,9 @@ struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write, bool align
     const struct x86_insn *i = t->insn;
     bool power = !(size & (size - 1));
     if (power && (size <= 8 || aligned) && i->base == X86_RSP &&
-        i->index == X86_REG_NONE && i->addrsize == 8 && i->seg < X86_FS &&
-        i->disp < INT32_MAX - 64) {
+        i->index == X86_REG_NONE && i->addrsize == t1_word(t) && i->seg < X86_FS &&
+        !(t1_is_32(t) && i->seg == X86_CS) && i->disp < INT32_MAX - 64 &&
+        i->disp > INT32_MIN + 64) {
         return probe_stack(t, (int32_t)i->disp, size, write, aligned);
     }
     unsigned a = t1_ea(t, T1_S1, true);
@@ -298,7 +323,7 @@ static bool lea_held(struct t1_ctx *t)
     unsigned dst = i->opnd[0].reg, to;
     struct t1_mem m = {T1_NO_REG, T1_NO_REG, 0, (int32_t)i->disp};
     int base = -1, index = -1;
-    if (i->addrsize != 8 || i->opsize < 4 || i->base == X86_REG_RIP ||
+    if (i->addrsize < 4 || i->opsize < 4 || i->base == X86_REG_RIP ||
         (i->base == X86_REG_NONE && i->index == X86_REG_NONE)) {
         return false;
     }
@@ -327,7 +352,7 @@ static bool lea_held(struct t1_ctx *t)
         t->held[at].dirty = true;
         to = t1_holder[at];
     }
-    if (i->opsize == 4) {
+    if (i->opsize == 4 || i->addrsize == 4) {
         t1_lea32(&t->e, to, m);
     } else {
         t1_lea(&t->e, to, m);

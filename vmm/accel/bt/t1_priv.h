@@ -188,6 +188,59 @@ static inline int64_t t1_next_off(const struct t1_ctx *t)
     return (int64_t)t->page_off + t->b->ops[t->index].next;
 }
 
+/*
+ * 32-bit code. Its instructions do the same in 64-bit code, zeroed upper halves
+ * included; what differs is addresses, which are of 32 bits, and the stack's words. In
+ * long mode the upper half of a register may be anything and the TLB has pages above
+ * 4 GiB: there sums are always cut. Outside, where nothing is mapped there, only those
+ * that may overflow: others hit only if they do not have to be cut.
+ */
+static inline bool t1_is_32(const struct t1_ctx *t)
+{
+    return (t->b->mode & T0_MODE_SIZE) == T0_MODE_32;
+}
+
+/* Bytes of an address, a word on the stack, an instruction pointer. */
+static inline unsigned t1_word(const struct t1_ctx *t)
+{
+    return t1_is_32(t) ? 4 : 8;
+}
+
+/* Whether a register alone may not be taken for an address of 4 bytes. */
+static inline bool t1_cuts(const struct t1_ctx *t)
+{
+    return !t1_is_32(t) || (t->b->mode & T0_MODE_LMA);
+}
+
+/* What x86_decode() is told. */
+static inline unsigned t1_bits(const struct t0_block *b)
+{
+    return (b->mode & T0_MODE_SIZE) == T0_MODE_32 ? 32 : 64;
+}
+
+/* MOV and LEA of an address or a word of the stack. */
+static inline void t1_load_word(struct t1_ctx *t, unsigned dst, struct t1_mem m)
+{
+    t1_op_mem(&t->e, &(struct t1_enc){.w = !t1_is_32(t), .opcode = 0x8b}, dst, m);
+}
+
+static inline void t1_store_word(struct t1_ctx *t, struct t1_mem m, unsigned src)
+{
+    t1_op_mem(&t->e, &(struct t1_enc){.w = !t1_is_32(t), .opcode = 0x89}, src, m);
+}
+
+static inline void t1_lea_word(struct t1_ctx *t, unsigned dst, struct t1_mem m)
+{
+    t1_op_mem(&t->e, &(struct t1_enc){.w = !t1_is_32(t), .opcode = 0x8d}, dst, m);
+}
+
+/* The stack pointer += @n. */
+static inline void t1_sp_add(struct t1_ctx *t, int32_t n)
+{
+    unsigned sp = t->host[X86_RSP];
+    t1_lea_word(t, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, n});
+}
+
 /* Kernel or user code: which of two things of the vCPU's state it uses. */
 static inline unsigned t1_is_user(unsigned mode)
 {
@@ -321,6 +374,13 @@ void t1_make_glue(struct t1_core *t1);
 uint64_t t1_do_resolve(struct t0_cpu *c, uint32_t site);
 uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what);
 uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what);
+
+/* Whether T0 is to execute everything: translations look at alignment and at privilege
+ * only as far as the mode tells of them. */
+static inline bool t1_kept_out(const struct t0_cpu *c)
+{
+    return c->tlb == c->banks[T0_BANK_USER_AC] || (c->s.cpl & 3) % 3 != 0;
+}
 
 /* Run the translation of @b at rip_base. Returns NULL. */
 const struct t0_op *t1_enter(struct t0_cpu *c, struct t0_block *b);

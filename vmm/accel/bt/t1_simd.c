@@ -21,6 +21,8 @@
 struct places {
     const struct x86_opnd *reg_gpr, *rm_gpr, *mem;
     bool reg_vector, rm_vector;
+    bool is4;      /* the last byte names a vector register */
+    bool with_gpr; /* or memory in place of one */
     uint8_t reg, rm, vvvv;
 };
 
@@ -40,6 +42,7 @@ static bool sort_operands(const struct x86_insn *insn, struct places *p)
         case X86_ENC_E:
         case X86_ENC_R:
         case X86_ENC_M:
+            p->with_gpr |= d->opnd[i].enc == X86_ENC_E || d->opnd[i].enc == X86_ENC_R;
             if (o->kind == X86_OPND_MEM) {
                 p->mem = o;
             } else if (o->kind == X86_OPND_REG) {
@@ -49,9 +52,12 @@ static bool sort_operands(const struct x86_insn *insn, struct places *p)
                 p->rm = o->reg;
             }
             break;
-        case X86_ENC_G: p->reg_gpr = o; break;
+        case X86_ENC_G:
+            p->reg_gpr = o;
+            p->with_gpr = true;
+            break;
         case X86_ENC_H: p->vvvv = o->reg; break;
-        case X86_ENC_L:
+        case X86_ENC_L: p->is4 = true; break;
         case X86_ENC_XMM0:
         case X86_ENC_I:
         case X86_ENC_IS: break;
@@ -133,6 +139,9 @@ static void put_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
     const struct x86_insn *insn = t->insn;
     const struct x86_desc *d = x86_insn_desc(insn);
     struct t1_emit *e = &t->e;
+    /* Outside 64-bit code VEX.W makes no general register wider. */
+    bool w =
+        (insn->prefixes & X86_P_W) && !(t1_is_32(t) && (p->with_gpr || d->gpr_read));
     if (insn->prefixes & X86_P_VEX) {
         unsigned i = 0;
         while (t->bytes[i] != 0xc4 && t->bytes[i] != 0xc5) {
@@ -141,8 +150,8 @@ static void put_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
         unsigned last = t->bytes[i + (t->bytes[i] == 0xc4 ? 2 : 1)]; /* L, pp */
         unsigned rex =
             p->mem ? t1_rex_mem(reg, m) : (reg >> 3 & 1) << 2 | (rm >> 3 & 1);
-        t1_vex(e, d->map - X86_MAP_VEX1 + 1u, insn->prefixes & X86_P_W, last & 3,
-               last & 4, rex, p->vvvv, insn->opcode);
+        t1_vex(e, d->map - X86_MAP_VEX1 + 1u, w, last & 3, last & 4, rex, p->vvvv,
+               insn->opcode);
         if (p->mem) {
             t1_modrm_mem(e, reg, m);
         } else {
@@ -154,7 +163,7 @@ static void put_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
             .rep = insn->prefixes & X86_P_REP     ? 0xf3
                    : insn->prefixes & X86_P_REPNE ? 0xf2
                                                   : 0,
-            .w = insn->prefixes & X86_P_W,
+            .w = w,
             .map = d->map,
             .opcode = insn->opcode,
         };
@@ -165,17 +174,28 @@ static void put_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
         }
     }
     for (unsigned i = insn->len - insn->imm_size; i < insn->len; i++) {
-        t1_u8(e, t->bytes[i]);
+        /* There are registers above 7 only in 64-bit code. */
+        bool cut = p->is4 && t1_is_32(t) && i + 1u == insn->len;
+        t1_u8(e, cut ? t->bytes[i] & 0x7fu : t->bytes[i]);
     }
 }
 
-/* VZEROUPPER, VZEROALL */
+/* VZEROUPPER, VZEROALL; in 32-bit code of the first eight registers. */
 static bool zero(struct t1_ctx *t)
 {
     if (t->b->mode & (T0_MODE_TS | T0_MODE_NOAVX)) {
         return false;
     }
     t1_ensure(t, T1_NEED_VEC);
+    bool all = t->insn->op == X86_OP_VZEROALL;
+    for (unsigned n = 0; t1_is_32(t) && n < 8; n++) {
+        /* vpxor n, n, n; vmovdqa n, n */
+        t1_vex(&t->e, 1, false, 1, false, 0, all ? n : 0, all ? 0xef : 0x6f);
+        t1_u8(&t->e, 0xc0 | n << 3 | n);
+    }
+    if (t1_is_32(t)) {
+        return true;
+    }
     t1_u8(&t->e, 0xc5);
     t1_u8(&t->e, t->insn->op == X86_OP_VZEROALL ? 0xfc : 0xf8);
     t1_u8(&t->e, 0x77);

@@ -61,8 +61,8 @@ static bool sti(struct t1_ctx *t)
 static bool pushf(struct t1_ctx *t)
 {
     struct t1_emit *e = &t->e;
-    unsigned sp = t->host[X86_RSP];
-    if (t->insn->opsize != 8) {
+    int32_t word = (int32_t)t1_word(t);
+    if (t->insn->opsize != word) {
         return false;
     }
     t1_u8(e, 0x9c);          /* pushfq */
@@ -72,10 +72,10 @@ static bool pushf(struct t1_ctx *t)
     keep(e, T1_S1, T1_FIELD(t1.pushf_keep));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
     t1_store(e, T1_FIELD(t1.target), T1_RCX);
-    struct t1_mem m = t1_probe_stack(t, -8, 8, true);
+    struct t1_mem m = t1_probe_stack(t, -word, (unsigned)word, true);
     t1_load(e, T1_RCX, T1_FIELD(t1.target));
-    t1_store(e, m, T1_RCX);
-    t1_lea(e, sp, (struct t1_mem){(uint8_t)sp, T1_NO_REG, 0, -8});
+    t1_store_word(t, m, T1_RCX);
+    t1_sp_add(t, -word);
     return true;
 }
 
@@ -99,7 +99,8 @@ static bool bit_string(struct t1_ctx *t)
     const struct x86_insn *insn = t->insn;
     const struct x86_opnd *m = &insn->opnd[0], *r = &insn->opnd[1];
     struct t1_emit *e = &t->e;
-    if (m->kind != X86_OPND_MEM || r->kind != X86_OPND_REG ||
+    bool limit = t1_is_32(t) && insn->seg >= X86_FS; /* of the bit's, not m's offset */
+    if (m->kind != X86_OPND_MEM || r->kind != X86_OPND_REG || limit ||
         !t1_ea_possible(t, true)) {
         return false;
     }
@@ -116,7 +117,7 @@ static bool bit_string(struct t1_ctx *t)
     t1_mov_ri(e, T1_RCX, 3 + (int64_t)log);
     t1_vex(e, 2, true, 2, false, 5, T1_RCX, 0xf7); /* sarx r11, r11, rcx */
     t1_u8(e, 0xc0 | (T1_S2 & 7) << 3 | (T1_S2 & 7));
-    t1_lea(e, T1_S1, (struct t1_mem){(uint8_t)a, T1_S2, (uint8_t)log, 0});
+    t1_lea_word(t, T1_S1, (struct t1_mem){(uint8_t)a, T1_S2, (uint8_t)log, 0});
     t1_probe(t, T1_S1, m->size, m->access & X86_ACC_W);
     bit = t1_in_reg(t, r->reg, T1_RCX);
     t1_pext(e, T1_RCX, bit,

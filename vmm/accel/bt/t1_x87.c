@@ -83,8 +83,8 @@ bool t1_x87(struct t1_ctx *t)
     const struct x86_opnd *mem = x86_insn_mem(insn);
     struct t1_emit *e = &t->e;
     if (is_control(insn->op) || (t->b->mode & (T0_MODE_TS | T0_MODE_EM)) ||
-        (mem && (!mem->access || !mem->size || mem->size > 16 || insn->addrsize != 8 ||
-                 insn->seg >= X86_FS || !t1_ea_possible(t, true)))) {
+        (mem && (!mem->access || !mem->size || mem->size > 16 || insn->seg >= X86_FS ||
+                 !t1_ea_possible(t, true)))) {
         return false;
     }
     t1_ensure(t, T1_NEED_X87);
