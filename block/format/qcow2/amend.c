@@ -88,7 +88,7 @@ static int drop_l2_tables(struct qcow2 *q, uint32_t from)
             continue;
         }
         if (q->l1[i] & QCOW2_COPIED) {
-            qcow2_cache_forget(q->cache, at, q->cluster_size);
+            slices_forget(q->cache, at, q->cluster_size);
         }
         qcow2_l1_set(q, i, 0);
         r = qcow2_free_later(q, at, q->cluster_size);

@@ -363,10 +363,10 @@ static int set_refcount(struct qcow2 *q, uint64_t cluster, uint64_t value)
     uint64_t per_slice = (UINT64_C(8) << q->slice_bits) >> q->refcount_order;
     at = (q->rt[index] & ~QCOW2_RT_RESERVED) +
          (ALIGN_DOWN(in, per_slice) << q->refcount_order) / 8;
-    int r = qcow2_cache_get(q->cache, QCOW2_SLICE_REFS, at, &slice);
+    int r = slices_get(q->cache, QCOW2_SLICE_REFS, at, &slice);
     if (r == 0) {
         qcow2_refs_put(q->refcount_order, slice, in & (per_slice - 1), value);
-        qcow2_cache_dirty(q->cache, at);
+        slices_dirty(q->cache, at);
     }
     return r;
 }
@@ -523,7 +523,7 @@ static int flags_of_l2(struct checker *k, uint64_t at)
         }
     }
     if (r == 0 && any) {
-        qcow2_cache_forget(q->cache, at, q->cluster_size);
+        slices_forget(q->cache, at, q->cluster_size);
         r = blk_pwrite(q->file, at, buf, q->cluster_size);
     }
     return r;

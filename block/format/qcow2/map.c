@@ -134,10 +134,10 @@ int qcow2_l2_slice(struct qcow2 *q, uint64_t offset, bool cached, uint8_t **ret_
     *ret_at = table + ALIGN_DOWN((uint64_t)index * q->entry_bytes,
                                  UINT64_C(1) << q->slice_bits);
     if (cached) {
-        *ret_slice = qcow2_cache_peek(q->cache, *ret_at);
+        *ret_slice = slices_peek(q->cache, *ret_at);
         return *ret_slice ? 0 : -EAGAIN;
     }
-    return qcow2_cache_get(q->cache, QCOW2_SLICE_TABLE, *ret_at, ret_slice);
+    return slices_get(q->cache, QCOW2_SLICE_TABLE, *ret_at, ret_slice);
 }
 
 /* ---- extents ------------------------------------------------------------------------

@@ -147,7 +147,8 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
         !open_data_file(q, opts, error)) {
         return false;
     }
-    q->cache = qcow2_cache_new(q, cache_bytes(q, opts));
+    q->cache =
+        slices_new(q->file, q->slice_bits, cache_bytes(q, opts), qcow2_make_room, q);
     q->free_hint = 1;
     q->pass_discards =
         blk_opt_bool(opts, "pass-discard-request", blk_wants_discards(b));
@@ -178,7 +179,7 @@ static void qcow2_close(struct blk *b)
     if (!q) {
         return;
     }
-    qcow2_cache_free(q->cache);
+    slices_free(q->cache);
     qcow2_free_snapshots(q);
     g_array_free(q->snapshots, TRUE);
     g_array_free(q->pending, TRUE);

@@ -2,14 +2,14 @@
 #define BLOCK_FORMAT_QCOW2_QCOW2_PRIV_H
 
 #include "block/driver.h"
+#include "block/format/slices.h"
 
 /*
  * Inside the qcow2 driver. "Spec" means the public description of the format (QEMU,
  * docs/interop/qcow2); its section names stand in the comments.
  *
  *   header.c    the first cluster: fields, extensions, names; reading, writing
- *   cache.c     slices of L2 tables and refcount blocks in memory, and the order in
- *               which they are written back
+ *   cache.c     the order in which tables are written back
  *   map.c       L1 and L2: where a guest offset is
  *   refcount.c  which host clusters are in use; finding free ones
  *   write.c     reserve, publish, unmap, zero, flush
@@ -82,7 +82,8 @@ struct qcow2_pending {
     uint64_t first, count; /* clusters */
 };
 
-enum qcow2_slice_kind { QCOW2_SLICE_TABLE, QCOW2_SLICE_REFS };
+/* Kinds of slices (block/format/slices.h). */
+enum { QCOW2_SLICE_TABLE, QCOW2_SLICE_REFS };
 
 struct qcow2 {
     struct blk *b;
@@ -131,7 +132,7 @@ struct qcow2 {
     GArray *pending;      /* of struct qcow2_pending */
     bool refs_need_flush; /* tables wait for refcounts that are not yet written */
 
-    struct qcow2_cache *cache;
+    struct slices *cache;
 
     GArray *snapshots; /* of struct qcow2_snapshot */
     uint64_t snapshots_offset, snapshots_bytes;
@@ -190,32 +191,8 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
 /* ---- cache.c -------------------------------------------------------------------- */
 
-struct qcow2_cache *qcow2_cache_new(struct qcow2 *q, uint64_t max_bytes);
-void qcow2_cache_free(struct qcow2_cache *c);
-
-/* The slice that holds @offset, or NULL when it is not in memory. Never blocks. */
-uint8_t *qcow2_cache_peek(struct qcow2_cache *c, uint64_t offset);
-
-/*
- * The slice that holds @offset, read when it is not there; *ret points to its first
- * byte and is good until the next call here. May write others back to make room.
- */
-int qcow2_cache_get(struct qcow2_cache *c, enum qcow2_slice_kind kind, uint64_t offset,
-                    uint8_t **ret);
-
-/* The slice was changed. It is in memory. */
-void qcow2_cache_dirty(struct qcow2_cache *c, uint64_t offset);
-
-/* What is in [offset, offset + len) of the file is no table any more, or was written
- * past the cache: forget it, changes included. */
-void qcow2_cache_forget(struct qcow2_cache *c, uint64_t offset, uint64_t len);
-
-/* All of it, which has been written back. */
-void qcow2_cache_drop(struct qcow2_cache *c);
-
-/* Write changed slices of a kind. No order among them; the caller knows it is safe. */
-int qcow2_cache_write(struct qcow2_cache *c, enum qcow2_slice_kind kind);
-bool qcow2_cache_is_dirty(const struct qcow2_cache *c, enum qcow2_slice_kind kind);
+/* For slices_new(): make room by writing @kind. @opaque is the struct qcow2. */
+int qcow2_make_room(void *opaque, unsigned kind);
 
 /*
  * Everything that is only in memory, in the order that keeps the image sound if power

@@ -83,7 +83,7 @@ int qcow2_rebuild_refcounts(struct checker *k)
     }
     g_autofree uint64_t *rt = g_try_malloc0(entries * 8);
     uint64_t at = (start + blocks) << q->cluster_bits;
-    qcow2_cache_drop(q->cache);
+    slices_drop(q->cache);
     int r = rt ? write_blocks(k, start, blocks, blocks + table, rt) : -ENOMEM;
     r = r ? r : qcow2_write_table(q, at, rt, (uint32_t)entries);
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);

@@ -84,7 +84,7 @@ static int refs_of(struct qcow2 *q, uint64_t cluster, struct refs *ret)
     ret->first += ALIGN_DOWN(in, per_slice);
     ret->count = per_slice;
     ret->at = block + (ALIGN_DOWN(in, per_slice) << q->refcount_order) / 8;
-    return qcow2_cache_get(q->cache, QCOW2_SLICE_REFS, ret->at, &ret->slice);
+    return slices_get(q->cache, QCOW2_SLICE_REFS, ret->at, &ret->slice);
 }
 
 int qcow2_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *ret)
@@ -125,7 +125,7 @@ static int write_new_block(struct qcow2 *q, uint64_t at, uint64_t own)
     for (uint64_t i = 0; i < own; i++) {
         qcow2_refs_put(q->refcount_order, buf, i, 1);
     }
-    qcow2_cache_forget(q->cache, at << q->cluster_bits, q->cluster_size);
+    slices_forget(q->cache, at << q->cluster_bits, q->cluster_size);
     return blk_pwrite(q->file, at << q->cluster_bits, buf, q->cluster_size);
 }
 
@@ -168,12 +168,12 @@ static int grow_rt(struct qcow2 *q, uint64_t index)
             qcow2_refs_put(q->refcount_order, buf, k, 1);
         }
         uint64_t at = (start + i) << q->cluster_bits;
-        qcow2_cache_forget(q->cache, at, q->cluster_size);
+        slices_forget(q->cache, at, q->cluster_size);
         r = buf ? blk_pwrite(q->file, at, buf, q->cluster_size) : -ENOMEM;
         rt[(start >> q->refblock_bits) + i] = at;
     }
     uint64_t offset = (start + blocks) << q->cluster_bits;
-    r = r ? r : qcow2_cache_write(q->cache, QCOW2_SLICE_REFS);
+    r = r ? r : slices_write(q->cache, QCOW2_SLICE_REFS);
     r = r ? r : qcow2_write_table(q, offset, rt, (uint32_t)entries);
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
     uint8_t fields[12];
@@ -265,7 +265,7 @@ int qcow2_refcount_add(struct qcow2 *q, uint64_t first, uint64_t count, int delt
                 }
             }
             if (pass) {
-                qcow2_cache_dirty(q->cache, refs.at);
+                slices_dirty(q->cache, refs.at);
             }
         }
     }

@@ -243,7 +243,7 @@ static int refs_of_slice(struct qcow2 *q, uint64_t at, int delta, bool active)
     g_autofree uint8_t *copy = g_try_malloc(UINT64_C(1) << q->slice_bits);
     struct run run = {0};
     uint8_t *slice;
-    int r = copy ? qcow2_cache_get(q->cache, QCOW2_SLICE_TABLE, at, &slice) : -ENOMEM;
+    int r = copy ? slices_get(q->cache, QCOW2_SLICE_TABLE, at, &slice) : -ENOMEM;
     if (r < 0) {
         return r;
     }
@@ -264,10 +264,10 @@ static int refs_of_slice(struct qcow2 *q, uint64_t at, int delta, bool active)
         }
     }
     if (r == 0 && any) {
-        r = qcow2_cache_get(q->cache, QCOW2_SLICE_TABLE, at, &slice);
+        r = slices_get(q->cache, QCOW2_SLICE_TABLE, at, &slice);
         if (r == 0) {
             memcpy(slice, copy, UINT64_C(1) << q->slice_bits);
-            qcow2_cache_dirty(q->cache, at);
+            slices_dirty(q->cache, at);
         }
     }
     return r;
@@ -299,7 +299,7 @@ int qcow2_refs_of_l1(struct qcow2 *q, uint64_t *l1, uint32_t l1_size, int delta,
             return r;
         }
         if (refs == 0) {
-            qcow2_cache_forget(q->cache, at, q->cluster_size);
+            slices_forget(q->cache, at, q->cluster_size);
         }
         if (active) {
             l1[i] = refs == 1 ? at | QCOW2_COPIED : at;

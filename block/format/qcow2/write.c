@@ -60,7 +60,7 @@ static int copy_l2(struct qcow2 *q, uint64_t at, uint8_t *buf)
     uint64_t step = UINT64_C(1) << q->slice_bits;
     for (uint64_t in = 0; in < q->cluster_size; in += step) {
         uint8_t *slice;
-        int r = qcow2_cache_get(q->cache, QCOW2_SLICE_TABLE, at + in, &slice);
+        int r = slices_get(q->cache, QCOW2_SLICE_TABLE, at + in, &slice);
         if (r < 0) {
             return r;
         }
@@ -89,7 +89,7 @@ int qcow2_own_l2(struct qcow2 *q, uint32_t l1_index)
     if (r < 0) {
         return r;
     }
-    qcow2_cache_forget(q->cache, fresh, q->cluster_size);
+    slices_forget(q->cache, fresh, q->cluster_size);
     r = blk_pwrite(q->file, fresh, buf, q->cluster_size);
     if (r < 0) {
         qcow2_free_now(q, fresh, q->cluster_size);
@@ -316,7 +316,7 @@ int qcow2_publish(struct blk *b, const struct blk_reservation *r)
         struct qcow2_entry old = qcow2_entry_get(q, slice, index);
         struct qcow2_entry e = new_entry(q, r, i, &old);
         qcow2_entry_put(q, slice, index, &e);
-        qcow2_cache_dirty(q->cache, at);
+        slices_dirty(q->cache, at);
         if (r->tag[TAG_PLAN] != PLAN_REUSE) {
             err = qcow2_free_entry(q, &old);
             if (err < 0) {
@@ -404,7 +404,7 @@ static int change_clusters(struct qcow2 *q, uint64_t offset, uint64_t len, chang
             bool left = (old.desc & (QCOW2_OFFSET_MASK | QCOW2_COMPRESSED)) &&
                         !(e.desc & QCOW2_OFFSET_MASK);
             qcow2_entry_put(q, slice, index, &e);
-            qcow2_cache_dirty(q->cache, at);
+            slices_dirty(q->cache, at);
             r = left ? qcow2_free_entry(q, &old) : 0;
             if (r < 0) {
                 return r;
@@ -467,7 +467,7 @@ static int zero_subclusters(struct qcow2 *q, uint64_t offset, uint64_t len)
         e.bitmap &= ~QCOW2_SUB_ALLOC(s);
     }
     qcow2_entry_put(q, slice, index, &e);
-    qcow2_cache_dirty(q->cache, at);
+    slices_dirty(q->cache, at);
     return 0;
 }
 
