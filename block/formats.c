@@ -7,6 +7,7 @@
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
 #include "block/format/qcow2/qcow2.h"
+#include "block/format/qed/qed.h"
 #include "block/format/raw.h"
 #include "block/format/vdi.h"
 #include "block/proto/file.h"
@@ -14,10 +15,7 @@
 /* All there is, in the order it is asked. */
 
 const struct blk_format *const blk_formats[] = {
-    &raw_format,
-    &qcow2_format,
-    &vdi_format,
-    NULL,
+    &raw_format, &qcow2_format, &vdi_format, &qed_format, NULL,
 };
 
 const struct blk_protocol *const blk_protocols[] = {
@@ -56,7 +54,6 @@ static const struct {
     const char *bytes;
 } signatures[] = {
     {"qcow", 0, 4, "QFI\xfb"},
-    {"qed", 0, 4, "QED"}, /* with its NUL */
     {"vmdk", 0, 4, "KDMV"},
     {"vmdk", 0, 4, "COWD"},
     {"vmdk", 0, 21, "# Disk DescriptorFile"},
