@@ -10,13 +10,16 @@
 #include "block/format/qed/qed.h"
 #include "block/format/raw.h"
 #include "block/format/vdi.h"
+#include "block/format/vpc.h"
 #include "block/proto/file.h"
 
 /* All there is, in the order it is asked. */
 
+/* clang-format off: one in a line */
 const struct blk_format *const blk_formats[] = {
-    &raw_format, &qcow2_format, &vdi_format, &qed_format, NULL,
+    &raw_format, &qcow2_format, &vdi_format, &vpc_format, &qed_format, NULL,
 };
+/* clang-format on */
 
 const struct blk_protocol *const blk_protocols[] = {
     &file_protocol,
@@ -57,7 +60,6 @@ static const struct {
     {"vmdk", 0, 4, "KDMV"},
     {"vmdk", 0, 4, "COWD"},
     {"vmdk", 0, 21, "# Disk DescriptorFile"},
-    {"vpc (VHD)", 0, 8, "conectix"},
     {"vhdx", 0, 8, "vhdxfile"},
     {"parallels", 0, 16, "WithoutFreeSpace"},
     {"parallels", 0, 16, "WithouFreSpacExt"},
