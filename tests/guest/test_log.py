@@ -1,6 +1,8 @@
 """What -d writes while a bare-metal guest runs, and what an error leaves."""
+import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -20,12 +22,16 @@ TRACE = re.compile(rf"Trace (\d): 0x{HEX}+ \[{HEX}{{16}}/({HEX}{{16}})/{HEX}{{8}
 CODE = re.compile(rf"0x({HEX}{{8,16}}):  (({HEX}{{2}} )+) +[a-z(]")
 
 
-def run(guest, *extra, log, accel="bt", cpus=1):
-    argv = [str(vm.LODGE_VMM), "-M", "microvm", "-accel", accel, "-cpu", "max", "-m", "64",
+def command(guest, accel="bt", cpus=1):
+    return [str(vm.LODGE_VMM), "-M", "microvm", "-accel", accel, "-cpu", "max", "-m", "64",
             "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-smp", str(cpus),
             "-append", f"cpus={cpus}", "-device", "virtio-rng-device",
-            "-kernel", str(BUILT / f"{guest}.elf"), "-D", str(log), *extra]
+            "-kernel", str(BUILT / f"{guest}.elf")]
+
+
+def run(guest, *extra, log, accel="bt", cpus=1):
+    argv = [*command(guest, accel, cpus), "-D", str(log), *extra]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, timeout=vm.patience(180))
     return done, log.read_text().splitlines()
@@ -77,6 +83,92 @@ def test_exec_and_cpu_precede_every_block_of_the_filter(tmp_path):
     assert all(first <= int(t[2], 16) < first + 0x20 for t in traces)
     assert sum(line.startswith(("EAX=", "RAX=")) for line in lines) == len(traces)
     assert f"EIP={entry}" in "\n".join(lines)
+
+
+def test_out_asm_has_the_host_code_of_every_translation(tmp_path):
+    done, lines = run("system", "-d", "in_asm,out_asm,bt", log=tmp_path / "log",
+                      accel="bt,tier=1,heat=1")
+
+    text = "\n".join(lines)
+    stats = json.loads(text[text.rindex("\n[\n"):])[0]
+    guest = {int(line.split(":")[0], 16) for line in lines
+             if line.startswith("0x00")}
+    outs = text.split("\nOUT: ")[1:]
+    assert done.returncode == 33
+    assert len(outs) == stats["translations"]["blocks"] > 100
+    for out in outs:
+        out = out.split("\n\n")[0].splitlines()
+        size = int(re.match(r"\[size=(\d+)\]$", out[0])[1])
+        code = [CODE.match(line) for line in out[1:] if line.startswith("0x")]
+        assert all(code)
+        assert sum(len(line[2].split()) for line in code) == size
+        addresses = [int(a, 16) for a in re.findall(r"guest addr 0x(\w+)", "\n".join(out))]
+        assert set(addresses) <= guest and out[1].endswith(" + block prologue")
+        assert addresses[1:] == sorted(addresses[1:])
+        assert "(bad)" not in "\n".join(out)
+
+
+def test_out_asm_obeys_the_filter_and_needs_translations(tmp_path):
+    entry = 0x100020
+    _, some = run("system", "-d", "out_asm", "-dfilter", f"{entry:#x}+0x1", log=tmp_path / "a",
+                  accel="bt,tier=1,heat=1")
+    _, none = run("system", "-d", "out_asm", log=tmp_path / "b", accel="bt,tier=0")
+
+    prologues = [line for line in some if line.endswith("block prologue")]
+    assert prologues and all(f"{entry:016x}" in line for line in prologues)
+    assert none == []
+
+
+@pytest.mark.parametrize("name", ["one-insn-per-block", "one-insn-per-tb"])
+def test_one_instruction_per_block_traces_every_instruction(name, tmp_path):
+    done, lines = run("paging", "-d", "exec,nochain,in_asm,bt", log=tmp_path / "log",
+                      accel=f"bt,{name}=on")
+
+    text = "\n".join(lines)
+    stats = json.loads(text[text.rindex("\n[\n"):])[0]
+    traces = sum(line.startswith("Trace ") for line in lines)
+    blocks = text.split("IN: \n")[1:]
+    assert done.returncode == 33
+    # What raises an exception is begun, and not executed; what is stepped over is both.
+    faults = stats["exceptions"]
+    assert 0 <= traces - stats["insns"] <= 2 * faults
+    assert all(sum(line.startswith("0x") for line in b.split("\n\n")[0].splitlines()) == 1
+               for b in blocks)
+
+
+def test_counters_are_those_of_the_events_that_were_written(tmp_path):
+    done, lines = run("smp_apic", "-d", "int,bt", log=tmp_path / "log", cpus=2)
+
+    text = "\n".join(lines)
+    stats = json.loads(text[text.rindex("\n[\n"):])
+    assert done.returncode == 33 and len(stats) == 2
+    taken = sum(line.startswith("Servicing hardware INT") for line in lines)
+    assert sum(cpu["interrupts"] for cpu in stats) == taken > 0
+
+
+def test_perf_names_translations_by_the_jitdump(tmp_path):
+    if not shutil.which("perf"):
+        pytest.skip("no perf")
+    accel = f"bt,heat=1,jitdump={tmp_path}"
+    done = subprocess.run(["perf", "record", "-q", "-k", "mono", "-o", tmp_path / "data",
+                           *command("paging", accel)], stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=vm.patience(180))
+    if not (tmp_path / "data").exists():
+        pytest.skip("perf may not record here")
+    assert done.returncode == 33
+    subprocess.run(["perf", "inject", "--jit", "-i", tmp_path / "data", "-o",
+                    tmp_path / "named"], check=True, timeout=vm.patience(180), cwd=tmp_path)
+
+    dump, = tmp_path.glob("jit-*.dump")
+    data, at, names = dump.read_bytes(), 40, []
+    while at < len(data):
+        names.append(data[at + 56:data.index(0, at + 56)].decode())
+        at += int.from_bytes(data[at + 4:at + 8], "little")
+    pid = dump.stem.split("-")[1]
+    objects = {tmp_path / f"jitted-{pid}-{n}.so" for n in range(len(names))}
+    assert len(names) > 200 and objects == set(tmp_path.glob("jitted-*.so"))
+    for n in (0, len(names) // 2, len(names) - 1):
+        assert names[n].encode() + b"\0" in (tmp_path / f"jitted-{pid}-{n}.so").read_bytes()
 
 
 def test_lines_of_several_processors_are_whole(tmp_path):

@@ -166,6 +166,8 @@ static bool opt_accel(struct vmm_config *c, const char *arg, GError **error)
         return false;
     if (is_help(get(o, "accel")))
         want_help(c, VMM_HELP_ACCELS, NULL);
+    else if (has_help(o))
+        want_help(c, VMM_HELP_ACCELS, get(o, "accel"));
     add_item(c->accels, o);
     return true;
 }
@@ -632,7 +634,8 @@ static const struct option options[] = {
      opt_machine},
     {"M", "[type=]NAME[,...]", "the same", opt_machine},
     {"accel", "[accel=]NAME[,prop=VALUE...]",
-     "what executes guest code; several: the first that works (-accel help)",
+     "what executes guest code; several: the first that works\n(-accel help, -accel "
+     "NAME,help)",
      opt_accel},
     {"enable-kvm", NULL, "-accel kvm", opt_enable_kvm},
     {"cpu", "MODEL[,+FEATURE][,-FEATURE]...", "the processor (-cpu help)", opt_cpu},

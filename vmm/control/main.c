@@ -13,6 +13,7 @@
 #include "vmm/control/vmm.h"
 #include "vmm/dev/devices.h"
 #include "vmm/vm/device.h"
+#include "vmm/vm/props.h"
 
 static void help_accels(const struct vmm_accel *accels)
 {
@@ -21,6 +22,18 @@ static void help_accels(const struct vmm_accel *accels)
         printf("  %-10s %s%s%s%s%s\n", a->ops->name, a->ops->help,
                a->alias ? " (also: " : "", a->alias ?: "", a->alias ? ")" : "",
                a == accels ? " (default)" : "");
+}
+
+static bool help_accel(const struct vmm_accel *accels, const char *name, GError **error)
+{
+    const struct vmm_accel *a = vmm_accel_find(accels, name, error);
+
+    if (a) {
+        printf("%s: %s\n", a->ops->name, a->ops->help);
+        if (a->ops->props)
+            props_help(a->ops->props, stdout);
+    }
+    return a;
 }
 
 static void help_devices(void)
@@ -65,7 +78,11 @@ static bool show_help(const struct vmm_config *c, const struct vmm_accel *accels
         board_types_help(stdout);
         break;
     case VMM_HELP_CPUS: x86_cpu_model_help(stdout); break;
-    case VMM_HELP_ACCELS: help_accels(accels); break;
+    case VMM_HELP_ACCELS:
+        if (c->help_name)
+            return help_accel(accels, c->help_name, error);
+        help_accels(accels);
+        break;
     case VMM_HELP_DEVICES:
         if (c->help_name)
             return help_device(c->help_name, error);

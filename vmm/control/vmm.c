@@ -52,8 +52,8 @@ struct vmm {
 
 /* ---- choosing ---- */
 
-static const struct vmm_accel *find_accel(const struct vmm_accel *accels,
-                                          const char *name, GError **error)
+const struct vmm_accel *vmm_accel_find(const struct vmm_accel *accels, const char *name,
+                                       GError **error)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new();
     const char *near;
@@ -86,7 +86,7 @@ static bool choose_accel(struct vmm *v, const struct vmm_accel *accels, GError *
         const char *name = json_string_value(json_object_get(item->options, "accel"));
         GError *e = NULL;
 
-        v->accel = find_accel(accels, name ?: "", &e);
+        v->accel = vmm_accel_find(accels, name ?: "", &e);
         if (v->accel) {
             v->accel_options = json_copy(item->options);
             json_object_del(v->accel_options, "accel");
@@ -500,6 +500,18 @@ static void log_stats(struct vmm *v, enum vm_end end)
     json_decref(stats);
 }
 
+static void log_accel_stats(struct vmm *v)
+{
+    json_t *all = json_array();
+
+    for (unsigned i = 0; i < v->vm->nb_vcpus && v->accel->ops->stats; i++)
+        json_array_append_new(all, v->accel->ops->stats(v->vm->vcpus[i]));
+    json_dumpf(all, v->log_out, JSON_INDENT(2));
+    fputc('\n', v->log_out);
+    fflush(v->log_out);
+    json_decref(all);
+}
+
 int vmm_run(struct vmm *v)
 {
     static const int numbers[ARRAY_LEN(v->signals)] = {SIGINT, SIGTERM, SIGHUP};
@@ -520,6 +532,8 @@ int vmm_run(struct vmm *v)
         code = report_end(v, end);
         if (v->config->log & VM_LOG_STATS)
             log_stats(v, end);
+        if (v->config->log & VM_LOG_BT)
+            log_accel_stats(v);
         for (unsigned i = 0; i < v->vm->nb_vcpus && v->accel->ops->dump; i++)
             if (v->config->log & VM_LOG_ACCEL)
                 vcpu_dump(v->vm->vcpus[i], v->log_out);

@@ -42,6 +42,10 @@ int vmm_run(struct vmm *v);
 
 void vmm_free(struct vmm *v);
 
+/* The accelerator called @name, or NULL with @error. */
+const struct vmm_accel *vmm_accel_find(const struct vmm_accel *accels, const char *name,
+                                       GError **error);
+
 /* The whole program. */
 int vmm_main(int argc, char **argv, const struct vmm_accel *accels);
 

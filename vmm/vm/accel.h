@@ -11,6 +11,7 @@
 
 #include "vmm/vm/exit.h"
 
+struct prop;
 struct vm;
 struct vcpu;
 struct gmem_region;
@@ -64,8 +65,9 @@ struct accel_event_ops {
  * and timed in one place. run() returns only for what the vCPU loop must decide.
  */
 struct accel_ops {
-    const char *name; /* as in -accel NAME */
-    const char *help; /* one line for -accel help */
+    const char *name;         /* as in -accel NAME */
+    const char *help;         /* one line for -accel help */
+    const struct prop *props; /* its options, for -accel NAME,help; NULL: not told */
 
     /*
      * Prepare @vm for this accelerator; @options are the k=v of -accel as JSON
@@ -126,6 +128,10 @@ struct accel_ops {
 
     /* Counters and last instructions, for -d and a dump on error. NULL: nothing. */
     void (*dump)(struct vcpu *vcpu, FILE *out);
+
+    /* The counters as a JSON object, the caller's. Any thread; while the vCPU runs they
+     * may be a moment old. NULL: none. */
+    json_t *(*stats)(struct vcpu *vcpu);
 };
 
 #endif

@@ -20,6 +20,7 @@
 /* clang-format off */
 #define VM_LOGS(X)                                                                \
     X(IN_ASM,       "in_asm",       "guest code, each block when it is decoded")  \
+    X(OUT_ASM,      "out_asm",      "host code of each translation, when it is made") \
     X(INT,          "int",          "interrupts, exceptions and returns from them, " \
                                     "with the registers")                         \
     X(EXEC,         "exec",         "a line for every block executed (no translation)") \
@@ -32,7 +33,8 @@
     X(NOCHAIN,      "nochain",      "every block from the run loop (no translation)") \
     X(STATS,        "stats",        "at the end: exits, devices, instructions, as JSON") \
     X(ACCEL,        "accel",        "at the end: every CPU's registers and what its " \
-                                    "accelerator counted")
+                                    "accelerator counted")                        \
+    X(BT,           "bt",           "at the end: the counters of the software CPU, as JSON")
 /* clang-format on */
 
 #define VM_LOG_NUMBER(id, name, help) VM_LOG_NUMBER_##id,

@@ -937,7 +937,7 @@ static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
     }
     f->region = gmem_find(c->vcpu->vm->gmem, f->gpa);
     f->page = get_page(c, f->region, f->gpa);
-    if (!decode_block(f, &d, T0_BLOCK_MAX_INSNS)) {
+    if (!decode_block(f, &d, core->tvm->block_insns)) {
         return NULL;
     }
     if (unlikely(d.outside)) {

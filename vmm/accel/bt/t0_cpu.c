@@ -4,6 +4,7 @@
 
 #include "lib/base/base.h"
 #include "vmm/accel/bt/bt.h"
+#include "vmm/accel/bt/bt_view.h"
 #include "vmm/accel/bt/t1.h"
 #include "vmm/arch/x86/lapic.h"
 #include "vmm/arch/x86/x86_accel.h"
@@ -464,61 +465,6 @@ static enum vcpu_exit bt_run(struct vcpu *vcpu)
 
 /* --- Life ------------------------------------------------------------------ */
 
-static bool parse_option(struct t0_vm *t, const char *key, const char *value,
-                         GError **error)
-{
-    static const char *const names[] = {"tier",       "heat",      "lockstep", "record",
-                                        "cache-size", "cache-mib", "jitdump",  NULL};
-    if (!strcmp(key, "tier")) {
-        t->t1 = !strcmp(value, "1");
-        if (!t->t1 && strcmp(value, "0") != 0) {
-            return error_msg(error, "-accel bt: tier='%s': 0 or 1", value);
-        }
-        return !t->t1 || t1_supported() ||
-               error_msg(error, "-accel bt: tier=1 needs a processor with BMI2");
-    }
-    if (!strcmp(key, "heat")) {
-        uint64_t n;
-        bool ok = g_ascii_string_to_unsigned(value, 10, 1, UINT32_MAX, &n, error);
-        t->heat = ok ? (uint32_t)n : t->heat;
-        return ok || (g_prefix_error(error, "-accel bt: heat: "), false);
-    }
-    if (!strcmp(key, "lockstep")) {
-        t->lockstep = !strcmp(value, "on");
-        return t->lockstep || !strcmp(value, "off") ||
-               error_msg(error, "-accel bt: lockstep='%s': on or off", value);
-    }
-    if (!strcmp(key, "record")) {
-        t->record = !strcmp(value, "on");
-        return t->record || !strcmp(value, "off") ||
-               error_msg(error, "-accel bt: record='%s': on or off", value);
-    }
-    if (!strcmp(key, "cache-mib")) {
-        uint64_t n;
-        bool ok =
-            g_ascii_string_to_unsigned(value, 10, T1_MIN_MIB, T1_MAX_MIB, &n, error);
-        t->t1_mib = ok ? (uint32_t)n : t->t1_mib;
-        return ok || (g_prefix_error(error, "-accel bt: cache-mib: "), false);
-    }
-    if (!strcmp(key, "jitdump")) {
-        t1_jitdump_free(t->jitdump);
-        t->jitdump = t1_jitdump_new(value, error);
-        return t->jitdump != NULL;
-    }
-    if (!strcmp(key, "cache-size")) {
-        if (!parse_size(value, 1, &t->cache_bytes, error)) {
-            g_prefix_error(error, "-accel bt: cache-size: ");
-            return false;
-        }
-        return (t->cache_bytes >= 64 * KIB && t->cache_bytes <= GIB) ||
-               error_msg(error, "-accel bt: cache-size='%s': 64K to 1G", value);
-    }
-    const char *near = nearest_name(key, names);
-    return error_msg(error, "-accel bt: unknown option '%s'%s%s%s", key,
-                     near ? ", did you mean '" : "", near ? near : "",
-                     near ? "'?" : "");
-}
-
 static void bt_done(struct vm *vm, void *state)
 {
     struct t0_vm *t = state;
@@ -529,7 +475,7 @@ static void bt_done(struct vm *vm, void *state)
         gmem_set_invalidate(vm->gmem, NULL, NULL);
     }
     vm->accel_arch = NULL;
-    t1_jitdump_free(t->jitdump);
+    bt_options_done(t);
     g_hash_table_unref(t->pages);
     g_ptr_array_unref(t->cpus);
     g_cond_clear(&t->cond);
@@ -562,32 +508,16 @@ static bool bt_init(struct vm *vm, const json_t *options, void **ret_state,
 {
     struct t0_vm *t = g_new0(struct t0_vm, 1);
     t->vm = vm;
-    t->heat = T1_HEAT;
-    t->t1_mib = T1_MIB;
-    t->t1 = t1_supported();
     t->a20_mask = UINT64_MAX;
     g_mutex_init(&t->lock);
     g_mutex_init(&t->split);
     g_cond_init(&t->cond);
     t->pages = g_hash_table_new(NULL, NULL);
     t->cpus = g_ptr_array_new();
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)options, key, value)
-    {
-        const char *text = json_string_value(value);
-        if (!parse_option(t, key, text ? text : "", error)) {
-            bt_done(vm, t);
-            return false;
-        }
+    if (!bt_set_options(t, options, error)) {
+        bt_done(vm, t);
+        return false;
     }
-    if (!t->cache_bytes) {
-        /* When it is full, translations go too, and they are dearer. */
-        t->cache_bytes = t->t1 ? 32 * MIB : 5 * MIB;
-    }
-    /* Translations write no log. */
-    t->t1 = t->t1 && !vm_log_has(vm->log, VM_LOG_CPU | VM_LOG_EXEC | VM_LOG_NOCHAIN);
-    t->nochain = t->lockstep || vm_log_has(vm->log, VM_LOG_NOCHAIN);
     vm->accel_arch = &bt_arch_ops;
     *ret_state = t;
     return true;
@@ -672,36 +602,10 @@ static void bt_unmap(struct vm *vm, const struct gmem_region *region)
     flush_all(vm);
 }
 
-static void bt_dump(struct vcpu *vcpu, FILE *out)
-{
-    struct t0_cpu *c = vcpu->accel;
-    const struct t0_core *core = c->core;
-    const struct t0_counters *n = &core->n;
-    fprintf(out,
-            "bt: %" PRIu64 " insns, %" PRIu64 " blocks built of %" PRIu64
-            " insns, cache %u of %u bytes, %" PRIu64 " flushes, %" PRIu64
-            " blocks killed, %" PRIu64 " stores to code\n",
-            c->insns, n->blocks_built, n->insns_built, core->arena_used,
-            core->arena_size, n->cache_flushes, n->blocks_killed, n->smc_stores);
-    fprintf(out,
-            "bt: %" PRIu64 " walks, %" PRIu64 " TLB flushes, %" PRIu64
-            " jump cache flushes, %" PRIu64 " lookups, %" PRIu64 " steps, %" PRIu64
-            " exceptions, %" PRIu64 " interrupts\n",
-            n->walks, n->tlb_flushes, n->jump_flushes, n->lookups, n->steps,
-            n->exceptions, n->irqs);
-    t1_dump(c, out);
-    fprintf(out, "bt: last blocks entered by the run loop, oldest first:");
-    for (unsigned i = 0; i < T0_RING_SIZE; i++) {
-        uint64_t rip = core->ring[(core->ring_pos + i) % T0_RING_SIZE];
-        fprintf(out, "%s%016" PRIx64, i % 4 ? " " : "\n  ", rip);
-    }
-    fprintf(out, "\nbt: code at RIP:\n");
-    t0_dump_code(c, out);
-}
-
 const struct accel_ops bt_accel_ops = {
     .name = "bt",
     .help = "software CPU: runs guest code without hardware virtualization",
+    .props = bt_options,
     .init = bt_init,
     .done = bt_done,
     .vcpu_new = bt_vcpu_new,
@@ -713,4 +617,5 @@ const struct accel_ops bt_accel_ops = {
     .unmap = bt_unmap,
     .invalidate = bt_invalidate,
     .dump = bt_dump,
+    .stats = bt_stats,
 };

@@ -68,12 +68,16 @@ enum {
 
 struct t0_vm {
     struct vm *vm;
-    bool t1;                    /* -accel bt,tier=1: translate */
+    uint32_t tier;              /* what -accel bt,tier= says, */
+    bool t1;                    /* and whether translations are made */
     bool lockstep;              /* check translations against T0 */
     bool nochain;               /* every block is entered by the run loop */
     uint32_t heat;              /* executions after which a block is translated */
     uint32_t t1_mib;            /* MiB of memory for a vCPU's translations */
     struct t1_jitdump *jitdump; /* NULL: none */
+    char *jitdump_folder;
+    bool one_insn;        /* -accel bt,one-insn-per-block=on */
+    unsigned block_insns; /* most instructions of a block */
     bool record; /* -accel bt,record=on: every block start goes into the ring */
     uint64_t cache_bytes;
     GMutex split;             /* serialises read-modify-writes of devices */

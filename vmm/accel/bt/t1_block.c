@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "vmm/vm/log.h"
+
 /*
  * One block, and the ways out of it:
  *
@@ -111,6 +113,7 @@ static void put_insns(struct t1_ctx *t, const struct decoded_block *d)
         t->insn = &d->insn[i];
         t->bytes = d->bytes + b->ops[i].start;
         t->index = i;
+        t->at[i] = t1_pos(&t->e);
         t->cur = NULL;
         bool last = i + 1u == b->nb_insns && !(b->flags & T0_BLOCK_HAS_END);
         if (last) {
@@ -182,6 +185,9 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     t1_put_stubs(t);
     tell_perf(t, tr->entry_poll, t1->used);
     tell_perf(t, t1->cold, t1_pos(&t->e));
+    if (unlikely(vm_log_has(c->vcpu->vm->log, VM_LOG_OUT_ASM))) {
+        t1_log_code(t, tr->entry_poll, t1->used, t1->cold, t1_pos(&t->e));
+    }
     t1->cold = t1_pos(&t->e);
     b->t1 = t1->nb_trans;
     t1->translated++;

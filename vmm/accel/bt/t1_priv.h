@@ -165,6 +165,7 @@ struct t1_ctx {
     unsigned index;           /* its op */
     int32_t page_off;         /* of the block, from page_base */
     uint8_t host[X86_NB_GPR]; /* host register of each guest register, or T1_MEMORY */
+    uint32_t at[T0_BLOCK_MAX_INSNS]; /* position of each instruction's code */
     struct t1_slow slow[T1_MAX_SLOW];
     unsigned nb_slow;
     struct t1_refill refill[2 * T0_BLOCK_MAX_INSNS];
@@ -364,6 +365,11 @@ bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,
 /* @size bytes of code at @address, called @name. Any vCPU's thread. */
 void t1_jitdump_code(struct t1_jitdump *d, const char *name, const uint8_t *address,
                      uint32_t size);
+
+/* -d out_asm: the code of @t's block, which is at [hot, hot_end) and [cold, cold_end).
+ */
+void t1_log_code(const struct t1_ctx *t, uint32_t hot, uint32_t hot_end, uint32_t cold,
+                 uint32_t cold_end);
 
 /* The code that everything else enters and leaves through. */
 void t1_make_glue(struct t1_core *t1);

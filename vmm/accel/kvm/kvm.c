@@ -340,6 +340,7 @@ static void kvm_dump(struct vcpu *vcpu, FILE *out)
 const struct accel_ops kvm_accel_ops = {
     .name = "kvm",
     .help = "the processor's own virtualization, through /dev/kvm",
+    .props = options_table,
     .init = kvm_init,
     .done = kvm_done,
     .vcpu_new = kvm_vcpu_new,
