@@ -4,11 +4,12 @@
 #include <sys/mman.h>
 
 #include "lib/base/base.h"
+#include "vmm/accel/bt/t0_decode.h"
 #include "vmm/accel/bt/t0_log.h"
 #include "vmm/accel/bt/t1.h"
 
 /*
- * Blocks: decode, lower, cache, find, chain and invalidate.
+ * Blocks: cache, find, chain and invalidate. t0_decode.c makes them.
  *
  * A block is a run of instructions inside one page, up to a branch or
  * T0_BLOCK_MAX_INSNS, known by the guest-physical address of its first byte and the
@@ -52,13 +53,6 @@
 #define HASH_BITS      16
 #define PAGE_HASH_BITS 12
 
-struct code_page {
-    uint64_t gpa;
-    t0_ref next;     /* same hash bucket */
-    t0_ref blocks;   /* list over page_next[]; the low bit of a ref says which link */
-    bool registered; /* in t0_vm.pages, and the code byte is set */
-};
-
 /* Refs to blocks in page lists: 8-byte aligned offsets, bit 0 = index of page_next. */
 
 static void *at(const struct t0_core *core, t0_ref ref)
@@ -92,12 +86,12 @@ static void *arena_alloc(struct t0_core *core, size_t n)
 
 #define BLOCK_ROOM                                                               \
     (sizeof(struct t0_block) + (T0_BLOCK_MAX_INSNS + 1) * sizeof(struct t0_op) + \
-     2 * sizeof(struct t0_chain) + 2 * sizeof(struct code_page) + 64)
+     2 * sizeof(struct t0_chain) + 2 * sizeof(struct t0_page) + 64)
 
-static struct code_page *find_page(const struct t0_core *core, uint64_t gpa)
+static struct t0_page *find_page(const struct t0_core *core, uint64_t gpa)
 {
     for (t0_ref r = core->page_hash[hash_page(gpa)]; r;) {
-        struct code_page *p = at(core, r);
+        struct t0_page *p = at(core, r);
         if (p->gpa == gpa) {
             return p;
         }
@@ -217,7 +211,7 @@ static void drop_foreign_writes_locked(struct t0_cpu *c)
 
 /* This vCPU is going to cache code of page @p and has none of it yet. */
 static void register_page(struct t0_cpu *c, const struct gmem_region *r,
-                          struct code_page *p, uint8_t pieces)
+                          struct t0_page *p, uint8_t pieces)
 {
     struct t0_vm *tvm = c->core->tvm;
     uint64_t gpa = p->gpa;
@@ -236,7 +230,7 @@ static void register_page(struct t0_cpu *c, const struct gmem_region *r,
     t0_tlb_drop_writes(c, gpa);
 }
 
-static void unregister_page_locked(struct t0_cpu *c, struct code_page *p)
+static void unregister_page_locked(struct t0_cpu *c, struct t0_page *p)
 {
     struct t0_vm *tvm = c->core->tvm;
     uint64_t gpa = p->gpa;
@@ -257,8 +251,8 @@ static void unregister_page_locked(struct t0_cpu *c, struct code_page *p)
 }
 
 /* Code bits for decoding up to 15 bytes at @gpa of page @p, before reading them. */
-static void mark_pieces(struct t0_cpu *c, const struct gmem_region *r,
-                        const struct code_page *p, uint64_t gpa)
+void t0_mark_code(struct t0_cpu *c, const struct gmem_region *r,
+                  const struct t0_page *p, uint64_t gpa)
 {
     unsigned first = (gpa & 0xfff) >> GMEM_CODE_SHIFT;
     unsigned last =
@@ -271,16 +265,16 @@ static void mark_pieces(struct t0_cpu *c, const struct gmem_region *r,
 }
 
 /* The page of @gpa, made when new. */
-static struct code_page *get_page(struct t0_cpu *c, const struct gmem_region *r,
-                                  uint64_t gpa)
+struct t0_page *t0_code_page(struct t0_cpu *c, const struct gmem_region *r,
+                             uint64_t gpa)
 {
     struct t0_core *core = c->core;
     uint64_t page = gpa & ~UINT64_C(0xfff);
-    struct code_page *p = find_page(core, page);
+    struct t0_page *p = find_page(core, page);
     if (!p) {
         p = arena_alloc(core, sizeof(*p));
         t0_ref *bucket = &core->page_hash[hash_page(page)];
-        *p = (struct code_page){.gpa = page, .next = *bucket};
+        *p = (struct t0_page){.gpa = page, .next = *bucket};
         *bucket = ref_of(core, p);
     }
     if (!p->registered) {
@@ -313,7 +307,7 @@ static void unlink_hash(struct t0_core *core, struct t0_block *b)
 static void unlink_page(struct t0_core *core, struct t0_block *b, unsigned which,
                         uint64_t page)
 {
-    struct code_page *p = find_page(core, page);
+    struct t0_page *p = find_page(core, page);
     t0_ref me = ref_of(core, b) | which;
     t0_ref *link = p ? &p->blocks : NULL;
     while (link && *link && *link != me) {
@@ -372,7 +366,7 @@ static bool overlaps(const struct t0_block *b, unsigned which, uint64_t gpa,
 }
 
 /* Kill the blocks of one page that overlap; forget the page when none is left. */
-static void invalidate_page(struct t0_cpu *c, struct code_page *p, uint64_t gpa,
+static void invalidate_page(struct t0_cpu *c, struct t0_page *p, uint64_t gpa,
                             uint64_t len)
 {
     for (t0_ref r = p->blocks; r;) {
@@ -397,7 +391,7 @@ void t0_code_invalidate(struct t0_cpu *c, uint64_t gpa, uint64_t len)
     if (len / GMEM_PAGE_SIZE <= (1u << PAGE_HASH_BITS)) {
         while (gpa < end) {
             uint64_t n = MIN(GMEM_PAGE_SIZE - (gpa & 0xfff), end - gpa);
-            struct code_page *p = find_page(core, gpa & ~UINT64_C(0xfff));
+            struct t0_page *p = find_page(core, gpa & ~UINT64_C(0xfff));
             if (p) {
                 invalidate_page(c, p, gpa, n);
             }
@@ -407,7 +401,7 @@ void t0_code_invalidate(struct t0_cpu *c, uint64_t gpa, uint64_t len)
     }
     for (unsigned i = 0; i < (1u << PAGE_HASH_BITS); i++) {
         for (t0_ref r = core->page_hash[i]; r;) {
-            struct code_page *p = at(core, r);
+            struct t0_page *p = at(core, r);
             r = p->next;
             invalidate_page(c, p, gpa, len);
         }
@@ -440,7 +434,7 @@ void t0_code_stored(struct t0_cpu *c, const struct gmem_region *r, uint64_t gpa,
                     unsigned len)
 {
     struct t0_vm *tvm = c->core->tvm;
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with mark_pieces() */
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with t0_mark_code() */
     uint8_t bits = atomic_load_explicit(code_byte(r, gpa), memory_order_relaxed);
     if (likely(!bits)) {
         return;
@@ -474,7 +468,7 @@ void t0_code_flush(struct t0_cpu *c)
     g_mutex_lock(&core->tvm->lock);
     for (unsigned i = 0; i < (1u << PAGE_HASH_BITS); i++) {
         for (t0_ref r = core->page_hash[i]; r;) {
-            struct code_page *p = at(core, r);
+            struct t0_page *p = at(core, r);
             if (p->registered) {
                 unregister_page_locked(c, p);
             }
@@ -531,347 +525,7 @@ void t0_guest_leave(struct t0_cpu *c)
     g_mutex_unlock(&c->core->tvm->lock);
 }
 
-/* --- Lowering -------------------------------------------------------------- */
-
-/* Who may take an instruction, asked in this order. */
-static const t0_lower_fn lowerings[] = {
-    t0_lower_branch, t0_lower_vm86, t0_lower_exc,   t0_lower_seg,    t0_lower_sys,
-    t0_lower_mov,    t0_lower_alu,  t0_lower_shift, t0_lower_muldiv, t0_lower_bit,
-    t0_lower_string, t0_lower_fpu,  t0_lower_simd,  t0_lower_xsave,
-};
-
-static const struct t0_op *op_raise(struct t0_cpu *c, const struct t0_op *op)
-{
-    return t0_raise(c, op, op->aux);
-}
-
-static const struct t0_op *op_raise_gp0(struct t0_cpu *c, const struct t0_op *op)
-{
-    return t0_raise_error(c, op, X86_EXC_GP, 0);
-}
-
-static void lower_ea(const struct x86_insn *insn, unsigned mode, struct t0_op *op)
-{
-    bool m64 = (mode & T0_MODE_SIZE) == T0_MODE_64;
-    bool fs_gs = insn->seg == X86_FS || insn->seg == X86_GS;
-    op->seg = insn->seg < X86_NB_SEG ? insn->seg : X86_DS;
-    op->disp = insn->disp;
-    op->base = insn->base < X86_NB_GPR ? insn->base : T0_REG_ZERO;
-    op->index = insn->index < X86_NB_GPR ? insn->index : T0_REG_ZERO;
-    op->shift = insn->scale > 1 ? (uint8_t)__builtin_ctz(insn->scale) : 0;
-    if (insn->base == X86_REG_RIP) {
-        op->base = T0_REG_RIP;
-        op->disp += op->next;
-    }
-    if (insn->addrsize == 8) {
-        op->ea = fs_gs ? T0_EA_SEG64 : T0_EA_FLAT64;
-    } else if (insn->addrsize == 4) {
-        /* Code is flat, but nobody may write to it, and not always read it. */
-        bool flat = !fs_gs && (m64 || ((mode & T0_MODE_FLAT) && op->seg != X86_CS));
-        op->ea = !flat                  ? T0_EA_GENERAL32
-                 : (mode & T0_MODE_LMA) ? T0_EA_FLAT32
-                                        : T0_EA_LEGACY32;
-    } else {
-        op->ea = T0_EA_GENERAL;
-    }
-}
-
-static void raise_ud(struct t0_op *op)
-{
-    op->fn = op_raise;
-    op->aux = X86_EXC_UD;
-}
-
-/*
- * Instructions that are an older one with a prefix which a processor without the
- * feature ignores (APM 3 LZCNT, TZCNT, WBNOINVD). 0 when @op is none of them.
- */
-static unsigned without_feature(unsigned op)
-{
-    switch (op) {
-    case X86_OP_TZCNT: return X86_OP_BSF;
-    case X86_OP_LZCNT: return X86_OP_BSR;
-    case X86_OP_WBNOINVD: return X86_OP_WBINVD;
-    case X86_OP_PREFETCH: /* every long-mode processor has these two */
-    case X86_OP_PREFETCHW: return op;
-    default: return 0;
-    }
-}
-
-static void lower(struct t0_cpu *c, const struct x86_insn *insn,
-                  const struct t0_lower *ctx, struct t0_op *op)
-{
-    const struct x86_desc *d = x86_insn_desc(insn);
-    bool lacks = d->feat && !x86_cpu_has(c->core->model, d->feat);
-    struct x86_insn older = *insn;
-    if (unlikely(lacks) && without_feature(insn->op)) {
-        older.op = (uint16_t)without_feature(insn->op);
-        insn = &older;
-        lacks = false;
-    }
-    op->size = insn->opsize;
-    op->imm = insn->imm;
-    lower_ea(insn, ctx->mode, op);
-    bool hypercall = insn->op == X86_OP_VMCALL || insn->op == X86_OP_VMMCALL;
-    if ((lacks && !hypercall) ||
-        ((d->props & X86_D_PROT) && !(ctx->mode & T0_MODE_PE))) {
-        raise_ud(op);
-        return;
-    }
-    for (unsigned i = 0; i < ARRAY_LEN(lowerings); i++) {
-        if (lowerings[i](insn, ctx, op)) {
-            return;
-        }
-    }
-    raise_ud(op);
-}
-
-/* --- Decoding -------------------------------------------------------------- */
-
-/* Instructions that a table row calls ends of blocks and whose handlers leave by
- * themselves when they have to. */
-static bool ends_block(const struct x86_insn *insn)
-{
-    switch (insn->op) {
-    case X86_OP_CLI:
-    case X86_OP_STI:
-    case X86_OP_STAC:
-    case X86_OP_CLAC:
-    case X86_OP_IN:
-    case X86_OP_OUT:
-    case X86_OP_RDMSR:
-    case X86_OP_RDTSC:
-    case X86_OP_RDTSCP:
-    case X86_OP_CPUID:
-    case X86_OP_POPF:
-    case X86_OP_WRFSBASE:
-    case X86_OP_WRGSBASE:
-    case X86_OP_SWAPGS: return false;
-    default: return x86_insn_desc(insn)->props & X86_D_END;
-    }
-}
-
-/* Whether an exception frame could show the flags as they are before @insn. */
-static bool may_fault(const struct x86_insn *insn)
-{
-    const struct x86_desc *d = x86_insn_desc(insn);
-    if (d->cls != X86_CLASS_INT ||
-        (d->props & (X86_D_STACK | X86_D_IMPL_MEM | X86_D_END))) {
-        return true;
-    }
-    switch (insn->op) {
-    case X86_OP_DIV:
-    case X86_OP_IDIV:
-    case X86_OP_AAM:
-    case X86_OP_CLFLUSH: /* an address without data, but it must be mapped */
-    case X86_OP_CLFLUSHOPT:
-    case X86_OP_CLWB: return true;
-    default: break;
-    }
-    const struct x86_opnd *m = x86_insn_mem(insn);
-    return m && m->access;
-}
-
-struct decoded {
-    struct x86_insn insn[T0_BLOCK_MAX_INSNS];
-    uint8_t bytes[T0_BLOCK_MAX_INSNS][X86_INSN_MAX_LEN + 1];
-    uint16_t start[T0_BLOCK_MAX_INSNS];
-    bool dead[T0_BLOCK_MAX_INSNS]; /* flags */
-    unsigned nb;
-    unsigned len;
-    uint8_t raise; /* vector of the last instruction's decode failure, or 0xff */
-    bool stop;     /* nothing may follow the last instruction in this block */
-    bool ends;     /* and its handler always leaves: no end op is needed */
-    bool outside;  /* of the code segment's limit, which is no part of the block */
-    uint64_t gpa2; /* UINT64_MAX: does not straddle */
-};
-
-/* What an instruction stores may be the code after it: then the flags are read. */
-static bool stores(const struct x86_insn *insn)
-{
-    const struct x86_opnd *m = x86_insn_mem(insn);
-    return m && (m->access & X86_ACC_W);
-}
-
-static void find_dead_flags(struct decoded *d)
-{
-    uint32_t live = X86_FL_ARITH;
-    for (unsigned i = d->nb; i-- > 0;) {
-        const struct x86_insn *insn = &d->insn[i];
-        const struct x86_desc *desc = x86_insn_desc(insn);
-        uint32_t written = desc->flags_written | desc->flags_undef;
-        d->dead[i] = !(live & written & X86_FL_ARITH) && !stores(insn);
-        if (!(desc->props & X86_D_FL_MAYBE)) {
-            live &= ~desc->flags_written;
-        }
-        live |= x86_insn_flags_read(insn) & X86_FL_ARITH;
-        if (may_fault(insn)) {
-            live = X86_FL_ARITH;
-        }
-    }
-}
-
-/* Where code is read from: the page of @lin, and on demand the next one. */
-struct fetch {
-    struct t0_cpu *c;
-    uint64_t lin; /* of the block's start */
-    const struct gmem_region *region;
-    struct code_page *page; /* NULL: not to be cached */
-    const uint8_t *host;    /* of the block's first byte */
-    uint64_t gpa;
-};
-
-/* Bytes of the instruction at the end of the page, continued in the next one.
- * Returns how many there are, or -1 with c->exc set. */
-static int fetch_straddling(struct fetch *f, unsigned off, uint8_t *buf,
-                            struct decoded *d)
-{
-    struct t0_cpu *c = f->c;
-    unsigned room = (unsigned)(0x1000 - ((f->gpa + off) & 0xfff));
-    uint64_t next = f->lin + off + room;
-    if (!t0_is64(c)) {
-        next = (uint32_t)next;
-    }
-    struct t0_itlb_entry *e = t0_itlb_get(c, next);
-    if (!e) {
-        return -1;
-    }
-    const struct gmem_region *r = gmem_find(c->vcpu->vm->gmem, e->gpa & ~0xfffULL);
-    d->gpa2 = e->gpa & ~UINT64_C(0xfff);
-    if (!r) {
-        memset(buf + room, 0xff, X86_INSN_MAX_LEN - room);
-        return X86_INSN_MAX_LEN;
-    }
-    if (f->page) {
-        struct code_page *p = get_page(c, r, d->gpa2);
-        mark_pieces(c, r, p, d->gpa2);
-    }
-    gmem_copy(buf + room, e->host, X86_INSN_MAX_LEN - room);
-    return X86_INSN_MAX_LEN;
-}
-
-/* Decode one more instruction. Returns 1, 0 when the block ends before it, -1 with
- * c->exc set. */
-static int decode_one(struct fetch *f, struct decoded *d)
-{
-    static const uint8_t bits[] = {16, 32, 64};
-    struct t0_cpu *c = f->c;
-    unsigned i = d->nb, off = d->len;
-    uint8_t *buf = d->bytes[i];
-    unsigned room = (unsigned)(0x1000 - (f->gpa & 0xfff)) - off;
-    unsigned avail = MIN(room, X86_INSN_MAX_LEN);
-    if (f->page) {
-        mark_pieces(c, f->region, f->page, f->gpa + off);
-    }
-    gmem_copy(buf, f->host + off, avail);
-    int len = x86_decode(&d->insn[i], buf, avail, bits[c->mode & T0_MODE_SIZE]);
-    if (len == X86_DECODE_MORE) {
-        if (i) {
-            return 0;
-        }
-        int n = fetch_straddling(f, off, buf, d);
-        if (n < 0) {
-            return -1;
-        }
-        len = x86_decode(&d->insn[i], buf, (size_t)n, bits[c->mode & T0_MODE_SIZE]);
-        avail = (unsigned)n;
-    }
-    /* In segments with a limit the instruction must be inside (APM 2 4.12.1). */
-    uint64_t limit = c->s.seg[X86_CS].limit;
-    bool outside =
-        !t0_is64(c) && c->s.rip + off + (len > 0 ? (unsigned)len : 1) - 1 > limit;
-    if (len <= 0 || outside) {
-        if (i) {
-            return 0;
-        }
-        memset(&d->insn[i], 0, sizeof(d->insn[i]));
-        d->raise = outside || len == X86_DECODE_GP ? X86_EXC_GP : X86_EXC_UD;
-        d->stop = d->ends = true;
-        d->outside = outside;
-        d->start[0] = 0;
-        d->len = avail; /* a store to any of these may make an instruction of them */
-        d->nb = 1;
-        return 1;
-    }
-    d->start[i] = (uint16_t)off;
-    d->nb++;
-    d->len += (unsigned)len;
-    d->stop = ends_block(&d->insn[i]);
-    d->ends = d->stop && x86_insn_desc(&d->insn[i])->cls == X86_CLASS_BRANCH;
-    return 1;
-}
-
-static bool decode_block(struct fetch *f, struct decoded *d, unsigned max)
-{
-    d->nb = d->len = 0;
-    d->raise = 0xff;
-    d->stop = d->ends = d->outside = false;
-    d->gpa2 = UINT64_MAX;
-    unsigned room = (unsigned)(0x1000 - (f->gpa & 0xfff));
-    while (d->nb < max && !d->stop && d->len < room) {
-        int r = decode_one(f, d);
-        if (r < 0) {
-            return false;
-        }
-        if (r == 0) {
-            break;
-        }
-    }
-    if (d->raise == 0xff) {
-        find_dead_flags(d);
-    } else {
-        d->dead[0] = false;
-    }
-    return true;
-}
-
-/* Fill @b, which has room, from @d. Returns the bytes used. */
-static size_t fill_block(struct t0_cpu *c, struct t0_block *b, const struct fetch *f,
-                         const struct decoded *d)
-{
-    memset(b, 0, sizeof(*b));
-    b->gpa = f->gpa;
-    b->gpa2 = d->gpa2;
-    b->len = (uint16_t)d->len;
-    b->nb_insns = (uint16_t)d->nb;
-    b->mode = c->mode;
-    b->flags = d->gpa2 != UINT64_MAX ? T0_BLOCK_STRADDLES : 0;
-    for (unsigned i = 0; i < d->nb; i++) {
-        struct t0_op *op = &b->ops[i];
-        struct t0_lower ctx = {
-            .c = c,
-            .mode = c->mode,
-            .bytes = d->bytes[i],
-            .page_off = b->gpa & 0xfff,
-            .flags_dead = d->dead[i],
-        };
-        memset(op, 0, sizeof(*op));
-        op->start = d->start[i];
-        if (d->raise != 0xff) {
-            op->next = op->start;
-            op->aux = d->raise;
-            op->fn = d->raise == X86_EXC_GP ? op_raise_gp0 : op_raise;
-            continue;
-        }
-        op->next = (uint16_t)(op->start + d->insn[i].len);
-        op->aux2 = (uint16_t)(i + 1); /* what branches want there */
-        lower(c, &d->insn[i], &ctx, op);
-    }
-    struct t0_op *end = &b->ops[d->nb];
-    /* Branches never go to the next op; other ends of blocks may. */
-    bool branch =
-        d->raise == 0xff && x86_insn_desc(&d->insn[d->nb - 1])->cls == X86_CLASS_BRANCH;
-    if (!branch) {
-        b->flags |= T0_BLOCK_HAS_END;
-        memset(end, 0, sizeof(*end));
-        end->start = end->next = (uint16_t)d->len;
-        end->aux2 = (uint16_t)d->nb;
-        t0_lower_end(c, b, end);
-        end++;
-    }
-    memset(end, 0, 2 * sizeof(struct t0_chain));
-    return (size_t)((uint8_t *)end - (uint8_t *)b) + 2 * sizeof(struct t0_chain);
-}
+/* --- Finding and building ------------------------------------------------------ */
 
 static uint64_t current_linear(const struct t0_cpu *c)
 {
@@ -881,7 +535,7 @@ static uint64_t current_linear(const struct t0_cpu *c)
 
 static const uint8_t absent_code[4096] = {[0 ... 4095] = 0xff};
 
-static bool fetch_init(struct fetch *f, struct t0_cpu *c)
+static bool fetch_init(struct t0_fetch *f, struct t0_cpu *c)
 {
     f->c = c;
     f->lin = current_linear(c);
@@ -896,8 +550,8 @@ static bool fetch_init(struct fetch *f, struct t0_cpu *c)
     return true;
 }
 
-static void log_block(struct t0_cpu *c, struct t0_block *b, const struct fetch *f,
-                      const struct decoded *d)
+static void log_block(struct t0_cpu *c, struct t0_block *b, const struct t0_fetch *f,
+                      const struct t0_decoded *d)
 {
     t0_log_block(c, b,
                  &(struct t0_log_code){
@@ -913,14 +567,14 @@ static void log_block(struct t0_cpu *c, struct t0_block *b, const struct fetch *
 
 struct t0_block *t0_block_step(struct t0_cpu *c)
 {
-    struct fetch f;
-    struct decoded d;
+    struct t0_fetch f;
+    struct t0_decoded d;
     c->core->n.steps++;
-    if (!fetch_init(&f, c) || !decode_block(&f, &d, 1)) {
+    if (!fetch_init(&f, c) || !t0_decode(&f, &d, 1)) {
         return NULL;
     }
     struct t0_block *b = c->core->scratch;
-    fill_block(c, b, &f, &d);
+    t0_fill_block(c, b, &f, &d);
     b->flags |= T0_BLOCK_SCRATCH;
     if (unlikely(c->vcpu->vm->log)) {
         log_block(c, b, &f, &d);
@@ -928,23 +582,23 @@ struct t0_block *t0_block_step(struct t0_cpu *c)
     return b;
 }
 
-static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
+static struct t0_block *build(struct t0_cpu *c, struct t0_fetch *f)
 {
     struct t0_core *core = c->core;
-    struct decoded d;
+    struct t0_decoded d;
     if (core->arena_used + BLOCK_ROOM > core->arena_size) {
         t0_code_flush(c);
     }
     f->region = gmem_find(c->vcpu->vm->gmem, f->gpa);
-    f->page = get_page(c, f->region, f->gpa);
-    if (!decode_block(f, &d, core->tvm->block_insns)) {
+    f->page = t0_code_page(c, f->region, f->gpa);
+    if (!t0_decode(f, &d, core->tvm->block_insns)) {
         return NULL;
     }
     if (unlikely(d.outside)) {
         return t0_block_step(c);
     }
     struct t0_block *b = (struct t0_block *)(core->arena + core->arena_used);
-    core->arena_used += (uint32_t)ALIGN_UP(fill_block(c, b, f, &d), 8);
+    core->arena_used += (uint32_t)ALIGN_UP(t0_fill_block(c, b, f, &d), 8);
     core->n.blocks_built++;
     core->n.insns_built += b->nb_insns;
 
@@ -955,7 +609,7 @@ static struct t0_block *build(struct t0_cpu *c, struct fetch *f)
     b->page_next[0] = f->page->blocks;
     f->page->blocks = me;
     if (b->flags & T0_BLOCK_STRADDLES) {
-        struct code_page *p = find_page(core, b->gpa2);
+        struct t0_page *p = find_page(core, b->gpa2);
         if (p) {
             b->page_next[1] = p->blocks;
             p->blocks = me | 1;
@@ -979,7 +633,8 @@ static int second_page_fits(struct t0_cpu *c, const struct t0_block *b, uint64_t
 }
 
 /* In the hash; NULL with *ret_fault false when it is not there. */
-static struct t0_block *lookup(struct t0_cpu *c, const struct fetch *f, bool *ret_fault)
+static struct t0_block *lookup(struct t0_cpu *c, const struct t0_fetch *f,
+                               bool *ret_fault)
 {
     struct t0_core *core = c->core;
     *ret_fault = false;
@@ -1006,7 +661,7 @@ static struct t0_block *lookup(struct t0_cpu *c, const struct fetch *f, bool *re
 
 struct t0_block *t0_block_get(struct t0_cpu *c)
 {
-    struct fetch f;
+    struct t0_fetch f;
     bool fault;
     uint64_t key = current_linear(c) ^ c->mode_key;
     struct t0_jump_entry *j = t0_jump_slot(c, current_linear(c));

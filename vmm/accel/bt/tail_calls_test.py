@@ -21,7 +21,7 @@ for line in text.splitlines():
         function = start[1]
     elif re.search(r"\tjmp +\*(0x0)?\(%r|\tjmp +\*%r", line):
         handlers += 1
-    elif re.search(r"\tcall +\*(0x0)?\(%r", line) and function not in ("fill_block", "enter_smm"):
+    elif re.search(r"\tcall +\*(0x0)?\(%r", line) and function not in ("t0_fill_block", "enter_smm"):
         bad.append(f"{function}: {line.strip()}")
 print(f"1..1\n# {handlers} jumps to a next op")
 for b in bad:
