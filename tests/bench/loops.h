@@ -18,6 +18,10 @@ struct loop_bench {
 extern const struct loop_bench loop_benches[];
 extern const unsigned nb_loop_benches;
 
+/* Memory that some of them write code into: it has to be executable. */
+#define LOOP_CODE_BYTES 4096u
+extern uint8_t loop_code[LOOP_CODE_BYTES];
+
 /* Best of a few runs: time stamp counter ticks of one call. */
 uint64_t loop_measure(const struct loop_bench *b);
 

@@ -42,13 +42,13 @@
  *     grows). Slow paths return values in registers (struct t0_val).
  *
  * Files: t0.h this contract; t0_cpu.c the accel_ops and the run loop; t0_block.c
- * blocks: cache, find, invalidate; t0_decode.c their making; t0_mmu.c page walks and the software TLB;
- * t0_exc.c exceptions and interrupts, t0_ret.c the returns from them; t0_debug.c
- * breakpoints and single step; t0_seg.c segment registers, t0_desc.c descriptor tables,
- * t0_far.c far transfers, t0_task.c task switches, t0_vm86.c virtual-8086 mode,
- * t0_syscall.c system calls; t0_sys.c system instructions; t0_branch.c near branches;
- * t0_alu.c, t0_mov.c, t0_shift.c, t0_muldiv.c, t0_bit.c, t0_string.c integer; t0_fpu.c,
- * t0_simd.c, t0_xsave.c floating point and vectors.
+ * blocks: cache, find, invalidate; t0_decode.c their making; t0_mmu.c page walks and
+ * the software TLB; t0_exc.c exceptions and interrupts, t0_ret.c the returns from them;
+ * t0_debug.c breakpoints and single step; t0_seg.c segment registers, t0_desc.c
+ * descriptor tables, t0_far.c far transfers, t0_task.c task switches, t0_vm86.c
+ * virtual-8086 mode, t0_syscall.c system calls; t0_sys.c system instructions;
+ * t0_branch.c near branches; t0_alu.c, t0_mov.c, t0_shift.c, t0_muldiv.c, t0_bit.c,
+ * t0_string.c integer; t0_fpu.c, t0_simd.c, t0_xsave.c floating point and vectors.
  */
 
 struct t0_cpu;
