@@ -280,3 +280,44 @@ GUEST_TEST(nw_without_cd_is_gp)
     CHECK(TRAPS(&t, "mov %%cr0, %%rbx; or $0x20000000, %%rbx; mov %%rbx, %%cr0"));
     CHECK_EQ(t.vector, 13); /* NW without CD */
 }
+
+/* MOV EAX, imm32 with two bytes in the first page; RET in the second. */
+static uint32_t put_straddling(unsigned second, uint32_t high)
+{
+    uint8_t *p = guest_page(second);
+    p[0] = (uint8_t)(high >> 8);
+    p[1] = (uint8_t)(high >> 16);
+    p[2] = (uint8_t)(high >> 24);
+    p[3] = 0xc3;
+    return (high & ~0xffu) | guest_page(0)[0xfff];
+}
+
+GUEST_TEST(instruction_over_two_pages_is_in_those_that_are_mapped)
+{
+    uint32_t (*fn)(void) = (uint32_t(*)(void))((uint8_t *)at(1) - 2);
+    struct trap t;
+    guest_page(0)[0xffe] = 0xb8;
+    guest_page(0)[0xfff] = 0x11;
+    uint32_t one = put_straddling(1, 0x22334400), two = put_straddling(2, 0x66778800);
+    map(0, PTE_P);
+    for (unsigned i = 0; i < 50; i++) {
+        bool other = i & 1;
+        *guest_pte(1) = (uint64_t)guest_page(other ? 2 : 1) | PTE_P;
+        invlpg((uint64_t)at(1));
+        CHECK_EQ(fn(), other ? two : one);
+        CHECK_EQ(fn(), other ? two : one);
+        if (i % 8 == 0) { /* a store into the second page */
+            one = put_straddling(1, 0x22334400 + (i << 8));
+            CHECK_EQ(fn(), other ? two : one);
+        }
+        if (i % 16 == 0) {
+            *guest_pte(1) = 0;
+            invlpg((uint64_t)at(1));
+            CHECK(guest_try(&t, jump, (void *)fn));
+            CHECK_EQ(t.vector, 14);
+            CHECK_EQ(t.error, 0x10);
+            CHECK_EQ(t.cr2, (uint64_t)at(1));
+            CHECK_EQ(t.rip, (uint64_t)fn);
+        }
+    }
+}

@@ -349,6 +349,10 @@ static enum vcpu_exit run(struct fz_guest *g, bool *ret_timeout)
     return exit;
 }
 
+/* 32-bit code does not see the upper halves of registers: they are not those of the
+ * processor's run, which are 0. The stack pointer's makes a canonical address of it. */
+static const uint64_t upper_halves = UINT64_C(0x00000fed) << 32;
+
 void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcome *ret,
                   const struct fz_state *from, bool warm)
 {
@@ -360,6 +364,9 @@ void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcom
     store_code(g, mem);
     t->s = from->seg[X86_CS] == 0x33 ? g->start : g->start32;
     memcpy(t->s.gpr, from->gpr, sizeof(from->gpr));
+    for (unsigned i = 0; from->seg[X86_CS] != 0x33 && i < X86_NB_GPR; i++) {
+        t->s.gpr[i] |= upper_halves * (i + 1);
+    }
     t->s.rip = from->rip;
     t->s.rflags = from->rflags;
     t->s.seg[X86_FS].base = from->fs_base;

@@ -315,6 +315,8 @@ void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa);
 void t0_jumps_flush(struct t0_cpu *c);
 /* Entry @j was filled, for code at linear address @lin. */
 void t0_jumps_note(struct t0_cpu *c, const struct t0_jump_entry *j, uint64_t lin);
+/* T1's has one for code at @lin. */
+void t0_jumps_page(struct t0_cpu *c, uint64_t lin);
 /* Entry @i of @bank was filled from a page of 1 << @shift bytes at @la. */
 void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
                  unsigned shift, bool global);

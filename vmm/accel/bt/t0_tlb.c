@@ -157,6 +157,11 @@ void t0_jumps_note(struct t0_cpu *c, const struct t0_jump_entry *j, uint64_t lin
 {
     unsigned i = (unsigned)(j - c->jumps);
     c->core->jumps_used[i / 64] |= UINT64_C(1) << (i % 64);
+    t0_jumps_page(c, lin);
+}
+
+void t0_jumps_page(struct t0_cpu *c, uint64_t lin)
+{
     filter_add(c->core->code_seen, lin >> 12);
 }
 

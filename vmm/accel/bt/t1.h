@@ -86,8 +86,9 @@ struct t1_jitdump;
  * of the current page is in c->t1.page_base, so that code mapped at several addresses
  * (shared libraries) is translated once. Branches inside the page are plain jumps.
  * Over a page the instruction TLB must map the target's page to the one that the
- * target was decoded from, as in T0 (t0_branch.c). Indirect branches look in
- * c->t1.jumps, which is dropped together with T0's jump cache.
+ * target was decoded from, as in T0 (t0_branch.c). An instruction over a page boundary
+ * is a block of its own, which looks there for its second page. Indirect branches look
+ * in c->t1.jumps, which is dropped together with T0's jump cache.
  *
  * A block that T0 has executed T1_HEAT times is translated; then its first op is a
  * handler that enters the translation. T0 and T1 are one machine: a translation that

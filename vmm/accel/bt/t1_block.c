@@ -9,7 +9,8 @@
  * One block, and the ways out of it:
  *
  *     poll        attention? leave : fall into entry
- *     entry       instruction
+ *     entry       is the second page where it was? leave : go on
+ *                 instruction
  *                 ...
  *                 branch
  *     slow paths  of each instruction: what T0 does, and back
@@ -54,17 +55,35 @@ static const uint8_t *code_bytes(const struct t0_cpu *c, uint64_t gpa)
     return r ? r->host + (gpa - r->gpa) : NULL;
 }
 
+/* @n bytes of @b's code, from @off on. */
+static bool copy_code(const struct t0_cpu *c, const struct t0_block *b, unsigned off,
+                      uint8_t *to, unsigned n)
+{
+    const uint8_t *bytes = code_bytes(c, b->gpa);
+    unsigned room = (unsigned)(GMEM_PAGE_SIZE - (b->gpa & 0xfff)) - off;
+    if (!bytes) {
+        return false;
+    }
+    memcpy(to, bytes + off, MIN(n, room));
+    if (n > room) {
+        bytes = b->flags & T0_BLOCK_STRADDLES ? code_bytes(c, b->gpa2) : NULL;
+        if (!bytes) {
+            return false;
+        }
+        memcpy(to + room, bytes, n - room);
+    }
+    return true;
+}
+
 bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,
                   struct x86_insn *ret)
 {
-    const uint8_t *bytes = code_bytes(c, b->gpa);
     const struct t0_op *op = &b->ops[i];
     uint8_t copy[X86_INSN_MAX_LEN];
     unsigned n = (unsigned)(op->next - op->start);
-    if (!bytes || n > sizeof(copy)) {
+    if (n > sizeof(copy) || !copy_code(c, b, op->start, copy, n)) {
         return false;
     }
-    memcpy(copy, bytes + op->start, n);
     return x86_decode(ret, copy, n, t1_bits(b)) == (int)n;
 }
 
@@ -76,11 +95,9 @@ struct decoded_block {
 /* Decode again. False when the bytes are no longer those that T0 decoded. */
 static bool decode(struct t0_cpu *c, const struct t0_block *b, struct decoded_block *d)
 {
-    const uint8_t *bytes = code_bytes(c, b->gpa);
-    if (!bytes) {
+    if (!copy_code(c, b, 0, d->bytes, b->len)) {
         return false;
     }
-    memcpy(d->bytes, bytes, b->len);
     for (unsigned i = 0; i < b->nb_insns; i++) {
         const struct t0_op *op = &b->ops[i];
         int len = x86_decode(&d->insn[i], d->bytes + op->start, b->len - op->start,
@@ -92,18 +109,34 @@ static bool decode(struct t0_cpu *c, const struct t0_block *b, struct decoded_bl
     return true;
 }
 
-/* Leave when attention is wanted, with RIP at the block. */
-static void put_poll(struct t1_ctx *t)
+/* Leave when attention is wanted, with RIP at the block. Returns where it leaves. */
+static uint32_t put_poll(struct t1_ctx *t)
 {
     struct t1_emit *e = &t->e;
     t1_load(e, T1_RCX, T1_FIELD(vcpu));
     t1_load32(e, T1_RCX,
               (struct t1_mem){T1_RCX, T1_NO_REG, 0, offsetof(struct vcpu, attention)});
-    uint32_t none = t1_jrcxz(e);
+    uint32_t none = t1_jrcxz(e), leave = t1_pos(e);
     t1_load(e, T1_S1, T1_FIELD(t1.page_base));
     t1_lea(e, T1_S1, (struct t1_mem){T1_S1, T1_NO_REG, 0, (int32_t)t->page_off});
     t1_jmp(e, t->t1->glue_exit);
     t1_here8(e, none);
+    return leave;
+}
+
+/* An instruction over a page boundary: @leave unless the second page is still mapped to
+ * where it was decoded from. The run loop finds out what is there now. */
+static void put_second_page_check(struct t1_ctx *t, uint32_t leave)
+{
+    struct t1_emit *e = &t->e;
+    int32_t page = (int32_t)((t->page_off & ~0xfff) + (int32_t)GMEM_PAGE_SIZE);
+    t1_set_rel32(e, t1_code_page(t, page), leave);
+    t1_lea(e, T1_RCX,
+           (struct t1_mem){T1_RCX, T1_NO_REG, 0,
+                           -(int32_t)(t->b->gpa2 >> GMEM_PAGE_SHIFT)});
+    uint32_t same = t1_jrcxz(e);
+    t1_jmp(e, leave);
+    t1_here8(e, same);
 }
 
 static void put_insns(struct t1_ctx *t, const struct decoded_block *d)
@@ -171,8 +204,11 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
         .block = (t0_ref)((uint8_t *)b - c->core->arena),
         .native = true,
     };
-    put_poll(t);
+    uint32_t leave = put_poll(t);
     tr->entry = t1_pos(&t->e);
+    if (b->flags & T0_BLOCK_STRADDLES) {
+        put_second_page_check(t, leave);
+    }
     put_insns(t, d);
     t1->used = t1_pos(&t->e);
     t->e.p = t1->write + t1->cold;

@@ -26,17 +26,13 @@ static struct t1_site *new_site(struct t1_ctx *t, int64_t target, bool poll)
     return s;
 }
 
-/*
- * To the block at page_base + @target, in another page: where the instruction TLB maps
- * that page must be the page of the linked block. Entries of the TLB are 24 bytes.
- */
-static void far_check(struct t1_ctx *t, struct t1_site *s, uint32_t ret_miss[2])
+/* Entries of the instruction TLB are 24 bytes. */
+uint32_t t1_code_page(struct t1_ctx *t, int32_t page)
 {
     struct t1_emit *e = &t->e;
     _Static_assert(sizeof(struct t0_itlb_entry) == 24, "8 times 3");
     const size_t itlb = offsetof(struct t0_cpu, itlb);
     unsigned user = t1_is_user(t->b->mode);
-    int32_t page = (int32_t)(s->target & ~0xfff);
     struct t1_mem m;
 
     t1_load(e, T1_S1, T1_FIELD(t1.page_base));
@@ -49,19 +45,29 @@ static void far_check(struct t1_ctx *t, struct t1_site *s, uint32_t ret_miss[2])
     t1_load(e, T1_RCX, m);
     t1_not(e, T1_RCX);
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, (int32_t)(1 + user)});
-    uint32_t hit = t1_jrcxz(e);
-    ret_miss[0] = t1_jmp(e, 0);
+    uint32_t hit = t1_jrcxz(e), miss = t1_jmp(e, 0);
     t1_here8(e, hit);
     m = t1_field(itlb + offsetof(struct t0_itlb_entry, gpa));
     m.index = T1_S2;
     t1_load(e, T1_RCX, m);
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
+    return miss;
+}
+
+/*
+ * To the block at page_base + @target, in another page: where the instruction TLB maps
+ * that page must be the page of the linked block.
+ */
+static void far_check(struct t1_ctx *t, struct t1_site *s, uint32_t ret_miss[2])
+{
+    struct t1_emit *e = &t->e;
+    ret_miss[0] = t1_code_page(t, (int32_t)(s->target & ~0xfff));
     /* rcx += minus the page number; 1 while there is none: never 0. A displacement
      * of four bytes whatever its value: it is patched. */
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_NO_REG, 0, 0x11111111});
     s->page = t1_pos(e) - 4;
     memcpy(e->base + s->page, &(int32_t){1}, 4);
-    hit = t1_jrcxz(e);
+    uint32_t hit = t1_jrcxz(e);
     ret_miss[1] = t1_jmp(e, 0);
     t1_here8(e, hit);
     t1_store(e, T1_FIELD(t1.page_base), T1_S1);

@@ -30,8 +30,7 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
         core->exc_pending = true;
         return 0;
     }
-    if (!b->t1 ||
-        (b->flags & (T0_BLOCK_DEAD | T0_BLOCK_SCRATCH | T0_BLOCK_STRADDLES))) {
+    if (!b->t1 || (b->flags & (T0_BLOCK_DEAD | T0_BLOCK_SCRATCH))) {
         return 0;
     }
     if (generation == t1->generation) {
@@ -223,7 +222,7 @@ void t1_block_new(struct t0_cpu *c, struct t0_block *b)
     b->first_fn = b->ops[0].fn;
     if (c->core->t1 &&
         (size == T0_MODE_64 || (size == T0_MODE_32 && (b->mode & flat32) == flat32)) &&
-        !(b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_SCRATCH))) {
+        !(b->flags & T0_BLOCK_SCRATCH)) {
         b->ops[0].fn = op_count;
     }
 }

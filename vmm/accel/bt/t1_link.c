@@ -111,6 +111,7 @@ void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
     if (u->mode != b->mode) {
         return;
     }
+    t0_jumps_page(c, rip);
     if (j->minus_rip == no_jump(i)) {
         if (u->nb == T1_JUMP_SIZE) {
             clear_jumps(c, user);

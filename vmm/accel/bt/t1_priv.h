@@ -297,6 +297,12 @@ bool t1_insn(struct t1_ctx *t);
 
 /* The same for a branch. */
 bool t1_branch(struct t1_ctx *t);
+/*
+ * Look in the instruction TLB for the page at page_base + @page: rcx is the number of
+ * the guest page there, r10 its linear address. Changes r11. Returns the jump of a
+ * miss.
+ */
+uint32_t t1_code_page(struct t1_ctx *t, int32_t page);
 /* After the last instruction, which is none: go on behind it. */
 void t1_block_end(struct t1_ctx *t);
 /* Out of line, after both: what asks for a link. */
