@@ -309,8 +309,7 @@ bool blk_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
         return error_msg(error, "'%s' is read-only", blk_get_filename(b));
     }
     if (!ops) {
-        return error_msg(error, "images of type '%s' cannot be resized",
-                         blk_get_driver_name(b));
+        return error_msg(error, "Image format driver does not support resize");
     }
     if (!(b->core->perms.used & BLK_PERM_RESIZE)) {
         return error_msg(error, "'%s' was not opened to be resized",

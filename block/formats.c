@@ -6,6 +6,7 @@
 
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
+#include "block/format/qcow/qcow.h"
 #include "block/format/qcow2/qcow2.h"
 #include "block/format/qed/qed.h"
 #include "block/format/raw.h"
@@ -15,9 +16,15 @@
 
 /* All there is, in the order it is asked. */
 
-/* clang-format off: one in a line */
+/* clang-format off */
 const struct blk_format *const blk_formats[] = {
-    &raw_format, &qcow2_format, &vdi_format, &vpc_format, &qed_format, NULL,
+    &raw_format,
+    &qcow2_format,
+    &vdi_format,
+    &vpc_format,
+    &qed_format,
+    &qcow_format,
+    NULL,
 };
 /* clang-format on */
 
@@ -56,7 +63,7 @@ static const struct {
     uint8_t len;
     const char *bytes;
 } signatures[] = {
-    {"qcow", 0, 4, "QFI\xfb"},
+    {"qcow", 0, 4, "QFI\xfb"}, /* of whatever version */
     {"vmdk", 0, 4, "KDMV"},
     {"vmdk", 0, 4, "COWD"},
     {"vmdk", 0, 21, "# Disk DescriptorFile"},
