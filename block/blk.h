@@ -74,6 +74,9 @@ struct blk_open_args {
     void *opaque;
 
     unsigned flags; /* BLK_OPEN_..., of the node itself, not of its children */
+
+    /* Passphrases that options name; must outlive the node. NULL: none. */
+    const struct secrets *secrets;
 };
 
 #define BLK_OPEN_NO_BACKING (1u << 0) /* leave the backing file closed          */

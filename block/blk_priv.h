@@ -82,6 +82,7 @@ struct blk_core {
     unsigned flags;                   /* BLK_OPEN_... */
     void (*warn)(void *opaque, const char *message);
     void *warn_opaque;
+    const struct secrets *secrets; /* the opener's */
 
     struct blk_perms perms;
     bool force_share;

@@ -256,7 +256,8 @@ struct blk_snapshot_ops {
 /* Absent as a group: headers stay as they are. With meta held, nothing in flight. */
 struct blk_amend_ops {
     const struct blk_option *options; /* what amend() takes */
-    bool (*amend)(struct blk *b, json_t *opts, GError **error);
+    /* @force: also what loses the key to the data. */
+    bool (*amend)(struct blk *b, json_t *opts, bool force, GError **error);
     /* NULL name: no backing file any more. */
     bool (*set_backing)(struct blk *b, const char *name, const char *format,
                         GError **error);
@@ -294,6 +295,7 @@ struct blk_format {
     int (*map_cached)(struct blk *b, uint64_t offset, uint64_t len,
                       struct blk_extent *ret); /* or NULL: always map */
 
+    bool new_is_noise; /* what was never written does not read as zero */
     bool passes_perms; /* needs of its file what its users need of it, no more (raw) */
 
     /*
@@ -414,6 +416,12 @@ unsigned blk_open_flags(const struct blk *b);
 
 /* Tell the user of something odd, "disk.qcow2: ..." in front. Any thread. */
 void blk_warn(struct blk *b, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+
+/*
+ * Secret @id of those that came with the node's blk_open_args, borrowed; they outlive
+ * the node. NULL with @error when there is none. From open, create and amend.
+ */
+GBytes *blk_secret(struct blk *b, const char *id, GError **error);
 
 /* Values of @opts as open got them, with a default for what is absent. */
 bool blk_opt_bool(json_t *opts, const char *name, bool def);

@@ -6,6 +6,7 @@
 
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
+#include "block/format/luks.h"
 #include "block/format/qcow/qcow.h"
 #include "block/format/qcow2/qcow2.h"
 #include "block/format/qed/qed.h"
@@ -20,6 +21,7 @@
 const struct blk_format *const blk_formats[] = {
     &raw_format,
     &qcow2_format,
+    &luks_format,
     &vdi_format,
     &vpc_format,
     &qed_format,
@@ -72,7 +74,7 @@ static const struct {
     {"parallels", 0, 16, "WithouFreSpacExt"},
     {"bochs", 0, 22, "Bochs Virtual HD Image"},
     {"cloop", 0, 23, "#!/bin/sh\n#V2.0 Format\n"},
-    {"luks", 0, 6, "LUKS\xba\xbe"},
+    {"luks (version 2)", 0, 6, "LUKS\xba\xbe"},
 };
 
 const char *blk_foreign_format(const uint8_t *head, size_t len)

@@ -213,6 +213,11 @@ bool blk_create(const struct blk_open_args *args, const char *format,
     return ok && (whole || create_in(args, f, filename, opts, error));
 }
 
+bool blk_new_is_zero(const struct blk *b)
+{
+    return !b->format || !b->format->new_is_noise;
+}
+
 bool blk_measure(const char *format, json_t *opts, const struct blk_measure_source *src,
                  struct blk_measure *ret, GError **error)
 {
@@ -444,7 +449,7 @@ const struct blk_option *blk_amend_options(const struct blk *b)
     return ops && ops->amend ? ops->options : NULL;
 }
 
-bool blk_amend(struct blk *b, json_t *opts, GError **error)
+bool blk_amend(struct blk *b, json_t *opts, bool force, GError **error)
 {
     const struct blk_amend_ops *ops = amend_ops(b);
     if (!ops || !ops->amend) {
@@ -457,7 +462,7 @@ bool blk_amend(struct blk *b, json_t *opts, GError **error)
     }
     blk_drain(b);
     blk_meta_lock(b);
-    bool ok = begin_locked(b, error) && ops->amend(b, opts, error);
+    bool ok = begin_locked(b, error) && ops->amend(b, opts, force, error);
     blk_meta_unlock(b);
     blk_forget_chunk(b);
     return ok;

@@ -46,6 +46,9 @@ bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts,
 bool blk_create(const struct blk_open_args *args, const char *format,
                 const char *filename, json_t *opts, GError **error);
 
+/* Whether what was never written of a new image like @b reads as zero. */
+bool blk_new_is_zero(const struct blk *b);
+
 /* ---- measuring ------------------------------------------------------------------ */
 
 struct blk_measure {
@@ -140,7 +143,9 @@ bool blk_snapshot_load(struct blk *b, const char *id, GError **error);
  * ----------------------------------------------------------------- */
 
 const struct blk_option *blk_amend_options(const struct blk *b);
-bool blk_amend(struct blk *b, json_t *opts, GError **error);
+/* @force: also what makes the data unreadable for good (the last key of a LUKS header).
+ */
+bool blk_amend(struct blk *b, json_t *opts, bool force, GError **error);
 bool blk_set_backing(struct blk *b, const char *name, const char *format,
                      GError **error);
 bool blk_make_empty(struct blk *b, GError **error);

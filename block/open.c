@@ -8,6 +8,7 @@
 #include "block/format/raw.h"
 #include "block/options.h"
 #include "lib/base/base.h"
+#include "lib/secret/secret.h"
 
 /*
  * Nodes come and go here: options are split into the common ones and the driver's,
@@ -126,6 +127,11 @@ static bool check_cache(json_t *opts, GError **error)
                          "'cache' is an object with direct, no-flush and writeback");
     }
     return !cache || blk_options_check(cache, tables, "cache", error);
+}
+
+GBytes *blk_secret(struct blk *b, const char *id, GError **error)
+{
+    return secrets_get(b->core->secrets, id, error);
 }
 
 bool blk_opt_bool(json_t *opts, const char *name, bool def)
@@ -290,6 +296,27 @@ static struct blk *find_named(const struct blk_open_args *args, const char *name
     return blk_ref(b);
 }
 
+/* What a format keeps its image in is never probed: without a driver the file name says
+ * which protocol it is. A new object. */
+static json_t *as_protocol(json_t *options, GError **error)
+{
+    json_t *o = blk_options_nest(options, error);
+    const char *name = json_string_value(json_object_get(o, "filename"));
+    json_t *named = o && name ? blk_options_from_name(name, NULL, error) : NULL;
+    if (o && name && !named) {
+        json_decref(o);
+        return NULL;
+    }
+    json_t *file = json_object_get(named, "file");
+    if (file) {
+        json_object_update(o, file);
+    } else if (o && !json_object_get(o, "file")) {
+        json_object_set_new(o, "driver", json_string("file"));
+    }
+    json_decref(named);
+    return o;
+}
+
 static struct blk *open_child(struct blk *b, const struct opening *up, const char *role,
                               json_t *options, bool read_only, GError **error)
 {
@@ -302,7 +329,11 @@ static struct blk *open_child(struct blk *b, const struct opening *up, const cha
         }
     } else {
         struct opening o = {up->args, b, role, read_only, perms};
-        child = open_node(&o, options, error);
+        bool plain = b->format && !g_str_equal(role, "backing") &&
+                     json_is_object(options) && !json_object_get(options, "driver");
+        json_t *opts = plain ? as_protocol(options, error) : json_incref(options);
+        child = opts ? open_node(&o, opts, error) : NULL;
+        json_decref(opts);
     }
     if (child) {
         add_child(b, role, child);
@@ -527,6 +558,7 @@ static bool build_node(struct blk *b, const struct opening *o, json_t *opts,
     b->core->flags = o->parent ? 0 : o->args->flags;
     b->core->warn = o->args->warn;
     b->core->warn_opaque = o->args->opaque;
+    b->core->secrets = o->args->secrets;
     b->core->perms = o->perms;
     if (has_file_child(b)) {
         json_t *file = json_object_get(opts, "file");

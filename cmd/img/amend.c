@@ -7,7 +7,8 @@
 
 /* amend: change options of an image that exists. */
 
-static int amend(struct img *im, struct blk *b, json_t *opts, bool help, bool progress)
+static int amend(struct img *im, struct blk *b, json_t *opts, bool force, bool help,
+                 bool progress)
 {
     const struct blk_option *table = blk_amend_options(b);
     struct img_progress p;
@@ -24,7 +25,7 @@ static int amend(struct img *im, struct blk *b, json_t *opts, bool help, bool pr
         return 0;
     }
     img_progress_start(&p, progress && !im->quiet);
-    bool ok = blk_amend(b, opts, &error);
+    bool ok = blk_amend(b, opts, force, &error);
     if (ok) {
         img_progress_at(&p, 100);
     }
@@ -64,7 +65,7 @@ int img_amend(struct img *im, int argc, char **argv)
     const char *format = NULL, *cache = "writeback";
     GSList *texts = NULL;
     unsigned flags = IMG_RW;
-    bool help = false, progress = false;
+    bool force = false, help = false, progress = false;
     for (int o; (o = img_getopt(im, argc, argv, "ho:f:t:pq", longs)) != -1;) {
         switch (o) {
         case '?': return 1;
@@ -74,6 +75,7 @@ int img_amend(struct img *im, int argc, char **argv)
         case 't': cache = optarg; break;
         case 'p': progress = true; break;
         case 'q': im->quiet = true; break;
+        case OPT_FORCE: force = true; break;
         case OPT_IMAGE_OPTS: flags |= IMG_IMAGE_OPTS; break;
         default: break;
         }
@@ -101,7 +103,7 @@ int img_amend(struct img *im, int argc, char **argv)
     }
     b = img_open(im, argv[optind], format, flags, cache);
     if (b) {
-        code = amend(im, b, opts, help, progress);
+        code = amend(im, b, opts, force, help, progress);
         code = img_close(im, b) ? code : 1;
     }
 out:

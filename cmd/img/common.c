@@ -8,6 +8,7 @@
 
 #include "block/driver.h"
 #include "block/options.h"
+#include "cmd/objects.h"
 #include "lib/base/base.h"
 
 /* What the subcommands share: messages, options, opening. */
@@ -66,6 +67,7 @@ int img_getopt(struct img *im, int argc, char **argv, const char *letters,
 {
     g_autofree char *all = g_strconcat(":", letters, NULL);
     int before = optind;
+    GError *error = NULL;
     int c = getopt_long(argc, argv, all, longs, NULL);
     const char *which = argv[optind - 1 < before ? before : optind - 1];
     switch (c) {
@@ -74,6 +76,12 @@ int img_getopt(struct img *im, int argc, char **argv, const char *letters,
         return '?';
     case '?': img_usage(im, "unrecognized option '%s'", which); return '?';
     case 'h': img_help(im); return 'h';
+    case OPT_OBJECT:
+        if (!objects_add(im->secrets, optarg, &error)) {
+            img_report(im, error, "%s", "");
+            return '?';
+        }
+        return img_getopt(im, argc, argv, letters, longs);
     default: return c;
     }
 }
@@ -175,8 +183,27 @@ static json_t *options_for(const char *name, const char *format, unsigned flags,
     return o;
 }
 
+/* What @create_opts says of keys: the image that they made is opened with them. */
+static void add_key_secrets(json_t *o, json_t *create_opts)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(create_opts, key, value)
+    {
+        if (g_str_has_suffix(key, "key-secret")) {
+            json_object_set(o, key, value);
+        }
+    }
+}
+
 struct blk *img_open(struct img *im, const char *name, const char *format,
                      unsigned flags, const char *cache)
+{
+    return img_open_new(im, name, format, flags, cache, NULL);
+}
+
+struct blk *img_open_new(struct img *im, const char *name, const char *format,
+                         unsigned flags, const char *cache, json_t *create_opts)
 {
     GError *error = NULL;
     bool rw = flags & IMG_RW;
@@ -185,6 +212,7 @@ struct blk *img_open(struct img *im, const char *name, const char *format,
                               BLK_PERM_ALL};
     struct blk_open_args args = {
         .loop = im->loop,
+        .secrets = im->secrets,
         .perms = &perms,
         .warn = quiet_probe,
         .opaque = im,
@@ -196,6 +224,7 @@ struct blk *img_open(struct img *im, const char *name, const char *format,
     struct blk *b = NULL;
     if (o) {
         json_t *c = NULL;
+        add_key_secrets(o, create_opts);
         if (cache && img_parse_cache(cache, &c) && !json_object_get(o, "cache")) {
             json_object_set(o, "cache", c);
         }

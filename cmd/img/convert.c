@@ -103,7 +103,7 @@ static bool create_target(struct convert *c, json_t *opts)
     if (!json_object_get(opts, "size")) {
         json_object_set_new(opts, "size", json_integer((json_int_t)c->total));
     }
-    struct blk_open_args args = {.loop = c->im->loop};
+    struct blk_open_args args = {.loop = c->im->loop, .secrets = c->im->secrets};
     if (blk_create_prepare(&t, opts, &error) &&
         blk_create(&args, c->out_format, c->target_name, opts, &error)) {
         return true;
@@ -143,8 +143,9 @@ static bool open_target(struct convert *c, json_t *opts)
     if (!c->backing) {
         flags |= c->no_create ? 0 : IMG_NO_BACKING;
     }
-    c->target = img_open(c->im, c->target_name,
-                         c->target_image_opts ? NULL : c->out_format, flags, c->cache);
+    c->target =
+        img_open_new(c->im, c->target_name, c->target_image_opts ? NULL : c->out_format,
+                     flags, c->cache, c->no_create ? NULL : opts);
     if (!c->target) {
         return false;
     }
@@ -176,7 +177,8 @@ static bool run(struct convert *c, json_t *opts)
         .any_order = c->any_order,
         .compress = c->compress,
         .sparse = c->sparse,
-        .target_is_zero = c->target_is_zero || (!c->no_create && !backing),
+        .target_is_zero = c->target_is_zero ||
+                          (!c->no_create && !backing && blk_new_is_zero(c->target)),
         .backing_len = c->backing && backing ? blk_length(backing) : 0,
         .salvage = c->salvage,
         .rate = c->rate,

@@ -62,7 +62,8 @@ static bool look_at_backing(struct img *im, const char *filename, json_t *opts,
     }
     g_autofree char *path = blk_backing_path(filename, backing);
     struct blk_perms none = {0, BLK_PERM_ALL};
-    struct blk_open_args args = {.loop = im->loop, .perms = &none};
+    struct blk_open_args args = {
+        .loop = im->loop, .perms = &none, .secrets = im->secrets};
     json_t *o = blk_options_from_name(path, format, error);
     if (o) {
         json_object_set_new(o, "read-only", json_true());
@@ -132,7 +133,7 @@ static bool create_image(struct img *im, const char *filename, const char *forma
         return error_msg(error, "Image creation needs a size parameter");
     }
     print_formatting(im, filename, format, &t, opts);
-    struct blk_open_args args = {.loop = im->loop};
+    struct blk_open_args args = {.loop = im->loop, .secrets = im->secrets};
     return blk_create(&args, format, filename, opts, error);
 }
 

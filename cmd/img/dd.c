@@ -103,7 +103,7 @@ static int dd(struct dd *d)
     if (d->have_count && !__builtin_mul_overflow(d->count, d->bs, &most)) {
         len = MIN(len, most);
     }
-    struct blk_open_args args = {.loop = d->im->loop};
+    struct blk_open_args args = {.loop = d->im->loop, .secrets = d->im->secrets};
     struct blk_create_tables t;
     json_t *opts = json_object();
     json_object_set_new(opts, "size", json_integer((json_int_t)len));

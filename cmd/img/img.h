@@ -19,6 +19,7 @@
 struct img {
     const char *prog; /* as called, without folders */
     struct loop *loop;
+    struct secrets *secrets; /* of --object secret */
     bool quiet;
 };
 
@@ -111,6 +112,11 @@ char *img_human_size(uint64_t bytes);
  */
 struct blk *img_open(struct img *im, const char *name, const char *format,
                      unsigned flags, const char *cache);
+
+/* The same for an image just made with @create_opts, whose keys it takes; NULL: none.
+ */
+struct blk *img_open_new(struct img *im, const char *name, const char *format,
+                         unsigned flags, const char *cache, json_t *create_opts);
 
 /* Whether @cache is one of the modes; *ret gets its options when not NULL. */
 bool img_parse_cache(const char *cache, json_t **ret);

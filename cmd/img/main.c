@@ -8,6 +8,7 @@
 #include "cmd/img/img.h"
 #include "lib/base/base.h"
 #include "lib/loop/loop.h"
+#include "lib/secret/secret.h"
 
 static const struct {
     const char *name;
@@ -144,7 +145,9 @@ int main(int argc, char **argv)
         img_error(&im, "%s", error->message);
         return 1;
     }
+    im.secrets = secrets_new();
     int code = run_command(&im, argc - i, argv + i);
+    secrets_free(im.secrets);
     loop_free(im.loop);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         img_error(&im, "cannot write to standard output");

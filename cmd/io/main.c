@@ -15,14 +15,17 @@
 
 #include "block/image.h"
 #include "block/options.h"
+#include "cmd/objects.h"
 #include "lib/base/base.h"
 #include "lib/loop/loop.h"
+#include "lib/secret/secret.h"
 
 enum { PATTERN = 0xcd, REQUEST_MAX = 0x7ffffe00 };
 
 struct io {
     const char *prog;
     struct loop *loop;
+    struct secrets *secrets; /* of --object secret */
     struct blk *blk;
     bool quit;
 };
@@ -452,7 +455,12 @@ static bool open_image(struct io *io, const struct start *s, const char *name)
                                   (s->read_only ? 0 : BLK_PERM_WRITE | BLK_PERM_RESIZE),
                               BLK_PERM_ALL};
     struct blk_open_args args = {
-        .loop = io->loop, .perms = &perms, .warn = warn, .opaque = io};
+        .loop = io->loop,
+        .perms = &perms,
+        .warn = warn,
+        .opaque = io,
+        .secrets = io->secrets,
+    };
     json_t *o;
     if (s->image_opts) {
         json_t *flat = blk_options_parse(name, NULL, &error);
@@ -553,7 +561,7 @@ int main(int argc, char **argv)
         {0},
     };
     const char *slash = strrchr(argv[0], '/');
-    struct io io = {.prog = slash ? slash + 1 : argv[0]};
+    struct io io = {.prog = slash ? slash + 1 : argv[0], .secrets = secrets_new()};
     struct start s = {.discard = "unmap"};
     g_autoptr(GSList) lines = NULL;
     GError *error = NULL;
@@ -573,6 +581,12 @@ int main(int argc, char **argv)
         case 'V': printf("%s version " LODGE_VERSION " (Lodge)\n", io.prog); return 0;
         case 'h': return usage(io.prog);
         case 256: s.image_opts = true; break;
+        case 257:
+            if (!objects_add(io.secrets, optarg, &error)) {
+                fprintf(stderr, "%s: %s\n", io.prog, error->message);
+                return 1;
+            }
+            break;
         case '?': return 1;
         default: break;
         }
@@ -589,5 +603,6 @@ int main(int argc, char **argv)
     int ret = open_image(&io, &s, argv[optind]) ? run_all(&io, lines) : 1;
     ret = finish(&io) ? ret : 1;
     loop_free(io.loop);
+    secrets_free(io.secrets);
     return ret;
 }

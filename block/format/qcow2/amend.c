@@ -330,7 +330,7 @@ static bool amend_width(struct qcow2 *q, uint64_t bits, GError **error)
     return qcow2_change_width(q, (unsigned)__builtin_ctzll(bits), error);
 }
 
-static bool qcow2_amend(struct blk *b, json_t *opts, GError **error)
+static bool qcow2_amend(struct blk *b, json_t *opts, bool force, GError **error)
 {
     struct qcow2 *q = b->priv;
     uint64_t bits = blk_opt_u64(opts, "refcount_bits", 1u << q->refcount_order);
