@@ -122,8 +122,10 @@ struct t0_tlb_set {
     uint64_t words[(T0_TLB_SIZE + 4095) / 4096]; /* of bits that are not 0 */
 };
 
-#define T0_FILTER_BITS 12
-#define T0_FILTER      ((1u << T0_FILTER_BITS) / 64)
+/* Filters of page numbers: log2 of their bits. */
+#define T0_SMALL_FILTER    12
+#define T0_BIG_FILTER      16
+#define T0_FILTER_WORDS(n) ((1u << (n)) / 64)
 
 #define T0_RING_SIZE 64u
 
@@ -153,9 +155,11 @@ struct t0_core {
     struct t0_tlb_side side[T0_NB_BANKS][T0_TLB_SIZE];
     struct t0_tlb_set filled[T0_NB_BANKS]; /* entries in use */
     struct t0_tlb_set local[T0_NB_BANKS];  /* of these, those that are not global */
-    uint64_t
-        large_seen[T0_FILTER]; /* filter of 2 MiB and 1 GiB regions with large pages */
-    uint64_t code_seen[T0_FILTER]; /* filter of linear pages in the jump caches */
+    /* Filters: 2 MiB and 1 GiB regions with large pages; linear pages that jump caches
+     * know kernel code of, and user code. */
+    uint64_t large_seen[T0_FILTER_WORDS(T0_BIG_FILTER)];
+    uint64_t code_seen[T0_FILTER_WORDS(T0_BIG_FILTER)];
+    uint64_t user_code_seen[T0_FILTER_WORDS(T0_SMALL_FILTER)];
     struct t0_tlb_set itlb_filled, itlb_local; /* the same of c->itlb */
     uint64_t jumps_used[T0_JUMP_SIZE / 64];    /* entries of c->jumps */
     const struct gmem_region *last_region;

@@ -11,25 +11,26 @@
  *
  * All entries are 4 KiB, so INVLPG inside a large page has to drop every entry of that
  * page. Entries made from large pages are marked; a filter of large pages tells when to
- * look for them, and a filter of code pages when the jump caches have to go.
+ * look for them. The jump caches are looked through by nobody: filters of the pages
+ * that code of user and kernel was run from tell when INVLPG drops them.
  */
 
 #define PAGE_MASK (~UINT64_C(0xfff))
 
-static unsigned hash_bit(uint64_t v)
+static unsigned hash_bit(uint64_t v, unsigned bits)
 {
-    return (unsigned)((v * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - T0_FILTER_BITS));
+    return (unsigned)((v * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - bits));
 }
 
-static void filter_add(uint64_t *filter, uint64_t v)
+static void filter_add(uint64_t *filter, unsigned bits, uint64_t v)
 {
-    unsigned i = hash_bit(v);
+    unsigned i = hash_bit(v, bits);
     filter[i / 64] |= UINT64_C(1) << (i % 64);
 }
 
-static bool filter_has(const uint64_t *filter, uint64_t v)
+static bool filter_has(const uint64_t *filter, unsigned bits, uint64_t v)
 {
-    unsigned i = hash_bit(v);
+    unsigned i = hash_bit(v, bits);
     return filter[i / 64] >> (i % 64) & 1;
 }
 
@@ -66,18 +67,18 @@ static void note_large(struct t0_cpu *c, uint64_t la, unsigned shift)
 {
     uint64_t *f = c->core->large_seen;
     if (shift == 30) {
-        filter_add(f, la >> 30 | UINT64_C(1) << 62);
+        filter_add(f, T0_BIG_FILTER, la >> 30 | UINT64_C(1) << 62);
     } else {
-        filter_add(f, la >> 21);
+        filter_add(f, T0_BIG_FILTER, la >> 21);
         /* A 4 MiB page is two of 2 MiB. */
-        filter_add(f, la >> 21 ^ (shift == 22));
+        filter_add(f, T0_BIG_FILTER, la >> 21 ^ (shift == 22));
     }
 }
 
 static bool large_at(const struct t0_core *core, uint64_t la)
 {
-    return filter_has(core->large_seen, la >> 21) ||
-           filter_has(core->large_seen, la >> 30 | UINT64_C(1) << 62);
+    return filter_has(core->large_seen, T0_BIG_FILTER, la >> 21) ||
+           filter_has(core->large_seen, T0_BIG_FILTER, la >> 30 | UINT64_C(1) << 62);
 }
 
 void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
@@ -132,7 +133,8 @@ static void drop_entry(struct t0_cpu *c, unsigned bank, unsigned i)
 
 /* --- Jump caches ----------------------------------------------------------- */
 
-static void jumps_flush(struct t0_cpu *c, bool global_too)
+/* T0's is one of all levels. */
+static void forget_jumps(struct t0_cpu *c)
 {
     struct t0_core *core = c->core;
     core->n.jump_flushes++;
@@ -142,15 +144,34 @@ static void jumps_flush(struct t0_cpu *c, bool global_too)
         }
         core->jumps_used[w] = 0;
     }
-    if (global_too) {
-        memset(core->code_seen, 0, sizeof(core->code_seen));
-    }
-    t1_jumps_flush(c, global_too);
+}
+
+static void forget_user_jumps(struct t0_cpu *c)
+{
+    memset(c->core->user_code_seen, 0, sizeof(c->core->user_code_seen));
+    t1_jumps_flush(c, 1);
+}
+
+static void forget_kernel_jumps(struct t0_cpu *c)
+{
+    memset(c->core->code_seen, 0, sizeof(c->core->code_seen));
+    t1_jumps_flush(c, 0);
 }
 
 void t0_jumps_flush(struct t0_cpu *c)
 {
-    jumps_flush(c, true);
+    forget_jumps(c);
+    forget_user_jumps(c);
+    forget_kernel_jumps(c);
+}
+
+static void note_code(struct t0_core *core, bool user, uint64_t page)
+{
+    if (user) {
+        filter_add(core->user_code_seen, T0_SMALL_FILTER, page);
+    } else {
+        filter_add(core->code_seen, T0_BIG_FILTER, page);
+    }
 }
 
 void t0_jumps_note(struct t0_cpu *c, const struct t0_jump_entry *j, uint64_t lin)
@@ -162,7 +183,24 @@ void t0_jumps_note(struct t0_cpu *c, const struct t0_jump_entry *j, uint64_t lin
 
 void t0_jumps_page(struct t0_cpu *c, uint64_t lin)
 {
-    filter_add(c->core->code_seen, lin >> 12);
+    note_code(c->core, c->mode & T0_MODE_CPL3, lin >> 12);
+}
+
+/* The page of @la is mapped no longer; @large: nor are others near it. */
+static void flush_jumps_of(struct t0_cpu *c, uint64_t la, bool large)
+{
+    const struct t0_core *core = c->core;
+    bool user = large || filter_has(core->user_code_seen, T0_SMALL_FILTER, la >> 12);
+    bool kernel = large || filter_has(core->code_seen, T0_BIG_FILTER, la >> 12);
+    if (user || kernel) {
+        forget_jumps(c);
+    }
+    if (user) {
+        forget_user_jumps(c);
+    }
+    if (kernel) {
+        forget_kernel_jumps(c);
+    }
 }
 
 /* --- Flushes --------------------------------------------------------------- */
@@ -201,7 +239,11 @@ void t0_tlb_flush(struct t0_cpu *c, bool global_too)
     {
         drop_code(c, i);
     }
-    jumps_flush(c, global_too);
+    forget_jumps(c);
+    forget_user_jumps(c);
+    if (global_too || t1_kernel_jumps_local(c)) {
+        forget_kernel_jumps(c);
+    }
     if (global_too) {
         memset(core->large_seen, 0, sizeof(core->large_seen));
     }
@@ -217,7 +259,6 @@ static bool same_large(uint64_t tag, uint64_t la)
 void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
 {
     struct t0_core *core = c->core;
-    t1_stack_forget(c);
     uint64_t page = la & PAGE_MASK;
     unsigned idx = (la >> 12) & (T0_TLB_SIZE - 1);
     for (unsigned b = 0; b < T0_NB_BANKS; b++) {
@@ -226,6 +267,7 @@ void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
         }
     }
     bool large = large_at(core, la);
+    t1_stack_forget_page(c, page, large);
     for (unsigned b = 0; large && b < T0_NB_BANKS; b++) {
         SET_EACH(&core->filled[b], i)
         {
@@ -248,9 +290,7 @@ void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
             }
         }
     }
-    if (large || filter_has(core->code_seen, la >> 12)) {
-        t0_jumps_flush(c);
-    }
+    flush_jumps_of(c, la, large);
 }
 
 void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa)

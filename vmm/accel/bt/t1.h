@@ -138,12 +138,17 @@ void t1_block_kill(struct t0_cpu *c, struct t0_block *b);
 /* All blocks were forgotten. Not while a translation runs. */
 void t1_flush(struct t0_cpu *c);
 
-/* T0's jump cache was dropped; only code in global pages is still where it was when not
- * @global_too. */
-void t1_jumps_flush(struct t0_cpu *c, bool global_too);
+/* T0's jump cache was dropped, for what concerns kernel or user code. */
+void t1_jumps_flush(struct t0_cpu *c, unsigned user);
+
+/* Whether jumps of kernel code may be to pages that are not global. */
+bool t1_kernel_jumps_local(const struct t0_cpu *c);
 
 /* The TLB dropped something. */
 void t1_stack_forget(struct t0_cpu *c);
+
+/* The TLB dropped the page at @page, or with @all others too. */
+void t1_stack_forget_page(struct t0_cpu *c, uint64_t page, bool all);
 
 /* The bank has changed. */
 void t1_bank_changed(struct t0_cpu *c);

@@ -142,7 +142,8 @@ void t1_flush(struct t0_cpu *c)
     t1->generation++;
     lay_out(t1);
     open_region(t1, 0);
-    t1_jumps_flush(c, true);
+    t1_jumps_flush(c, 0);
+    t1_jumps_flush(c, 1);
 }
 
 /* --- Life -------------------------------------------------------------------- */

@@ -253,6 +253,15 @@ void t1_stack_forget(struct t0_cpu *c)
     forget_stack(c, 1);
 }
 
+void t1_stack_forget_page(struct t0_cpu *c, uint64_t page, bool all)
+{
+    for (unsigned user = 0; user < 2; user++) {
+        if (all || c->t1.stack[user].read == ~page) {
+            forget_stack(c, user);
+        }
+    }
+}
+
 void t1_bank_changed(struct t0_cpu *c)
 {
     unsigned user = c->s.cpl == 3;

@@ -85,17 +85,21 @@ static void clear_jumps(struct t0_cpu *c, unsigned user)
     u->nb = 0;
 }
 
-void t1_jumps_flush(struct t0_cpu *c, bool global_too)
+void t1_jumps_flush(struct t0_cpu *c, unsigned user)
 {
     struct t1_core *t1 = c->core->t1;
     if (!t1) {
         return;
     }
-    clear_jumps(c, 1);
-    if (global_too || t1->kernel_local) {
-        clear_jumps(c, 0);
+    clear_jumps(c, user);
+    if (!user) {
         t1->kernel_local = false;
     }
+}
+
+bool t1_kernel_jumps_local(const struct t0_cpu *c)
+{
+    return c->core->t1 && c->core->t1->kernel_local;
 }
 
 void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
