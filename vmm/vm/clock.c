@@ -229,6 +229,11 @@ uint64_t vm_clock_tsc(struct vm_clock *c)
     return host_tsc() - c->tsc_base;
 }
 
+uint64_t vm_clock_tsc_start(const struct vm_clock *c)
+{
+    return c->tsc_base;
+}
+
 /* Measured over the time since the clock was made, of which there is mostly enough
  * when it is first asked for; else it waits for the rest of 10 ms. */
 uint64_t vm_clock_tsc_khz(struct vm_clock *c)

@@ -49,6 +49,8 @@ void vm_clock_advance(struct vm_clock *c, uint64_t ns);
  * the host, from CPUID or against the monotonic clock over 10 ms).
  */
 uint64_t vm_clock_tsc(struct vm_clock *c);
+/* The host's counter when the other was 0; never changes. */
+uint64_t vm_clock_tsc_start(const struct vm_clock *c);
 uint64_t vm_clock_tsc_khz(struct vm_clock *c);
 
 /* Guest nanoseconds at which vm_clock_tsc() reaches @tsc (saturating). */

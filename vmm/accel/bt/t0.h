@@ -198,7 +198,10 @@ struct t1_hot {
     uint64_t entry;     /* the same, of an indirect call */
     uint64_t tlb_mask, itlb_mask, jump_mask; /* for PDEP: index to byte offset */
     uint64_t align16_mask, align32_mask;     /* for PEXT: bits to look at */
-    uint64_t x87_mask, not_if, not_df, arith, pushf_keep, bits[3];
+    uint64_t x87_mask, not_if, not_df, not_ac, df, tsd, fsgsbase; /* for PEXT, too */
+    uint64_t arith, pushf_keep, bits[3];
+    uint64_t tsc_add;                 /* to the host's TSC: the guest's */
+    struct t0_tlb_entry *kernel_bank; /* the current one while EFLAGS.AC is clear */
     uint64_t outside[6]; /* of a page, for aligned accesses of 1 to 32 bytes */
     /* Of FS and GS in 32-bit code: what may not be set in the offset of the byte after
      * an access. All of it, when the segment has a limit or may not be written to. */

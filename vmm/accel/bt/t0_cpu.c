@@ -56,6 +56,7 @@ void t0_update_bank(struct t0_cpu *c)
         bank = T0_BANK_USER_AC;
     }
     c->tlb = c->banks[bank];
+    c->t1.kernel_bank = c->banks[t0_bank_for(c, 0)];
     t1_bank_changed(c);
 }
 
@@ -455,6 +456,7 @@ static enum vcpu_exit bt_run(struct vcpu *vcpu)
     struct t0_cpu *c = vcpu->accel;
     t0_guest_enter(c);
     c->core->irq_maybe = true;
+    t0_tsc_changed(c);
     while (!turn(c)) {
     }
     t0_fpu_put(c);

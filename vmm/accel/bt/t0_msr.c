@@ -113,10 +113,17 @@ uint64_t t0_tsc(struct t0_cpu *c)
            (uint64_t)x86_vcpu_of(c->vcpu)->tsc_offset;
 }
 
+void t0_tsc_changed(struct t0_cpu *c)
+{
+    c->t1.tsc_add = (uint64_t)x86_vcpu_of(c->vcpu)->tsc_offset -
+                    vm_clock_tsc_start(c->vcpu->vm->clock);
+}
+
 static void set_tsc_offset(struct t0_cpu *c, int64_t offset)
 {
     struct x86_vcpu *x = x86_vcpu_of(c->vcpu);
     x->tsc_offset = c->s.msr.tsc_offset = offset;
+    t0_tsc_changed(c);
     if (x->pv) {
         kvm_pv_refresh(c->vcpu);
     }

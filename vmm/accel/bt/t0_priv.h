@@ -530,6 +530,8 @@ bool t0_msr_read(struct t0_cpu *c, uint32_t msr, uint64_t *ret);
 bool t0_msr_write(struct t0_cpu *c, uint32_t msr, uint64_t v);
 
 uint64_t t0_tsc(struct t0_cpu *c);
+/* What the guest's counter is ahead of the host's is another number, or may be. */
+void t0_tsc_changed(struct t0_cpu *c);
 struct x86_cpuid t0_cpuid(struct t0_cpu *c, uint32_t leaf, uint32_t subleaf);
 
 #endif

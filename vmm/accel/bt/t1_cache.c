@@ -91,7 +91,8 @@ static void evict(struct t0_cpu *c, unsigned i)
     }
     t1->evictions++;
     t1->generation++;
-    t1_jumps_flush(c, true);
+    t1_jumps_flush(c, 0);
+    t1_jumps_flush(c, 1);
     for (uint32_t k = r->first_trans + 1; k <= r->nb_trans; k++) {
         if (t1->trans[k].block) {
             evict_block(c, t1_block_at(c, t1->trans[k].block));
@@ -178,6 +179,10 @@ bool t1_init(struct t0_cpu *c, GError **error)
     c->t1.x87_mask = T0_FPU_X87;
     c->t1.not_if = ~(uint64_t)X86_FL_IF;
     c->t1.not_df = ~(uint64_t)X86_FL_DF;
+    c->t1.not_ac = ~(uint64_t)X86_FL_AC;
+    c->t1.df = X86_FL_DF;
+    c->t1.tsd = X86_CR4_TSD;
+    c->t1.fsgsbase = X86_CR4_FSGSBASE;
     c->t1.arith = X86_FL_ARITH;
     c->t1.pushf_keep = ~(uint64_t)(X86_FL_ARITH | X86_FL_VM | X86_FL_RF);
     for (unsigned i = 0; i < 3; i++) {

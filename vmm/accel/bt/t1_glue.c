@@ -169,6 +169,8 @@ static void put_stack_glue(const struct t1_core *t1, struct t1_emit *e, unsigned
     const struct t1_mem write_addend =
         t1_field(at + offsetof(struct t1_stack, write_addend));
     struct t1_mem m = T1_FIELD(t1.tlb_mask), tlb = T1_FIELD(tlb);
+    struct t1_mem bank =
+        t1_field(8 + offsetof(struct t0_cpu, t1.stack_bank) + user * sizeof(void *));
     m.disp += 8;
     tlb.disp += 8;
     t1_mov_ri(e, T1_RCX, 12);
@@ -184,6 +186,8 @@ static void put_stack_glue(const struct t1_core *t1, struct t1_emit *e, unsigned
     uint32_t hit = t1_jrcxz(e);
     t1_u8(e, 0xc3);
     t1_here8(e, hit);
+    t1_load(e, T1_RCX, tlb);
+    t1_store(e, bank, T1_RCX);
     t1_load(e, T1_S1, m);
     t1_store(e, read, T1_S1);
     t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NONE);
@@ -207,6 +211,27 @@ static void put_stack_glue(const struct t1_core *t1, struct t1_emit *e, unsigned
     t1_here8(e, over);
     t1_load(e, T1_RCX, m);
     t1_store(e, read_addend, T1_RCX);
+    t1_u8(e, 0xc3);
+}
+
+/* Called: no page of the kernel's stack is known. Changes rcx, no flags. */
+static void put_no_stack(const struct t1_core *t1, struct t1_emit *e)
+{
+    struct t1_mem m = T1_FIELD(t1.stack[0]);
+    m.disp += 8 /* the return address */;
+    t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NONE);
+    m.disp += (int32_t)offsetof(struct t1_stack, read);
+    t1_store(e, m, T1_RCX);
+    m.disp +=
+        (int32_t)(offsetof(struct t1_stack, write) - offsetof(struct t1_stack, read));
+    t1_store(e, m, T1_RCX);
+    t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NOWHERE(t1));
+    m.disp += (int32_t)(offsetof(struct t1_stack, read_addend) -
+                        offsetof(struct t1_stack, write));
+    t1_store(e, m, T1_RCX);
+    m.disp += (int32_t)(offsetof(struct t1_stack, write_addend) -
+                        offsetof(struct t1_stack, read_addend));
+    t1_store(e, m, T1_RCX);
     t1_u8(e, 0xc3);
 }
 
@@ -260,5 +285,7 @@ void t1_make_glue(struct t1_core *t1)
         t1->glue_stack[user] = t1_pos(&e);
         put_stack_glue(t1, &e, user);
     }
+    t1->glue_no_stack = t1_pos(&e);
+    put_no_stack(t1, &e);
     t1->glue_end = t1_pos(&e);
 }

@@ -23,17 +23,19 @@
 
 #define ALWAYS    64u
 #define SOMETIMES 61u
+#define MOST      64u /* bytes that an instruction writes */
 
 struct written {
     uint8_t *host;
     unsigned size;
-    uint8_t before[32], t0[32];
+    uint8_t before[MOST], t0[MOST];
 };
 
 struct state {
     uint64_t gpr[X86_NB_GPR];
     uint64_t rip, insns, rflags;
     uint64_t gs_base, kernel_gs_base;
+    struct t0_tlb_entry *tlb;
     uint16_t flags;
     uint8_t ymm[16][32];
 };
@@ -54,6 +56,7 @@ static void take(struct t0_cpu *c, struct state *s)
     s->flags = c->flags;
     s->gs_base = c->seg_base[X86_GS];
     s->kernel_gs_base = c->s.msr.kernel_gs_base;
+    s->tlb = c->tlb;
 }
 
 static void put_back(struct t0_cpu *c, struct lockstep *l, uint64_t rip_base)
@@ -69,11 +72,54 @@ static void put_back(struct t0_cpu *c, struct lockstep *l, uint64_t rip_base)
     c->insns = s->insns;
     c->flags = s->flags;
     c->s.rflags = s->rflags;
+    t0_update_bank(c);
     c->seg_base[X86_GS] = c->s.seg[X86_GS].base = s->gs_base;
     c->s.msr.kernel_gs_base = s->kernel_gs_base;
     c->rip_base = rip_base;
     c->core->exc_pending = false;
     c->core->chain_wanted = NULL;
+}
+
+/* [la, la + size) is going to be overwritten. */
+static bool note_write(struct t0_cpu *c, struct lockstep *l, uint64_t la, unsigned size)
+{
+    struct written *w = &l->log[l->nb];
+    w->host = t0_host_write(c, la, size);
+    if (!w->host || size > sizeof(w->before)) {
+        return false;
+    }
+    w->size = size;
+    memcpy(w->before, w->host, size);
+    l->nb++;
+    return true;
+}
+
+static bool is_string(unsigned op)
+{
+    return op == X86_OP_MOVS || op == X86_OP_STOS || op == X86_OP_LODS ||
+           op == X86_OP_SCAS || op == X86_OP_CMPS;
+}
+
+/* As note(). Not much is noted. */
+static bool note_string(struct t0_cpu *c, struct lockstep *l,
+                        const struct x86_insn *insn)
+{
+    bool rep = insn->prefixes & (X86_P_REP | X86_P_REPNE);
+    bool src = insn->op != X86_OP_STOS && insn->op != X86_OP_SCAS;
+    bool dst = insn->op != X86_OP_LODS;
+    bool write = insn->op == X86_OP_STOS || insn->op == X86_OP_MOVS;
+    uint64_t n = rep ? c->gpr[X86_RCX] : 1;
+    if (n > MOST / insn->opsize || (c->s.rflags & X86_FL_DF) || insn->addrsize != 8 ||
+        insn->seg >= X86_FS) {
+        return false;
+    }
+    unsigned size = (unsigned)n * insn->opsize;
+    if (!n) {
+        return true;
+    }
+    return (!src || t0_host_read(c, c->gpr[X86_RSI], size)) &&
+           (!dst || t0_host_read(c, c->gpr[X86_RDI], size)) &&
+           (!write || note_write(c, l, c->gpr[X86_RDI], size));
 }
 
 /* Note what the instruction is going to overwrite. False: cannot be done twice. */
@@ -86,6 +132,9 @@ static bool note(struct t0_cpu *c, struct lockstep *l, const struct x86_insn *in
     uint64_t la = 0;
     if (write && insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC) {
         return false; /* the bit may be far from the operand */
+    }
+    if (is_string(insn->op)) {
+        return note_string(c, l, insn);
     }
     if (size) {
         struct t0_val a = t0_ea(c, op, size, write);
@@ -116,15 +165,7 @@ static bool note(struct t0_cpu *c, struct lockstep *l, const struct x86_insn *in
     if (!write) {
         return t0_host_read(c, la, size) != NULL;
     }
-    struct written *w = &l->log[l->nb];
-    w->host = t0_host_write(c, la, size);
-    if (!w->host || size > sizeof(w->before)) {
-        return false;
-    }
-    w->size = size;
-    memcpy(w->before, w->host, size);
-    l->nb++;
-    return true;
+    return note_write(c, l, la, size);
 }
 
 /* By T0's handlers, from start to end. False: something is in the way. */

@@ -201,6 +201,16 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
     tlb_end(t);
 }
 
+void t1_probe_to(struct t1_ctx *t, unsigned addr, unsigned end, bool write)
+{
+    struct t1_emit *e = &t->e;
+    tlb_offset(t, addr);
+    t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)end, 0, 0});
+    t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
+    tlb_end(t);
+}
+
 /* The same, and slow when @addr is not a multiple of @size. */
 static void probe_aligned(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
 {

@@ -63,6 +63,7 @@ struct t1_core {
     uint32_t generation;                     /* counts flushes and evictions */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint32_t glue_stack[2]; /* kernel, user */
+    uint32_t glue_no_stack;
     struct t1_used jumps_used[2];
     bool kernel_local; /* jumps of kernel code hold pages that are not global */
     uint64_t checked;  /* in lockstep */
@@ -263,6 +264,9 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment);
  * access [addr + r11]. Changes rcx and r11. */
 void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
 
+/* The same from @addr up to the address in @end, which is at most 32 KiB further. */
+void t1_probe_to(struct t1_ctx *t, unsigned addr, unsigned end, bool write);
+
 /* The same at the stack pointer + @disp, which is returned as it may be accessed. */
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
@@ -312,10 +316,13 @@ void t1_put_stubs(struct t1_ctx *t);
 bool t1_simd(struct t1_ctx *t);
 bool t1_x87(struct t1_ctx *t);
 bool t1_system(struct t1_ctx *t);
+bool t1_string(struct t1_ctx *t);
 
 /* The host register with guest register @reg: its own, or @scratch after loading. */
 unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch);
 
+/* Slow unless rcx is 0. */
+void t1_slow_unless_zero(struct t1_ctx *t);
 /* Slow unless the bits of @reg under @mask are 0. Changes rcx. */
 void t1_check_zero(struct t1_ctx *t, unsigned reg, struct t1_mem mask);
 

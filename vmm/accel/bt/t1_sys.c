@@ -3,8 +3,9 @@
 
 /*
  * What kernels execute often and no other instruction can stand for: the flags beside
- * the arithmetic ones, which are in c->s.rflags, SWAPGS, bit strings in memory, and
- * compare-and-exchange of 8 and 16 bytes.
+ * the arithmetic ones, which are in c->s.rflags, control registers, the bases of FS and
+ * GS, the time-stamp counter, bit strings in memory, and compare-and-exchange of 8 and
+ * 16 bytes.
  *
  * None of it may change the host's flags. A bit is cleared by taking the others out
  * (PEXT) and putting them back (PDEP); set, by doing that to the complement.
@@ -26,11 +27,21 @@ static bool clear_flag(struct t1_ctx *t, struct t1_mem mask)
     return true;
 }
 
-static void slow_unless_zero(struct t1_ctx *t)
+void t1_slow_unless_zero(struct t1_ctx *t)
 {
     uint32_t fine = t1_jrcxz(&t->e);
     t1_jump_slow(t);
     t1_here8(&t->e, fine);
+}
+
+/* STC of a flag in s.rflags: the one that @mask has not. */
+static void set_flag(struct t1_ctx *t, struct t1_mem mask)
+{
+    t1_load(&t->e, T1_RCX, T1_FIELD(s.rflags));
+    t1_not(&t->e, T1_RCX);
+    keep(&t->e, T1_RCX, mask);
+    t1_not(&t->e, T1_RCX);
+    t1_store(&t->e, T1_FIELD(s.rflags), T1_RCX);
 }
 
 /* STI: an interrupt that waits for it is T0's. */
@@ -41,16 +52,12 @@ static bool sti(struct t1_ctx *t)
     t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = 0xb6}, T1_RCX,
               (struct t1_mem){T1_RCX, T1_NO_REG, 0,
                               offsetof(struct t0_core, irq_maybe)}); /* movzx */
-    slow_unless_zero(t);
+    t1_slow_unless_zero(t);
     t1_load(e, T1_RCX, T1_FIELD(vcpu));
     t1_load32(e, T1_RCX,
               (struct t1_mem){T1_RCX, T1_NO_REG, 0, offsetof(struct vcpu, attention)});
-    slow_unless_zero(t);
-    t1_load(e, T1_RCX, T1_FIELD(s.rflags));
-    t1_not(e, T1_RCX);
-    keep(e, T1_RCX, T1_FIELD(t1.not_if));
-    t1_not(e, T1_RCX);
-    t1_store(e, T1_FIELD(s.rflags), T1_RCX);
+    t1_slow_unless_zero(t);
+    set_flag(t, T1_FIELD(t1.not_if));
     t1_op_mem(e, &(struct t1_enc){.opcode = 0xc6}, 0, T1_FIELD(s.int_shadow));
     t1_u8(e, 1);
     return true;
@@ -88,6 +95,110 @@ static bool swapgs(struct t1_ctx *t)
     t1_store(e, T1_FIELD(s.seg[X86_GS].base), T1_RCX);
     t1_store(e, T1_FIELD(seg_base[X86_GS]), T1_RCX);
     return true;
+}
+
+/*
+ * STAC, CLAC: the bank is another one. The copy of the stack's page stays good with AC
+ * set, when everything is allowed that was allowed before. With AC clear again it is
+ * good when it is from before, which stack_bank tells.
+ */
+static bool stac(struct t1_ctx *t)
+{
+    set_flag(t, T1_FIELD(t1.not_ac));
+    t1_lea(&t->e, T1_RCX, T1_FIELD(banks[T0_BANK_KERNEL]));
+    t1_store(&t->e, T1_FIELD(tlb), T1_RCX);
+    return true;
+}
+
+static bool clac(struct t1_ctx *t)
+{
+    struct t1_emit *e = &t->e;
+    clear_flag(t, T1_FIELD(t1.not_ac));
+    t1_load(e, T1_RCX, T1_FIELD(t1.kernel_bank));
+    t1_store(e, T1_FIELD(tlb), T1_RCX);
+    t1_not(e, T1_RCX);
+    t1_load(e, T1_S1, T1_FIELD(t1.stack_bank[0]));
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 1});
+    uint32_t same = t1_jrcxz(e);
+    t1_call(e, t->t1->glue_no_stack);
+    t1_here8(e, same);
+    return true;
+}
+
+/* The guest's time-stamp counter is the host's and a number. RDTSCP waits for what is
+ * before it, which only another processor could notice; that costs as much again. */
+static bool rdtsc(struct t1_ctx *t)
+{
+    struct t1_emit *e = &t->e;
+    bool rdtscp = t->insn->op == X86_OP_RDTSCP, waits = rdtscp && !t->lone;
+    if (t->host[X86_RAX] != X86_RAX || t->host[X86_RDX] != X86_RDX ||
+        t->host[X86_RCX] == T1_MEMORY) {
+        return false;
+    }
+    if (t1_is_user(t->b->mode)) {
+        t1_load(e, T1_RCX, T1_FIELD(s.cr4));
+        t1_check_zero(t, T1_RCX, T1_FIELD(t1.tsd));
+    }
+    t1_u8(e, 0x0f);
+    t1_u8(e, waits ? 0x01 : 0x31);
+    if (waits) {
+        t1_u8(e, 0xf9);
+    }
+    t1_rorx(e, X86_RDX, X86_RDX, 32);
+    t1_lea(e, X86_RAX, (struct t1_mem){X86_RAX, X86_RDX, 0, 0});
+    t1_load(e, T1_RCX, T1_FIELD(t1.tsc_add));
+    t1_lea(e, X86_RAX, (struct t1_mem){X86_RAX, T1_RCX, 0, 0});
+    t1_rorx(e, X86_RDX, X86_RAX, 32);
+    t1_mov_rr32(e, X86_RDX, X86_RDX);
+    t1_mov_rr32(e, X86_RAX, X86_RAX);
+    if (rdtscp) {
+        t1_load32(e, t->host[X86_RCX], T1_FIELD(s.msr.tsc_aux));
+    }
+    t->t1->trans[t->t1->nb_trans].native = false; /* no two of them are the same */
+    return true;
+}
+
+/* Guest register @reg = what is at @m. */
+static bool load_field(struct t1_ctx *t, unsigned reg, unsigned size, struct t1_mem m)
+{
+    bool mem = t->host[reg] == T1_MEMORY;
+    unsigned to = mem ? T1_RCX : t->host[reg];
+    if (size == 4) {
+        t1_load32(&t->e, to, m);
+    } else {
+        t1_load(&t->e, to, m);
+    }
+    if (mem) {
+        t1_store(&t->e, T1_GPR(reg), T1_RCX);
+    }
+    return true;
+}
+
+/* MOV r, CRn */
+static bool read_cr(struct t1_ctx *t)
+{
+    const struct x86_opnd *o = t->insn->opnd;
+    if (o[0].kind != X86_OPND_REG || o[1].kind != X86_OPND_CR) {
+        return false;
+    }
+    switch (o[1].reg) {
+    case 0: return load_field(t, o[0].reg, o[0].size, T1_FIELD(s.cr0));
+    case 2: return load_field(t, o[0].reg, o[0].size, T1_FIELD(s.cr2));
+    case 3: return load_field(t, o[0].reg, o[0].size, T1_FIELD(s.cr3));
+    case 4: return load_field(t, o[0].reg, o[0].size, T1_FIELD(s.cr4));
+    default: return false;
+    }
+}
+
+/* RDFSBASE, RDGSBASE: #UD unless CR4 has them. */
+static bool read_base(struct t1_ctx *t, unsigned seg)
+{
+    const struct x86_insn *insn = t->insn;
+    t1_load(&t->e, T1_RCX, T1_FIELD(s.cr4));
+    t1_not(&t->e, T1_RCX);
+    t1_check_zero(t, T1_RCX, T1_FIELD(t1.fsgsbase));
+    return load_field(t, insn->opnd[0].reg, insn->opsize,
+                      t1_field(offsetof(struct t0_cpu, seg_base) + 8u * seg));
 }
 
 /*
@@ -187,6 +298,19 @@ bool t1_system(struct t1_ctx *t)
     case X86_OP_CLD: return clear_flag(t, T1_FIELD(t1.not_df));
     case X86_OP_PUSHF: return pushf(t);
     case X86_OP_SWAPGS: return kernel && swapgs(t);
+    case X86_OP_STAC: return kernel && stac(t);
+    case X86_OP_CLAC: return kernel && clac(t);
+    case X86_OP_MOV: return kernel && read_cr(t);
+    case X86_OP_RDTSC:
+    case X86_OP_RDTSCP: return rdtsc(t);
+    case X86_OP_RDFSBASE: return read_base(t, X86_FS);
+    case X86_OP_RDGSBASE: return read_base(t, X86_GS);
+    case X86_OP_PAUSE: return t->lone; /* there is nobody to wait for */
+    case X86_OP_MOVS:
+    case X86_OP_CMPS:
+    case X86_OP_STOS:
+    case X86_OP_LODS:
+    case X86_OP_SCAS: return t1_string(t);
     case X86_OP_BT:
     case X86_OP_BTS:
     case X86_OP_BTR:
