@@ -27,6 +27,9 @@ VMMS = {
     # Every block is translated before its second execution.
     "bt-tier1": [str(vm.LODGE_VMM), "-M", "microvm", "-accel", "bt,tier=1,heat=1",
                  "-cpu", "max"],
+    # The same, and every block that is entered is recorded with what follows.
+    "bt-tier2": [str(vm.LODGE_VMM), "-M", "microvm", "-accel",
+                 "bt,tier=2,heat=1,t2-heat=1", "-cpu", "max"],
     "qemu": [str(vm.QEMU), "-M", "q35", "-accel", "tcg", "-cpu", "max"],
 }
 

@@ -11,8 +11,9 @@ const struct prop bt_options[] = {
      .type = PROP_U32,
      PROP_FIELD(struct t0_vm, tier),
      .def = 1,
-     .max = 1,
-     .help = "0: interpret; 1: translate what is hot, where the host can"},
+     .max = 2,
+     .help = "0: interpret; 1: translate what is hot, where the host can; 2: and hot "
+             "loops as a whole"},
     {.name = "cache-mib",
      .type = PROP_U32,
      PROP_FIELD(struct t0_vm, t1_mib),
@@ -33,6 +34,11 @@ const struct prop bt_options[] = {
      .def = T1_HEAT,
      .min = 1,
      .help = "executions after which a block is translated"},
+    {.name = "t2-heat",
+     .type = PROP_U32,
+     PROP_FIELD(struct t0_vm, t2_heat),
+     .help = "with tier=2: executions after which a block is taken for a loop's head "
+             "(default: found by samples)"},
     {.name = "one-insn-per-block",
      .type = PROP_BOOL,
      PROP_FIELD(struct t0_vm, one_insn),
@@ -71,7 +77,8 @@ bool bt_set_options(struct t0_vm *t, const json_t *options, GError **error)
         }
     }
     if (t->tier && !t1_supported()) {
-        return error_msg(error, "-accel bt: tier=1 needs a processor with BMI2");
+        return error_msg(error, "-accel bt: tier=%u needs a processor with BMI2",
+                         t->tier);
     }
     if (t->jitdump_folder) {
         t->jitdump = t1_jitdump_new(t->jitdump_folder, error);
@@ -85,6 +92,7 @@ bool bt_set_options(struct t0_vm *t, const json_t *options, GError **error)
     }
     /* Translations write no log. */
     t->t1 = t->tier && !vm_log_has(log, VM_LOG_CPU | VM_LOG_EXEC | VM_LOG_NOCHAIN);
+    t->t2 = t->t1 && t->tier == 2;
     t->nochain = t->lockstep || vm_log_has(log, VM_LOG_NOCHAIN);
     t->block_insns = t->one_insn ? 1 : T0_BLOCK_MAX_INSNS;
     return true;

@@ -7,6 +7,7 @@
 #include "vmm/accel/bt/t0_decode.h"
 #include "vmm/accel/bt/t0_log.h"
 #include "vmm/accel/bt/t1.h"
+#include "vmm/accel/bt/t2.h"
 
 /*
  * Blocks: cache, find, chain and invalidate. t0_decode.c makes them.
@@ -512,6 +513,7 @@ void t0_guest_enter(struct t0_cpu *c)
 {
     g_mutex_lock(&c->core->tvm->lock);
     c->core->inbox.in_guest = true;
+    t2_thread_wake_locked(c->core->tvm);
     g_mutex_unlock(&c->core->tvm->lock);
     t0_inbox_read(c);
 }
@@ -520,7 +522,7 @@ void t0_guest_leave(struct t0_cpu *c)
 {
     g_mutex_lock(&c->core->tvm->lock);
     c->core->inbox.in_guest = false;
-    vcpu_take_attention(c->vcpu, T0_ATTN);
+    vcpu_take_attention(c->vcpu, T0_ATTN | T2_ATTN);
     g_cond_broadcast(&c->core->tvm->cond);
     g_mutex_unlock(&c->core->tvm->lock);
 }

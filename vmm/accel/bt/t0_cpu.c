@@ -6,6 +6,7 @@
 #include "vmm/accel/bt/bt.h"
 #include "vmm/accel/bt/bt_view.h"
 #include "vmm/accel/bt/t1.h"
+#include "vmm/accel/bt/t2.h"
 #include "vmm/arch/x86/lapic.h"
 #include "vmm/arch/x86/x86_accel.h"
 #include "vmm/vm/clock.h"
@@ -352,12 +353,15 @@ static void step(struct t0_cpu *c)
 /* Attention is not 0. True: run() has to return. */
 static bool look_up(struct t0_cpu *c)
 {
-    uint32_t bits = vcpu_take_attention(c->vcpu, VCPU_ATTN_IRQ | T0_ATTN);
+    uint32_t bits = vcpu_take_attention(c->vcpu, VCPU_ATTN_IRQ | T0_ATTN | T2_ATTN);
     if (bits & VCPU_ATTN_IRQ) {
         c->core->irq_maybe = true;
     }
     if (bits & T0_ATTN) {
         t0_inbox_read(c);
+    }
+    if (bits & T2_ATTN) {
+        t2_sample(c);
     }
     return vcpu_wants_attention(c->vcpu);
 }
@@ -447,6 +451,9 @@ static bool turn(struct t0_cpu *c)
         t0_block_chain(c, core->chain_wanted, b);
         core->chain_wanted = NULL;
     }
+    if (unlikely(core->t2_look) && t2_turn(c, b)) {
+        return false;
+    }
     execute(c, b);
     return false;
 }
@@ -477,6 +484,7 @@ static void bt_done(struct vm *vm, void *state)
         gmem_set_invalidate(vm->gmem, NULL, NULL);
     }
     vm->accel_arch = NULL;
+    t2_thread_stop(t);
     bt_options_done(t);
     g_hash_table_unref(t->pages);
     g_ptr_array_unref(t->cpus);
@@ -532,7 +540,9 @@ static void bt_vcpu_free(struct vcpu *vcpu)
         return;
     }
     if (c->core) {
+        g_mutex_lock(&c->core->tvm->lock);
         g_ptr_array_remove(c->core->tvm->cpus, c);
+        g_mutex_unlock(&c->core->tvm->lock);
         t0_code_done(c);
         t0_fpu_done(c);
         t1_done(c);
@@ -561,7 +571,9 @@ static bool bt_vcpu_new(struct vcpu *vcpu, GError **error)
     core->model = vm->cpu_model;
     core->phys_mask = (UINT64_C(1) << core->model->phys_bits) - 1;
     core->a20_mask = UINT64_MAX;
+    g_mutex_lock(&core->tvm->lock);
     g_ptr_array_add(core->tvm->cpus, c);
+    g_mutex_unlock(&core->tvm->lock);
     t0_tlb_init(c);
     if (!t0_code_init(c, error) || !t0_fpu_init(c, error) ||
         (core->tvm->t1 && !t1_init(c, error))) {

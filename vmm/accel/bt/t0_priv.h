@@ -27,6 +27,9 @@
 /* The accelerator's own bit of vcpu->attention: look at the inbox. */
 #define T0_ATTN (UINT32_C(1) << 31)
 
+/* Another: a sample is wanted of what runs (t2.h). */
+#define T2_ATTN (UINT32_C(1) << 30)
+
 /* --- Blocks ---------------------------------------------------------------- */
 
 /* Offset in a vCPU's code arena; 0 is none. */
@@ -68,8 +71,11 @@ enum {
 
 struct t0_vm {
     struct vm *vm;
-    uint32_t tier;              /* what -accel bt,tier= says, */
-    bool t1;                    /* and whether translations are made */
+    uint32_t tier;    /* what -accel bt,tier= says, */
+    bool t1;          /* and whether translations are made */
+    bool t2;          /* and of hot regions */
+    uint32_t t2_heat; /* 0: what is hot is found by samples */
+    struct t2_thread *t2_thread;
     bool lockstep;              /* check translations against T0 */
     bool nochain;               /* every block is entered by the run loop */
     uint32_t heat;              /* executions after which a block is translated */
@@ -143,6 +149,7 @@ struct t0_core {
     uint64_t a20_mask;  /* all ones, but for bit 20 while that line is off */
 
     struct t1_core *t1; /* NULL: no translator */
+    bool t2_look;       /* the run loop asks t2_turn() */
 
     /* t0_block.c */
     uint8_t *arena;

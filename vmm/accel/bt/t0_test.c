@@ -115,10 +115,13 @@ struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu)
 struct t0_test *t0_test_new_tier(unsigned bits, unsigned ram_kib, const char *cpu,
                                  unsigned tier)
 {
+    static const char *const options[] = {
+        "cache-size=128K,tier=0",
+        "cache-size=128K,tier=1,heat=1",
+        "cache-size=128K,tier=2,heat=1,t2-heat=1",
+    };
     /* A small cache, so that tests also see it full. */
-    return t0_test_new_options(bits, ram_kib, cpu,
-                               tier ? "cache-size=128K,tier=1,heat=1"
-                                    : "cache-size=128K,tier=0");
+    return t0_test_new_options(bits, ram_kib, cpu, options[tier]);
 }
 
 static json_t *options_of(const char *text)

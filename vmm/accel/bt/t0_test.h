@@ -64,7 +64,8 @@ struct t0_test {
 /* @cpu as -cpu, NULL: "max". Aborts when the machine cannot be made. */
 struct t0_test *t0_test_new(unsigned bits, unsigned ram_kib, const char *cpu);
 
-/* The same with tier @tier; tier 1 translates every block at its first execution. */
+/* The same with tier @tier; tier 1 translates every block at its first execution,
+ * tier 2 also makes a hot region from there. */
 struct t0_test *t0_test_new_tier(unsigned bits, unsigned ram_kib, const char *cpu,
                                  unsigned tier);
 

@@ -36,6 +36,16 @@ static void put_slow(struct t1_ctx *t, const struct t1_slow *s)
     }
 }
 
+void t1_put_slows(struct t1_ctx *t)
+{
+    for (unsigned i = 0; i < t->nb_refill; i++) {
+        t1_put_refill(t, &t->refill[i]);
+    }
+    for (unsigned i = 0; i < t->nb_slow; i++) {
+        put_slow(t, &t->slow[i]);
+    }
+}
+
 /* The whole instruction by T0. */
 static void fall_back(struct t1_ctx *t)
 {
@@ -87,13 +97,7 @@ bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,
     return x86_decode(ret, copy, n, t1_bits(b)) == (int)n;
 }
 
-struct decoded_block {
-    struct x86_insn insn[T0_BLOCK_MAX_INSNS];
-    uint8_t bytes[GMEM_PAGE_SIZE];
-};
-
-/* Decode again. False when the bytes are no longer those that T0 decoded. */
-static bool decode(struct t0_cpu *c, const struct t0_block *b, struct decoded_block *d)
+bool t1_decode_block(struct t0_cpu *c, const struct t0_block *b, struct t1_decoded *d)
 {
     if (!copy_code(c, b, 0, d->bytes, b->len)) {
         return false;
@@ -109,8 +113,7 @@ static bool decode(struct t0_cpu *c, const struct t0_block *b, struct decoded_bl
     return true;
 }
 
-/* Leave when attention is wanted, with RIP at the block. Returns where it leaves. */
-static uint32_t put_poll(struct t1_ctx *t)
+uint32_t t1_put_poll(struct t1_ctx *t)
 {
     struct t1_emit *e = &t->e;
     t1_load(e, T1_RCX, T1_FIELD(vcpu));
@@ -139,7 +142,7 @@ static void put_second_page_check(struct t1_ctx *t, uint32_t leave)
     t1_here8(e, same);
 }
 
-static void put_insns(struct t1_ctx *t, const struct decoded_block *d)
+static void put_insns(struct t1_ctx *t, const struct t1_decoded *d)
 {
     const struct t0_block *b = t->b;
     for (unsigned i = 0; i < b->nb_insns; i++) {
@@ -184,8 +187,8 @@ static void tell_perf(const struct t1_ctx *t, uint32_t from, uint32_t to)
 bool t1_translate(struct t0_cpu *c, struct t0_block *b)
 {
     struct t1_core *t1 = c->core->t1;
-    g_autofree struct decoded_block *d = g_new(struct decoded_block, 1);
-    if (!decode(c, b, d)) {
+    g_autofree struct t1_decoded *d = g_new(struct t1_decoded, 1);
+    if (!t1_decode_block(c, b, d)) {
         return false;
     }
     g_autofree struct t1_ctx *t = g_new0(struct t1_ctx, 1);
@@ -204,7 +207,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
         .block = (t0_ref)((uint8_t *)b - c->core->arena),
         .native = true,
     };
-    uint32_t leave = put_poll(t);
+    uint32_t leave = t1_put_poll(t);
     tr->entry = t1_pos(&t->e);
     if (b->flags & T0_BLOCK_STRADDLES) {
         put_second_page_check(t, leave);
@@ -212,12 +215,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     put_insns(t, d);
     t1->used = t1_pos(&t->e);
     t->e.p = t1->write + t1->cold;
-    for (unsigned i = 0; i < t->nb_refill; i++) {
-        t1_put_refill(t, &t->refill[i]);
-    }
-    for (unsigned i = 0; i < t->nb_slow; i++) {
-        put_slow(t, &t->slow[i]);
-    }
+    t1_put_slows(t);
     t1_put_stubs(t);
     tell_perf(t, tr->entry_poll, t1->used);
     tell_perf(t, t1->cold, t1_pos(&t->e));

@@ -285,6 +285,33 @@ void t1_block_end(struct t1_ctx *t)
     go(t, (int64_t)t->page_off + t->b->len, false, &t->stub[0]);
 }
 
+/* --- For the translation of hot regions ------------------------------------- */
+
+void t1_count(struct t1_ctx *t)
+{
+    count(t);
+}
+
+void t1_push_return(struct t1_ctx *t)
+{
+    push_return(t);
+}
+
+bool t1_load_target(struct t1_ctx *t)
+{
+    return load_target(t);
+}
+
+void t1_go(struct t1_ctx *t, int64_t target, bool poll, struct t1_stub *ret_stub)
+{
+    go(t, target, poll, ret_stub);
+}
+
+void t1_put_stub(struct t1_ctx *t, const struct t1_stub *stub)
+{
+    put_stub(t, stub->site, stub->miss, stub->nb);
+}
+
 void t1_put_stubs(struct t1_ctx *t)
 {
     for (unsigned i = 0; i < t->nb_stubs; i++) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "lib/base/base.h"
+#include "vmm/accel/bt/t2.h"
 
 /*
  * Memory for translations. See t1.h.
@@ -74,6 +75,7 @@ static void close_region(struct t1_core *t1)
 static void evict_block(struct t0_cpu *c, struct t0_block *b)
 {
     struct t1_core *t1 = c->core->t1;
+    t2_block_kill(c, b);
     t1->trans[b->t1].in_jumps = T1_JUMPS_NONE; /* the table is empty */
     t1_unlink_block(c, b);
     b->t1 = 0;
@@ -93,6 +95,7 @@ static void evict(struct t0_cpu *c, unsigned i)
     t1->generation++;
     t1_jumps_flush(c, 0);
     t1_jumps_flush(c, 1);
+    t2_evict(c, r->hot, r->end);
     for (uint32_t k = r->first_trans + 1; k <= r->nb_trans; k++) {
         if (t1->trans[k].block) {
             evict_block(c, t1_block_at(c, t1->trans[k].block));
@@ -104,23 +107,28 @@ static void evict(struct t0_cpu *c, unsigned i)
     }
 }
 
-static bool has_room(const struct t1_core *t1)
+bool t1_make_room_for(struct t0_cpu *c, uint32_t hot, uint32_t cold, uint32_t sites)
 {
-    return t1->used + CODE_ROOM <= t1->cold_start &&
-           t1->cold + CODE_ROOM <= t1->cold_end &&
-           t1->nb_sites + CODE_SITES <= t1->max_sites && t1->nb_trans < t1->max_trans;
+    struct t1_core *t1 = c->core->t1;
+    if (likely(t1->used + hot <= t1->cold_start && t1->cold + cold <= t1->cold_end &&
+               t1->nb_sites + sites <= t1->max_sites && t1->nb_trans < t1->max_trans)) {
+        return true;
+    }
+    unsigned next = (t1->current + 1) % t1->nb_regions;
+    const struct t1_region *r = &t1->region[next];
+    if (hot > r->cold - r->hot || cold > r->end - r->cold ||
+        sites > t1->size / 64 / t1->nb_regions) {
+        return false;
+    }
+    close_region(t1);
+    evict(c, next);
+    open_region(t1, next);
+    return true;
 }
 
 void t1_make_room(struct t0_cpu *c)
 {
-    struct t1_core *t1 = c->core->t1;
-    if (likely(has_room(t1))) {
-        return;
-    }
-    close_region(t1);
-    unsigned next = (t1->current + 1) % t1->nb_regions;
-    evict(c, next);
-    open_region(t1, next);
+    t1_make_room_for(c, CODE_ROOM, CODE_ROOM, CODE_SITES);
 }
 
 uint32_t t1_code_bytes(const struct t1_core *t1)
@@ -141,6 +149,7 @@ void t1_flush(struct t0_cpu *c)
         return;
     }
     t1->generation++;
+    t2_flush(c);
     lay_out(t1);
     open_region(t1, 0);
     t1_jumps_flush(c, 0);
@@ -199,6 +208,9 @@ bool t1_init(struct t0_cpu *c, GError **error)
     t1_make_glue(t1);
     lay_out(t1);
     open_region(t1, 0);
+    if (c->core->tvm->t2) {
+        t2_init(c);
+    }
     return true;
 out:
     if (fd >= 0) {
@@ -220,6 +232,7 @@ void t1_done(struct t0_cpu *c)
     if (t1->exec != MAP_FAILED) {
         munmap(t1->exec, t1->size);
     }
+    t2_done(c);
     g_free(t1->sites);
     g_free(t1->trans);
     g_aligned_free(t1->nowhere);

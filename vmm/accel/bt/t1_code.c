@@ -1,5 +1,6 @@
 #include "vmm/accel/bt/t0_fpu.h"
 #include "vmm/accel/bt/t1_priv.h"
+#include "vmm/accel/bt/t2.h"
 
 #include <immintrin.h>
 
@@ -31,6 +32,9 @@ static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
         return 0;
     }
     if (!b->t1 || (b->flags & (T0_BLOCK_DEAD | T0_BLOCK_SCRATCH))) {
+        return 0;
+    }
+    if (t2_wants(c, b)) {
         return 0;
     }
     if (generation == t1->generation) {
@@ -125,10 +129,10 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     struct t1_core *t1 = c->core->t1;
     struct t0_block *b = t1_block_at(c, ref), *single = (struct t0_block *)t1->single;
     unsigned i = what & T1_INDEX;
-    uint32_t generation = t1->generation;
+    uint32_t generation = t1->generation, drops = t1->t2_drops;
     t0_fn fn;
     const struct t0_op *op = enter_op(c, b, i, &fn);
-    if ((what & T1_ENSURE) && make_ready(c, what)) {
+    if ((what & T1_ENSURE) && (make_ready(c, what) || (what & T1_TRY))) {
         return 0;
     }
     t1->steps++;
@@ -149,8 +153,9 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
         return 1;
     }
     if (unlikely(c->tlb == c->banks[T0_BANK_USER_AC] || generation != t1->generation ||
-                 (b->flags & T0_BLOCK_DEAD) || vcpu_wants_attention(c->vcpu) ||
-                 (what & T1_ENSURE) || !make_ready(c, what))) {
+                 drops != t1->t2_drops || (b->flags & T0_BLOCK_DEAD) ||
+                 vcpu_wants_attention(c->vcpu) || (what & T1_ENSURE) ||
+                 !make_ready(c, what))) {
         c->insns++;
         c->s.rip = c->rip_base + single->ops[0].next;
         if (!t0_is64(c)) {
@@ -193,6 +198,14 @@ static const struct t0_op *op_enter(struct t0_cpu *c, const struct t0_op *op)
     return enter(c, block_of(op));
 }
 
+static bool translate(struct t0_cpu *c, struct t0_block *b)
+{
+    t1_make_room(c);
+    bool made = t1_translate(c, b);
+    b->ops[0].fn = made ? op_enter : b->first_fn;
+    return made;
+}
+
 /* The first op of a block that may be translated once. */
 static const struct t0_op *op_count(struct t0_cpu *c, const struct t0_op *op)
 {
@@ -200,13 +213,12 @@ static const struct t0_op *op_count(struct t0_cpu *c, const struct t0_op *op)
     if (likely(++b->heat < c->core->tvm->heat)) {
         return b->first_fn(c, op);
     }
-    t1_make_room(c);
-    if (!t1_translate(c, b)) {
-        b->ops[0].fn = b->first_fn;
-        return b->first_fn(c, op);
-    }
-    b->ops[0].fn = op_enter;
-    return enter(c, b);
+    return translate(c, b) ? enter(c, b) : b->first_fn(c, op);
+}
+
+bool t1_make(struct t0_cpu *c, struct t0_block *b)
+{
+    return b->t1 || (b->ops[0].fn == op_count && translate(c, b));
 }
 
 void t1_block_cool(struct t0_block *b)
@@ -232,6 +244,7 @@ void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
     b->first_fn = b->ops[0].fn;
     if (b->t1) {
         t1_unlink_block(c, b);
+        t2_block_kill(c, b);
         c->core->t1->trans[b->t1].block = 0;
         b->t1 = 0;
     }

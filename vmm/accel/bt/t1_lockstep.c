@@ -1,4 +1,4 @@
-#include "vmm/accel/bt/t1_priv.h"
+#include "vmm/accel/bt/t2_priv.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,6 +17,9 @@
  * when an instruction in it has no translation, raises something, or touches what is
  * not RAM behind a TLB entry. To be quick about it, a block is checked the first
  * ALWAYS times and then once in SOMETIMES.
+ *
+ * Of a hot region (t2.h) T0 executes the blocks that it goes through: until it is left,
+ * or comes to a block with a poll, which leaves it in lockstep.
  *
  * For one vCPU: others may change memory between the two executions.
  */
@@ -41,13 +44,14 @@ struct state {
 };
 
 struct lockstep {
-    struct written log[T0_BLOCK_MAX_INSNS];
+    struct written log[T2_MAX_INSNS];
     unsigned nb;
     struct state start, t0, t1;
 };
 
 static void take(struct t0_cpu *c, struct state *s)
 {
+    memset(s, 0, sizeof(*s)); /* what is between the fields is compared too */
     memcpy(s->gpr, c->gpr, sizeof(s->gpr));
     memcpy(s->ymm, c->s.fpu.ymm, sizeof(s->ymm));
     s->rip = c->s.rip;
@@ -233,9 +237,31 @@ static void differ(struct t0_cpu *c, const struct lockstep *l, const struct t0_b
     }
 }
 
+/* What T0 does is what the translation of @b does. False: something is in the way. */
+static bool run_t0_as_translated(struct t0_cpu *c, struct t0_block *b,
+                                 struct lockstep *l, uint64_t rip)
+{
+    const struct t1_core *t1 = c->core->t1;
+    unsigned node;
+    const struct t2_region *r = t2_region_at(c, b, &node);
+    uint64_t base =
+        r ? (rip & ~UINT64_C(0xfff)) - (uint64_t)(int64_t)r->node[node].page : 0;
+    if (!run_t0(c, b, l)) {
+        return false;
+    }
+    while (r && (b = t2_region_next(c, r, &node, base))) {
+        c->rip_base = c->s.rip;
+        if (!t1->trans[b->t1].native || !run_t0(c, b, l)) {
+            return false;
+        }
+    }
+    return !r || t2_region_ready(c, r, base);
+}
+
 const struct t0_op *t1_lockstep(struct t0_cpu *c, struct t0_block *b)
 {
-    struct lockstep l = {.nb = 0};
+    struct lockstep l;
+    l.nb = 0;
     uint64_t rip = c->rip_base;
     b->heat++;
     if (!c->core->t1->trans[b->t1].native ||
@@ -244,7 +270,7 @@ const struct t0_op *t1_lockstep(struct t0_cpu *c, struct t0_block *b)
     }
     c->s.rip = rip;
     take(c, &l.start);
-    if (!run_t0(c, b, &l)) {
+    if (!run_t0_as_translated(c, b, &l, rip)) {
         put_back(c, &l, rip);
         return t1_enter(c, b);
     }
@@ -255,6 +281,9 @@ const struct t0_op *t1_lockstep(struct t0_cpu *c, struct t0_block *b)
     }
     put_back(c, &l, rip);
     t1_enter(c, b);
+    if (vcpu_wants_attention(c->vcpu)) {
+        return NULL; /* it may have come meanwhile, and the translation left for it */
+    }
     take(c, &l.t1);
     c->core->t1->checked++;
     bool same = memcmp(&l.t0, &l.t1, sizeof(l.t0)) == 0;

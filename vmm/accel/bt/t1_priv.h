@@ -36,6 +36,10 @@ struct t1_trans {
     bool native;                /* nothing in it is left to T0 */
     uint8_t in_jumps;           /* T1_JUMPS_*: in the table of indirect branches */
     uint16_t jump;              /* with T1_JUMPS_ONE: its place there */
+    bool t2;                    /* entry and entry_poll are a hot region's */
+    bool in_t2;                 /* the block is in some region */
+    uint8_t t2_tried;           /* times it was recorded */
+    uint32_t t2_samples;        /* times it was met since */
 };
 
 /* A part of the memory for code, and of the arrays; see t1_cache.c. */
@@ -65,8 +69,10 @@ struct t1_core {
     uint32_t glue_stack[2]; /* kernel, user */
     uint32_t glue_no_stack;
     struct t1_used jumps_used[2];
-    bool kernel_local; /* jumps of kernel code hold pages that are not global */
-    uint64_t checked;  /* in lockstep */
+    bool kernel_local;  /* jumps of kernel code hold pages that are not global */
+    struct t2_core *t2; /* NULL: no hot regions */
+    uint32_t t2_drops;  /* counts regions that were dropped */
+    uint64_t checked;   /* in lockstep */
     uint64_t steps, branches, resolves, enters, linked;
     uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
@@ -111,12 +117,14 @@ static inline struct t1_mem t1_field(size_t off)
  *   PUSH_RETURN  of a CALL: push the return address, and no more
  *   NEED_*       the translation goes on with these in the host's registers
  *   ENSURE       bring them there, and do not execute the op
+ *   TRY          and go on if that is not possible
  */
 enum {
     T1_INDEX = 0xff,
     T1_NEED_VEC = 0x100,
     T1_NEED_X87 = 0x200,
     T1_ENSURE = 0x400,
+    T1_TRY = 0x800,
     T1_PUSH_RETURN = 0x8000,
 };
 
@@ -309,6 +317,18 @@ bool t1_branch(struct t1_ctx *t);
 uint32_t t1_code_page(struct t1_ctx *t, int32_t page);
 /* After the last instruction, which is none: go on behind it. */
 void t1_block_end(struct t1_ctx *t);
+/* Parts of these for hot regions: count the block's instructions; push the address of
+ * the next one; the target of an indirect branch into r10, unless that is left to T0;
+ * go to page_base + @target, and the stub for it, to be put out of line. */
+void t1_count(struct t1_ctx *t);
+void t1_push_return(struct t1_ctx *t);
+bool t1_load_target(struct t1_ctx *t);
+void t1_go(struct t1_ctx *t, int64_t target, bool poll, struct t1_stub *ret_stub);
+void t1_put_stub(struct t1_ctx *t, const struct t1_stub *stub);
+/* Leave when attention is wanted, with RIP at the block. Returns where it leaves. */
+uint32_t t1_put_poll(struct t1_ctx *t);
+/* Out of line: the slow paths. */
+void t1_put_slows(struct t1_ctx *t);
 /* Out of line, after both: what asks for a link. */
 void t1_put_stubs(struct t1_ctx *t);
 
@@ -360,6 +380,9 @@ void t1_links_mode(struct t0_cpu *c);
 /* Make room for the translation of another block. No translation is running, or who
  * called from it looks at t1_core.generation. */
 void t1_make_room(struct t0_cpu *c);
+/* The same for @hot and @cold bytes of code on and off the straight path, and @sites.
+ * False: there is not so much in a region. */
+bool t1_make_room_for(struct t0_cpu *c, uint32_t hot, uint32_t cold, uint32_t sites);
 /* Bytes of code that translations have. */
 uint32_t t1_code_bytes(const struct t1_core *t1);
 
@@ -368,8 +391,19 @@ uint32_t t1_code_bytes(const struct t1_core *t1);
 /* @b has lost its translation and is counted anew. */
 void t1_block_cool(struct t0_block *b);
 
+/* Make @b's translation, unless it has one. False: it cannot have one. */
+bool t1_make(struct t0_cpu *c, struct t0_block *b);
+
 /* Translate @b. Its code's position, or 0. */
 bool t1_translate(struct t0_cpu *c, struct t0_block *b);
+
+struct t1_decoded {
+    struct x86_insn insn[T0_BLOCK_MAX_INSNS];
+    uint8_t bytes[GMEM_PAGE_SIZE];
+};
+
+/* Decode @b again. False when the bytes are no longer those that T0 decoded. */
+bool t1_decode_block(struct t0_cpu *c, const struct t0_block *b, struct t1_decoded *d);
 
 /* Decode op @i of @b again. False: the bytes are no longer those that T0 decoded. */
 bool t1_decode_op(struct t0_cpu *c, const struct t0_block *b, unsigned i,

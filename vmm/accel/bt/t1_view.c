@@ -1,4 +1,5 @@
 #include "vmm/accel/bt/t1_priv.h"
+#include "vmm/accel/bt/t2.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -145,4 +146,5 @@ void t1_dump(struct t0_cpu *c, FILE *out)
         }
     }
     fprintf(out, "\n");
+    t2_dump(c, out);
 }

@@ -1,0 +1,149 @@
+#include <glib.h>
+
+#include "lib/base/bytes.h"
+#include "vmm/accel/bt/t0_test.h"
+#include "vmm/accel/bt/t2_priv.h"
+
+/*
+ * Hot regions where something happens to them. That they compute what T0 does is the
+ * instruction fuzzer's and the guests' to show.
+ */
+
+#define RUN(t) g_assert_cmpint(t0_test_run(t), ==, VCPU_EXIT_HLT)
+
+static struct t0_cpu *cpu_of(struct t0_test *t)
+{
+    return t->vcpu->accel;
+}
+
+static const struct t2_core *core_of(struct t0_test *t)
+{
+    return cpu_of(t)->core->t1->t2;
+}
+
+static struct t0_test *machine(const char *more)
+{
+    g_autofree char *options = g_strdup_printf("tier=2,heat=1%s", more);
+    return t0_test_new_options(64, 2048, NULL, options);
+}
+
+/* Every register but RSP has its part in it, and a function. */
+T0_TEST_ASM(loop_with_call, 64,
+            "mov $100, %ecx\n xor %eax, %eax\n xor %r15d, %r15d\n mov $3, %r9d\n"
+            "1: mov %ecx, %r10d\n add %r9, %r15\n call 2f\n lea (%rax, %r11), %rax\n"
+            "dec %ecx\n jnz 1b\n hlt\n"
+            "2: lea (%r10, %r10), %r11\n mov %r11, %r14\n ret");
+
+static void loop_with_call_is_one_region(void)
+{
+    struct t0_test *t = machine(",t2-heat=1");
+    for (unsigned i = 0; i < 3; i++) {
+        t0_test_asm(t, loop_with_call);
+        uint64_t insns = cpu_of(t)->insns;
+        RUN(t);
+        g_assert_cmpuint(t->s.gpr[X86_RAX], ==, 100 * 101);
+        g_assert_cmpuint(t->s.gpr[X86_R15], ==, 300);
+        g_assert_cmpuint(t->s.gpr[X86_R14], ==, 2);
+        g_assert_cmpuint(t->s.gpr[X86_R10], ==, 1);
+        g_assert_cmpuint(t->s.gpr[X86_RSP], ==, T0_TEST_STACK);
+        g_assert_cmpuint(cpu_of(t)->insns - insns, ==, 4 + 100 * 9 + 1);
+    }
+    g_assert_cmpuint(core_of(t)->nb_built, >, 0);
+    t0_test_free(t);
+}
+
+/* From the 500th round on 3 is added instead of 1: the store is in the region too. */
+T0_TEST_ASM(loop_changes_itself, 64,
+            "mov $1000, %ecx\n xor %eax, %eax\n lea 2f(%rip), %rdi\n"
+            "1: cmp $500, %ecx\n jne 2f\n movb $3, 2(%rdi)\n"
+            "2: add $1, %eax\n dec %ecx\n jnz 1b\n hlt");
+
+static void region_is_left_when_its_code_changes(void)
+{
+    struct t0_test *t = machine(",t2-heat=1");
+    for (unsigned i = 0; i < 3; i++) {
+        t0_test_asm(t, loop_changes_itself);
+        RUN(t);
+        g_assert_cmpuint(t->s.gpr[X86_RAX], ==, 500 + 3 * 500);
+    }
+    g_assert_cmpuint(core_of(t)->nb_killed, >, 0);
+    t0_test_free(t);
+}
+
+/* The same by a call, whose push is what changes the code: the stack is in it. */
+T0_TEST_ASM(push_changes_code, 64,
+            "mov $200, %ecx\n xor %eax, %eax\n lea 3f(%rip), %r8\n mov %rsp, %rbx\n"
+            "1: mov %rbx, %rsp\n cmp $100, %ecx\n cmove %r8, %rsp\n"
+            "call 2f\n add $1, %eax\n dec %ecx\n jnz 1b\n mov %rbx, %rsp\n hlt\n"
+            "2: pop %rdx\n add $10, %eax\n jmp *%rdx\n"
+            ".byte 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90\n 3: nop");
+
+static void region_is_left_when_a_push_changes_its_page(void)
+{
+    struct t0_test *t = machine(",t2-heat=1");
+    for (unsigned i = 0; i < 3; i++) {
+        t0_test_asm(t, push_changes_code);
+        RUN(t);
+        g_assert_cmpuint(t->s.gpr[X86_RAX], ==, 200 * 11);
+    }
+    g_assert_cmpuint(core_of(t)->nb_built, >, 0);
+    t0_test_free(t);
+}
+
+/* A fault in the middle, with lent registers: the handler sees them all. */
+T0_TEST_ASM(loop_faults, 64,
+            "mov $100, %ecx\n xor %r9d, %r9d\n xor %r15d, %r15d\n mov $0x20000, %edi\n"
+            "1: inc %r9\n lea (%r9, %r9), %r15\n add $0x1000000, %rdi\n"
+            "mov (%rdi), %rdx\n jmp 1b");
+
+static void fault_in_a_region_is_precise(void)
+{
+    struct t0_test *t = machine(",t2-heat=1");
+    t0_test_catch_all(t);
+    for (unsigned i = 0; i < 3; i++) {
+        t0_test_asm(t, loop_faults);
+        t->s.gpr[X86_RSP] = T0_TEST_STACK;
+        RUN(t);
+        g_assert_cmpuint(t->s.gpr[X86_RBX], ==, X86_EXC_PF);
+        g_assert_cmphex(t->s.cr2, ==, 0x40020000); /* the first GiB is mapped */
+        g_assert_cmpuint(t->s.gpr[X86_R9], ==, 64);
+        g_assert_cmpuint(t->s.gpr[X86_R15], ==, 128);
+        g_assert_cmphex(t->s.gpr[X86_RDI], ==, 0x40020000);
+    }
+    t0_test_free(t);
+}
+
+/* Samples as the thread would take them: attention is asked for before each run. */
+static void loop_that_is_sampled_twice_becomes_a_region(void)
+{
+    struct t0_test *t = machine(",t2-heat=0");
+    t0_test_asm(t, loop_with_call);
+    RUN(t);
+    uint64_t head = T0_TEST_CODE + 16; /* label 1 */
+    for (unsigned i = 0; i < 2 * T2_SAMPLES; i++) {
+        t->s.rip = head;
+        t->s.gpr[X86_RAX] = 0;
+        t->s.gpr[X86_RCX] = 100;
+        t2_sample(cpu_of(t));
+        RUN(t);
+        g_assert_cmpuint(t->s.gpr[X86_RAX], ==, 100 * 101);
+    }
+    g_assert_cmpuint(core_of(t)->nb_recorded, ==, 1);
+    g_assert_cmpuint(core_of(t)->nb_built, ==, 1);
+    t0_test_free(t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!t1_supported()) {
+        g_test_message("no BMI2 here");
+        return 77;
+    }
+    g_test_add_func("/t2/call", loop_with_call_is_one_region);
+    g_test_add_func("/t2/changes", region_is_left_when_its_code_changes);
+    g_test_add_func("/t2/push", region_is_left_when_a_push_changes_its_page);
+    g_test_add_func("/t2/fault", fault_in_a_region_is_precise);
+    g_test_add_func("/t2/sample", loop_that_is_sampled_twice_becomes_a_region);
+    return g_test_run();
+}
