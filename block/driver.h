@@ -422,6 +422,8 @@ void blk_warn(struct blk *b, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
  * the node. NULL with @error when there is none. From open, create and amend.
  */
 GBytes *blk_secret(struct blk *b, const char *id, GError **error);
+/* All of them, for opening something else. */
+const struct secrets *blk_secrets(const struct blk *b);
 
 /* Values of @opts as open got them, with a default for what is absent. */
 bool blk_opt_bool(json_t *opts, const char *name, bool def);

@@ -134,6 +134,11 @@ GBytes *blk_secret(struct blk *b, const char *id, GError **error)
     return secrets_get(b->core->secrets, id, error);
 }
 
+const struct secrets *blk_secrets(const struct blk *b)
+{
+    return b->core->secrets;
+}
+
 bool blk_opt_bool(json_t *opts, const char *name, bool def)
 {
     json_t *v = json_object_get(opts, name);

@@ -208,6 +208,20 @@ bad:
     return NULL;
 }
 
+struct blk_crypt *cipher_new_legacy(GBytes *passphrase, GError **error)
+{
+    const struct cipher_spec spec = {CIPHER_AES_128, CIPHER_CBC, IVGEN_PLAIN64, 0};
+    uint8_t key[16] = {0};
+    size_t len;
+    const void *text = g_bytes_get_data(passphrase, &len);
+    if (len) {
+        memcpy(key, text, MIN(len, sizeof(key)));
+    }
+    struct blk_crypt *c = cipher_new(&spec, key, IV_SECTOR, error);
+    OPENSSL_cleanse(key, sizeof(key));
+    return c;
+}
+
 void cipher_free(struct blk_crypt *crypt)
 {
     struct cipher *c = (struct cipher *)crypt;

@@ -52,6 +52,11 @@ const void *cipher_md(enum cipher_hash h);
  */
 struct blk_crypt *cipher_new(const struct cipher_spec *s, const uint8_t *key,
                              uint32_t sector_bytes, GError **error);
+
+/* The first encryption of qcow and qcow2: AES-128 in CBC, the key is the passphrase as
+ * it is, cut off at 16 bytes or filled up with zeros. */
+struct blk_crypt *cipher_new_legacy(GBytes *passphrase, GError **error);
+
 void cipher_free(struct blk_crypt *c); /* NULL is fine */
 
 #endif

@@ -123,6 +123,11 @@ static bool judge_options(struct convert *c, json_t *opts)
                   "Compression and preallocation not supported at the same time");
         return false;
     }
+    if (c->compress && (json_object_get(opts, "encrypt.format") ||
+                        json_object_get(opts, "encryption"))) {
+        img_error(c->im, "Compression and encryption not supported at the same time");
+        return false;
+    }
     if (c->compress && json_object_get(opts, "data_file")) {
         img_error(c->im, "Compression not supported with an external data file");
         return false;

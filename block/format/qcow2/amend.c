@@ -342,6 +342,9 @@ static bool qcow2_amend(struct blk *b, json_t *opts, bool force, GError **error)
         return error_msg(error, "data-file can only be set for images that use an "
                                 "external data file");
     }
+    if (!qcow2_amend_crypt(q, opts, force, error)) {
+        return false;
+    }
     if (!begin(b, error) || !amend_compat(b, opts, error) ||
         !amend_width(q, bits, error) || !amend_lazy(q, opts, error)) {
         return false;

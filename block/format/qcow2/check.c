@@ -346,6 +346,7 @@ int qcow2_count_all(struct checker *k)
     r = r ? r : walk_l1(k, q->l1_offset, q->l1, q->l1_size, true);
     r = r ? r : walk_snapshots(k);
     r = r ? r : walk_bitmaps(k);
+    r = r ? r : count_range(k, q->crypt_at, q->crypt_len);
     return r ? r : walk_refcounts(k);
 }
 

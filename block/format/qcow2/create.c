@@ -14,22 +14,24 @@
  *     1 ...            refcount table
  *     ...              refcount blocks
  *     ...              L1 table
+ *     ...              LUKS header
  *
  * It is written with one reference for each of them and nothing else; preallocation is
  * done afterwards through the driver itself.
  */
 
 struct plan {
-    uint64_t l1, rt, blocks; /* clusters */
+    uint64_t l1, rt, blocks, crypt; /* clusters */
 };
 
 static struct plan plan_layout(const struct qcow2 *q)
 {
     uint64_t per_block = UINT64_C(1) << q->refblock_bits;
     struct plan p = {qcow2_clusters_for(q, MAX(qcow2_l1_entries(q, q->size), 1) * 8), 1,
-                     1};
+                     1, qcow2_clusters_for(q, q->crypt_len)};
     for (;;) {
-        uint64_t blocks = (1 + p.rt + p.blocks + p.l1 + per_block - 1) / per_block;
+        uint64_t blocks =
+            (1 + p.rt + p.blocks + p.l1 + p.crypt + per_block - 1) / per_block;
         uint64_t rt = qcow2_clusters_for(q, blocks * 8);
         if (blocks <= p.blocks && rt <= p.rt) {
             return p;
@@ -42,7 +44,7 @@ static struct plan plan_layout(const struct qcow2 *q)
 static int write_layout(struct qcow2 *q, const struct plan *p)
 {
     uint64_t per_block = UINT64_C(1) << q->refblock_bits;
-    uint64_t used = 1 + p->rt + p->blocks + p->l1,
+    uint64_t used = 1 + p->rt + p->blocks + p->l1 + p->crypt,
              entries = p->rt << (q->cluster_bits - 3);
     g_autofree uint64_t *rt = g_try_malloc0(entries * 8);
     g_autofree uint8_t *buf = g_try_malloc(q->cluster_size);
@@ -182,21 +184,6 @@ static bool take_names(struct qcow2 *q, json_t *opts, GError **error)
     return true;
 }
 
-static bool take_crypt(json_t *opts, GError **error)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(opts, key, value)
-    {
-        if (g_str_has_prefix(key, "encrypt.") ||
-            (g_str_equal(key, "encryption") && json_is_true(value))) {
-            return error_msg(
-                error, "'%s': encrypted qcow2 images are not supported here", key);
-        }
-    }
-    return true;
-}
-
 static bool take_size(struct qcow2 *q, json_t *opts, GError **error)
 {
     q->size = ALIGN_UP(blk_opt_u64(opts, "size", 0), 512);
@@ -252,7 +239,7 @@ static struct blk *find_file(void *opaque, const char *name)
 }
 
 /* The new image through its own driver. */
-static struct blk *open_new(struct blk *file, GError **error)
+static struct blk *open_new(struct blk *file, json_t *create_opts, GError **error)
 {
     struct blk_perms all = {BLK_PERM_READ | BLK_PERM_WRITE | BLK_PERM_RESIZE,
                             BLK_PERM_ALL};
@@ -260,8 +247,13 @@ static struct blk *open_new(struct blk *file, GError **error)
                                  .perms = &all,
                                  .find_node = find_file,
                                  .opaque = file,
+                                 .secrets = blk_secrets(file),
                                  .flags = BLK_OPEN_NO_BACKING};
     json_t *opts = json_pack("{s:s, s:s}", "driver", "qcow2", "file", "new");
+    json_t *encrypt = qcow2_crypt_options(create_opts);
+    if (encrypt) {
+        json_object_set_new(opts, "encrypt", encrypt);
+    }
     struct blk *b = blk_open(&args, opts, error);
     json_decref(opts);
     return b;
@@ -274,7 +266,7 @@ static bool create_rest(struct blk *file, json_t *opts, uint64_t size, GError **
     if (g_str_equal(mode, "off") && !external) {
         return true;
     }
-    struct blk *b = open_new(file, error);
+    struct blk *b = open_new(file, opts, error);
     if (!b) {
         return false;
     }
@@ -311,6 +303,7 @@ static bool build(struct qcow2 *q, json_t *opts, GError **error)
     q->rt_offset = q->cluster_size;
     q->rt_clusters = (uint32_t)p.rt;
     q->l1_offset = (1 + p.rt + p.blocks) << q->cluster_bits;
+    q->crypt_at = q->crypt_len ? q->l1_offset + (p.l1 << q->cluster_bits) : 0;
     if (p.rt << q->cluster_bits > MAX(QCOW2_MAX_RT_BYTES, q->cluster_size)) {
         return error_errno(error, EFBIG, "the refcount table would be too large");
     }
@@ -319,6 +312,9 @@ static bool build(struct qcow2 *q, json_t *opts, GError **error)
         return false;
     }
     int r = write_layout(q, &p);
+    if (r == 0 && !qcow2_write_crypt(q, q->file, opts, error)) {
+        return false;
+    }
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
     r = r ? r : blk_pwrite(q->file, 0, head, q->cluster_size);
     return r == 0 || error_errno(error, -r, "Could not write qcow2 header");
@@ -329,7 +325,7 @@ static bool take_all(struct qcow2 *q, json_t *opts, GError **error)
     const char *mode = blk_opt_str(opts, "preallocation", "off");
     if (!take_compat(q, opts, error) || !take_cluster(q, opts, error) ||
         !take_refcounts(q, opts, error) || !take_compression(q, opts, error) ||
-        !take_names(q, opts, error) || !take_crypt(opts, error)) {
+        !take_names(q, opts, error) || !qcow2_take_crypt(q, opts, error)) {
         return false;
     }
     if (q->backing_name && !g_str_equal(mode, "off") &&
@@ -371,12 +367,13 @@ static bool qcow2_measure(json_t *opts, const struct blk_measure_source *src,
     uint64_t l2 = qcow2_l1_entries(&q, q.size);
     uint64_t l1 = qcow2_clusters_for(&q, l2 * 8);
     uint64_t per_block = UINT64_C(1) << q.refblock_bits, blocks = 0, rt = 0, last;
+    uint64_t crypt = qcow2_clusters_for(&q, q.crypt_len);
     do { /* the refcounts count themselves */
         last = blocks + rt;
-        blocks = (1 + l1 + l2 + clusters + last + per_block - 1) / per_block;
+        blocks = (1 + l1 + l2 + crypt + clusters + last + per_block - 1) / per_block;
         rt = qcow2_clusters_for(&q, blocks * 8);
     } while (blocks + rt != last);
-    ret->full = (1 + l1 + l2 + clusters + blocks + rt) << q.cluster_bits;
+    ret->full = (1 + l1 + l2 + crypt + clusters + blocks + rt) << q.cluster_bits;
     int64_t used = (int64_t)clusters;
     if (src && src->clusters) {
         used = src->clusters(src->opaque, q.cluster_size);

@@ -145,6 +145,31 @@ static bool read_bitmaps_extension(struct qcow2 *q, const uint8_t *p, uint32_t l
     return true;
 }
 
+/* Where the LUKS header is. */
+static bool read_crypt_extension(struct qcow2 *q, const uint8_t *p, uint32_t len,
+                                 GError **error)
+{
+    if (q->crypt_method != QCOW2_CRYPT_LUKS) {
+        return error_msg(error, "CRYPTO header extension only expected with LUKS "
+                                "encryption method");
+    }
+    if (len != 16) {
+        return error_msg(
+            error, "CRYPTO header extension size %" PRIu32 ", but expected size 16",
+            len);
+    }
+    q->crypt_at = be64_get(p);
+    q->crypt_len = be64_get(p + 8);
+    if (!qcow2_aligned(q, q->crypt_at)) {
+        return error_msg(error,
+                         "Encryption header offset '%" PRIu64
+                         "' is not a multiple of cluster size '%" PRIu64 "'",
+                         q->crypt_at, q->cluster_size);
+    }
+    return ck_range(q->crypt_at, q->crypt_len, blk_length(q->file)) ||
+           error_msg(error, "Encryption header reaches past the end of the file");
+}
+
 static bool read_extension(struct qcow2 *q, uint32_t type, const uint8_t *p,
                            uint32_t len, GError **error)
 {
@@ -164,7 +189,7 @@ static bool read_extension(struct qcow2 *q, uint32_t type, const uint8_t *p,
         q->data_file_name = take_text(p, len);
         return true;
     case EXT_BITMAPS: return read_bitmaps_extension(q, p, len, error);
-    case EXT_CRYPTO: return true; /* refused by crypt_method */
+    case EXT_CRYPTO: return read_crypt_extension(q, p, len, error);
     default: {
         struct qcow2_extension e = {type, len, g_memdup2(p, len)};
         g_array_append_val(q->extensions, e);
@@ -247,12 +272,9 @@ static bool judge_features(struct qcow2 *q, GError **error)
         return error_msg(error, "Unsupported encryption method %" PRIu32,
                          q->crypt_method);
     }
-    if (q->crypt_method) {
-        return error_msg(error,
-                         "the image is encrypted (%s), which is not supported here",
-                         q->crypt_method == 1 ? "AES-CBC, 'aes'" : "LUKS, 'luks'");
-    }
-    return true;
+    return q->crypt_method != QCOW2_CRYPT_LUKS || q->crypt_len ||
+           error_msg(error, "Header reported 'luks' encryption without a CRYPTO header "
+                            "extension");
 }
 
 static bool judge_tables(struct qcow2 *q, const uint8_t *h, bool check, GError **error)
@@ -444,6 +466,12 @@ uint8_t *qcow2_build_header(const struct qcow2 *q, GError **error)
     if (q->backing_format) {
         add_extension(&w, (uint32_t)EXT_BACKING_FORMAT, q->backing_format,
                       strlen(q->backing_format));
+    }
+    if (q->crypt_len) {
+        uint8_t ext[16];
+        be64_put(ext, q->crypt_at);
+        be64_put(ext + 8, q->crypt_len);
+        add_extension(&w, EXT_CRYPTO, ext, sizeof(ext));
     }
     if (q->data_file_name && (q->incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
         add_extension(&w, EXT_DATA_FILE, q->data_file_name, strlen(q->data_file_name));

@@ -265,6 +265,13 @@ static int map_run(struct qcow2 *q, uint64_t offset, uint64_t len, const uint8_t
         .child = space ? q->data : NULL,
         .offset = space ? place + in : 0,
     };
+    if (kind == QCOW2_DATA && q->crypt_method) {
+        ret->crypt = q->crypt;
+        ret->iv_offset = qcow2_iv(q, ret->offset, offset);
+        if (!q->crypt) {
+            return -EACCES; /* opened without its key */
+        }
+    }
     if (kind == QCOW2_DATA && !q->data) {
         return -ENOMEDIUM; /* opened without its data file */
     }

@@ -144,7 +144,7 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
     q->pending = g_array_new(FALSE, FALSE, sizeof(struct qcow2_pending));
     q->snapshots = g_array_new(FALSE, TRUE, sizeof(struct qcow2_snapshot));
     if (!qcow2_read_header(q, check, error) || !read_tables(q, error) ||
-        !open_data_file(q, opts, error)) {
+        !open_data_file(q, opts, error) || !qcow2_open_crypt(q, opts, error)) {
         return false;
     }
     q->cache =
@@ -180,6 +180,7 @@ static void qcow2_close(struct blk *b)
         return;
     }
     slices_free(q->cache);
+    qcow2_close_crypt(q);
     qcow2_free_snapshots(q);
     g_array_free(q->snapshots, TRUE);
     g_array_free(q->pending, TRUE);
@@ -214,12 +215,16 @@ static void qcow2_info(struct blk *b, json_t *info)
             json_object_set_new(data, "data-file-raw", json_boolean(q->data_raw));
         }
     }
+    qcow2_crypt_info(q, data);
     json_t *specific = json_object();
     json_object_set_new(specific, "type", json_string("qcow2"));
     json_object_set_new(specific, "data", data);
     json_object_set_new(info, "format-specific", specific);
     json_object_set_new(info, "cluster-size",
                         json_integer((json_int_t)q->cluster_size));
+    if (q->crypt_method) {
+        json_object_set_new(info, "encrypted", json_true());
+    }
     json_object_set_new(info, "dirty-flag",
                         json_boolean(q->incompatible & QCOW2_INCOMPAT_DIRTY));
     if (q->backing_name) {
@@ -238,6 +243,7 @@ static void qcow2_info(struct blk *b, json_t *info)
 static const struct blk_option qcow2_options[] = {
     {"backing", BLK_OPT_NODE, NULL, "what unallocated parts are read from, or null"},
     {"data-file", BLK_OPT_NODE, NULL, "the external data file"},
+    {"encrypt", BLK_OPT_NODE, NULL, "format (aes, luks) and key-secret"},
     {"lazy-refcounts", BLK_OPT_BOOL, NULL, "postpone refcount updates"},
     {"pass-discard-request", BLK_OPT_BOOL, NULL,
      "discards of the guest go to the file"},

@@ -101,9 +101,10 @@ struct qcow2 {
     uint32_t header_len;
     uint8_t compression; /* 0 deflate, 1 zstd */
     char *backing_name, *backing_format, *data_file_name;
-    GArray *extensions;     /* of struct qcow2_extension */
-    uint64_t bitmaps_at[3]; /* nb, directory size, offset; nb 0: none */
-    char *feature_text;     /* of incompatible bits we do not know */
+    GArray *extensions;           /* of struct qcow2_extension */
+    uint64_t crypt_at, crypt_len; /* the LUKS header; len 0: none */
+    uint64_t bitmaps_at[3];       /* nb, directory size, offset; nb 0: none */
+    char *feature_text;           /* of incompatible bits we do not know */
 
     /* ---- derived */
     bool extended;        /* 16-byte entries with 32 subclusters */
@@ -138,6 +139,11 @@ struct qcow2 {
     uint64_t snapshots_offset, snapshots_bytes;
     uint32_t nb_snapshots;
     bool snapshots_lost; /* opened to be checked, table not readable */
+
+    /* ---- crypt.c: how clusters are encrypted; NULL: not, or opened without the key */
+    struct luks *luks;
+    struct blk_crypt *crypt;
+    GBytes *passphrase; /* borrowed from the opener's secrets */
 
     bool corrupt_told; /* the first damage was reported */
     bool lazy;         /* lazy refcounts, for this opening */
@@ -188,6 +194,31 @@ void qcow2_done_header(struct qcow2 *q);
 
 /* Damage was found: tell it once, set the corrupt bit if we may write. Returns -EIO. */
 int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+
+/* ---- crypt.c -------------------------------------------------------------------- */
+
+enum { QCOW2_CRYPT_NONE, QCOW2_CRYPT_AES, QCOW2_CRYPT_LUKS };
+
+/* Find the key with the node's option "encrypt". */
+bool qcow2_open_crypt(struct qcow2 *q, json_t *opts, GError **error);
+void qcow2_close_crypt(struct qcow2 *q);
+
+/* Where the IV of the byte at @host, which the guest sees at @guest, comes from. */
+static inline uint64_t qcow2_iv(const struct qcow2 *q, uint64_t host, uint64_t guest)
+{
+    return q->crypt_method == QCOW2_CRYPT_LUKS ? host : guest;
+}
+
+/* Options of creating: q->crypt_method and q->crypt_len. */
+bool qcow2_take_crypt(struct qcow2 *q, json_t *opts, GError **error);
+/* Write a new image's LUKS header at q->crypt_at. @file: whose secrets there are. */
+bool qcow2_write_crypt(struct qcow2 *q, struct blk *file, json_t *opts, GError **error);
+
+/* The option "encrypt" that opens an image made with @opts; NULL: it needs none. */
+json_t *qcow2_crypt_options(json_t *opts);
+
+bool qcow2_amend_crypt(struct qcow2 *q, json_t *opts, bool force, GError **error);
+void qcow2_crypt_info(const struct qcow2 *q, json_t *data);
 
 /* ---- cache.c -------------------------------------------------------------------- */
 

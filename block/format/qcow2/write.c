@@ -162,7 +162,7 @@ static bool zero_already(const struct qcow2 *q, const struct blk_reservation *r,
 {
     const struct blk *b = q->b;
     enum qcow2_cluster kind = qcow2_kind(q, e, sub);
-    if (external(q) || !q->file->growable || q->tail_unsure ||
+    if (external(q) || q->crypt_method || !q->file->growable || q->tail_unsure ||
         host < q->file->content_len) {
         return false;
     }
@@ -180,6 +180,13 @@ static int find_room(struct qcow2 *q, uint64_t guest, uint64_t count,
         return q->data ? 0 : -ENOMEDIUM;
     }
     return qcow2_alloc(q, count, 1, ret_host, ret_got);
+}
+
+static int encrypted(const struct qcow2 *q, struct blk_reservation *r)
+{
+    r->crypt = q->crypt;
+    r->iv_offset = qcow2_iv(q, r->child_offset, r->guest_start);
+    return q->crypt_method && !q->crypt ? -EACCES : 0;
 }
 
 int qcow2_reserve_range(struct qcow2 *q, struct blk_reservation *r)
@@ -208,7 +215,7 @@ int qcow2_reserve_range(struct qcow2 *q, struct blk_reservation *r)
         host = e.desc & QCOW2_OFFSET_MASK;
         r->tag[TAG_HOST] = host;
         r->child_offset = host + (r->guest_start - guest);
-        return q->data ? 0 : -ENOMEDIUM;
+        return q->data ? encrypted(q, r) : -ENOMEDIUM;
     }
     /* As many clusters in a row as have the same plan and are in this slice. */
     uint64_t want = 1, most = qcow2_clusters_for(q, r->offset + r->len - guest);
@@ -232,7 +239,7 @@ int qcow2_reserve_range(struct qcow2 *q, struct blk_reservation *r)
     if (same && plan == PLAN_FRESH && zero_already(q, r, &e, sub, host)) {
         r->fill = BLK_FILL_NO;
     }
-    return 0;
+    return encrypted(q, r);
 }
 
 static int reserve_packed(struct qcow2 *q, struct blk_reservation *r)
@@ -240,7 +247,7 @@ static int reserve_packed(struct qcow2 *q, struct blk_reservation *r)
     uint8_t *slice;
     unsigned index;
     uint64_t at, host, x = 62 - (q->cluster_bits - 8);
-    if (external(q)) {
+    if (external(q) || q->crypt_method) {
         return -ENOTSUP;
     }
     int err = own_slice(q, r->offset, &slice, &index, &at);
