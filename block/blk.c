@@ -242,6 +242,8 @@ static int check_change(struct blk *b, struct blk_req *req)
     }
     if (req->op != BLK_WRITE) {
         req->flags &= ~(unsigned)BLK_COMPRESS;
+    } else if (b->chunks_only) {
+        req->flags |= BLK_COMPRESS;
     }
     if ((req->flags & BLK_COMPRESS) && !(b->format && b->format->writable->codec)) {
         return -ENOTSUP;

@@ -404,13 +404,14 @@ static int write_chunk(struct blk *b, const struct blk_codec *codec, uint64_t ch
 {
     const struct blk_write_ops *w = b->format->writable;
     g_autofree uint8_t *plain = g_try_malloc(chunk);
-    g_autofree uint8_t *stored = g_try_malloc(chunk);
+    uint64_t room = b->chunks_only ? BLK_CHUNK_ROOM(chunk) : chunk - 1;
+    g_autofree uint8_t *stored = g_try_malloc(room);
     if (!plain || !stored) {
         return -ENOMEM;
     }
     blk_data_copy_out(d, plain, r->len);
     memset(plain + r->len, 0, chunk - r->len); /* the last one of the disk */
-    int64_t n = codec->encode(plain, chunk, stored, chunk - 1);
+    int64_t n = codec->encode(plain, chunk, stored, room);
     if (n <= 0) {
         return n < 0 ? (int)n : -EIO;
     }

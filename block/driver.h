@@ -49,13 +49,18 @@ enum blk_extent_kind {
  */
 #define BLK_EXT_SPARSE (1u << 2)
 
+/* Room for a chunk that does not get shorter. */
+#define BLK_CHUNK_ROOM(len) ((len) + (len) / 1024 + 64)
+
 /* Turns stored bytes into a chunk and back. Stateless; any thread, in parallel. */
 struct blk_codec {
     const char *name;
     /* 0, -EIO when @src is not what it should be, -ENOMEM. Fills @dst to the last
      * byte or fails; @src may have slack behind the stream. */
     int (*decode)(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len);
-    /* Bytes written to @dst, or -ENOSPC when it does not fit in @dst_max. */
+    /* Bytes written to @dst, or -ENOSPC when it does not fit in @dst_max. Where
+     * everything is stored encoded (blk.chunks_only), BLK_CHUNK_ROOM(src_len) must do
+     * for any content. */
     int64_t (*encode)(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_max);
 };
 
@@ -386,6 +391,8 @@ struct blk {
     bool growable;                /* protocol: a holder of BLK_PERM_RESIZE may write
                                      behind the end, which moves                     */
     struct blk_limits limits;
+    bool chunks_only; /* format: all data is stored in compressed chunks, so every write
+                         is one with BLK_COMPRESS */
 
     struct blk_core *core; /* the data path's */
 };

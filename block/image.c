@@ -516,6 +516,16 @@ uint64_t blk_chunk(const struct blk *b)
     return chunk;
 }
 
+bool blk_chunks_only(const struct blk *b)
+{
+    return b->chunks_only;
+}
+
+uint64_t blk_chunk_room(const struct blk *b)
+{
+    return BLK_CHUNK_ROOM(blk_chunk(b));
+}
+
 int64_t blk_encode(struct blk *b, const void *plain, uint64_t len, void *stored)
 {
     uint64_t chunk;
@@ -535,7 +545,8 @@ int64_t blk_encode(struct blk *b, const void *plain, uint64_t len, void *stored)
         memcpy(whole, plain, len);
         plain = whole;
     }
-    int64_t n = codec->encode(plain, chunk, stored, chunk - 1);
+    uint64_t room = b->chunks_only ? BLK_CHUNK_ROOM(chunk) : chunk - 1;
+    int64_t n = codec->encode(plain, chunk, stored, room);
     return n == -ENOSPC ? 0 : n;
 }
 
@@ -550,7 +561,7 @@ int blk_write_encoded(struct blk *b, uint64_t offset, const void *stored,
         return -EROFS;
     }
     if (offset % chunk || offset >= blk_length(b) || !stored_len ||
-        stored_len > chunk) {
+        stored_len > BLK_CHUNK_ROOM(chunk)) {
         return -EINVAL;
     }
     return blk_store_chunk(b, offset, MIN(chunk, blk_length(b) - offset), stored,

@@ -155,12 +155,15 @@ bool blk_make_empty(struct blk *b, GError **error);
 
 /*
  * For tools that encode on several cores but store in order. blk_chunk() is the length
- * of a chunk, 0 when the format stores nothing compressed. blk_encode() returns the
- * bytes written to @stored (room for a chunk), 0 when the chunk does not get shorter,
- * or -errno; any thread. blk_write_encoded() stores them as what @offset, a multiple of
- * the chunk, reads as; any thread.
+ * of a chunk, 0 when the format stores nothing compressed; blk_chunks_only() says
+ * whether the image stores all data so. blk_encode() returns the bytes written to
+ * @stored (blk_chunk_room() bytes), 0 when the chunk does not get shorter and may be
+ * stored plain, or -errno; any thread. blk_write_encoded() stores them as what @offset,
+ * a multiple of the chunk, reads as; any thread.
  */
 uint64_t blk_chunk(const struct blk *b);
+uint64_t blk_chunk_room(const struct blk *b);
+bool blk_chunks_only(const struct blk *b);
 int64_t blk_encode(struct blk *b, const void *plain, uint64_t len, void *stored);
 int blk_write_encoded(struct blk *b, uint64_t offset, const void *stored,
                       uint64_t stored_len);

@@ -8,6 +8,12 @@
 /* Raw DEFLATE streams (RFC 1951), without zlib's frame. libdeflate. */
 extern const struct blk_codec blk_codec_deflate;
 
+/*
+ * zlib streams (RFC 1950). A stream that ends early leaves zeros, as the last chunk of
+ * a disk may be short; what does not get shorter is stored as it is.
+ */
+extern const struct blk_codec blk_codec_zlib;
+
 /* Zstandard frames (RFC 8878). libzstd. */
 extern const struct blk_codec blk_codec_zstd;
 

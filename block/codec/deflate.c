@@ -2,6 +2,9 @@
 
 #include <errno.h>
 #include <libdeflate.h>
+#include <string.h>
+
+#include "lib/base/bytes.h"
 
 /*
  * libdeflate: whole buffers, several times faster than zlib's streams. Making a
@@ -29,15 +32,31 @@ static void free_decompressor(void *d)
 static GPrivate compressors = G_PRIVATE_INIT(free_compressor);
 static GPrivate decompressors = G_PRIVATE_INIT(free_decompressor);
 
-static int deflate_decode(const uint8_t *src, size_t src_len, uint8_t *dst,
-                          size_t dst_len)
+static struct libdeflate_decompressor *decompressor(void)
 {
     struct libdeflate_decompressor *d = g_private_get(&decompressors);
-    size_t in, out;
     if (!d) {
         d = libdeflate_alloc_decompressor();
         g_private_set(&decompressors, d);
     }
+    return d;
+}
+
+static struct libdeflate_compressor *compressor(void)
+{
+    struct libdeflate_compressor *c = g_private_get(&compressors);
+    if (!c) {
+        c = libdeflate_alloc_compressor(LEVEL);
+        g_private_set(&compressors, c);
+    }
+    return c;
+}
+
+static int deflate_decode(const uint8_t *src, size_t src_len, uint8_t *dst,
+                          size_t dst_len)
+{
+    struct libdeflate_decompressor *d = decompressor();
+    size_t in, out;
     if (!d) {
         return -ENOMEM;
     }
@@ -49,11 +68,7 @@ static int deflate_decode(const uint8_t *src, size_t src_len, uint8_t *dst,
 static int64_t deflate_encode(const uint8_t *src, size_t src_len, uint8_t *dst,
                               size_t dst_max)
 {
-    struct libdeflate_compressor *c = g_private_get(&compressors);
-    if (!c) {
-        c = libdeflate_alloc_compressor(LEVEL);
-        g_private_set(&compressors, c);
-    }
+    struct libdeflate_compressor *c = compressor();
     if (!c) {
         return -ENOMEM;
     }
@@ -65,4 +80,63 @@ const struct blk_codec blk_codec_deflate = {
     .name = "deflate",
     .decode = deflate_decode,
     .encode = deflate_encode,
+};
+
+/* ---- with zlib's frame --------------------------------------------------------------
+ */
+
+static int zlib_decode(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len)
+{
+    struct libdeflate_decompressor *d = decompressor();
+    size_t in, out = 0;
+    if (!d) {
+        return -ENOMEM;
+    }
+    enum libdeflate_result r =
+        libdeflate_zlib_decompress_ex(d, src, src_len, dst, dst_len, &in, &out);
+    if (r != LIBDEFLATE_SUCCESS) {
+        return -EIO;
+    }
+    memset(dst + out, 0, dst_len - out);
+    return 0;
+}
+
+/* Blocks without compression: two bytes in front, five per block, the checksum. */
+static int64_t zlib_store(const uint8_t *src, size_t src_len, uint8_t *dst,
+                          size_t dst_max)
+{
+    enum { MOST = 65535 };
+    size_t blocks = MAX((src_len + MOST - 1) / MOST, 1), at = 2;
+    if (src_len + blocks * 5 + 6 > dst_max) {
+        return -ENOSPC;
+    }
+    memcpy(dst, "\x78\x01", 2);
+    for (size_t done = 0; blocks--;) {
+        size_t n = MIN(src_len - done, MOST);
+        dst[at] = blocks == 0;
+        le16_put(dst + at + 1, (uint16_t)n);
+        le16_put(dst + at + 3, (uint16_t)~n);
+        memcpy(dst + at + 5, src + done, n);
+        at += 5 + n;
+        done += n;
+    }
+    be32_put(dst + at, libdeflate_adler32(1, src, src_len));
+    return (int64_t)at + 4;
+}
+
+static int64_t zlib_encode(const uint8_t *src, size_t src_len, uint8_t *dst,
+                           size_t dst_max)
+{
+    struct libdeflate_compressor *c = compressor();
+    if (!c) {
+        return -ENOMEM;
+    }
+    size_t n = libdeflate_zlib_compress(c, src, src_len, dst, dst_max);
+    return n ? (int64_t)n : zlib_store(src, src_len, dst, dst_max);
+}
+
+const struct blk_codec blk_codec_zlib = {
+    .name = "zlib",
+    .decode = zlib_decode,
+    .encode = zlib_encode,
 };

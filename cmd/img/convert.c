@@ -154,6 +154,7 @@ static bool open_target(struct convert *c, json_t *opts)
     if (!c->target) {
         return false;
     }
+    c->compress |= blk_chunks_only(c->target);
     if (c->compress && !blk_chunk(c->target)) {
         img_error(c->im, "Compression not supported for this file format");
         return false;

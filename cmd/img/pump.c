@@ -272,10 +272,10 @@ static int write_plain(const struct pump *p, uint64_t offset, const uint8_t *buf
 static int encode_piece(struct pool *pool, const struct piece *pc, const uint8_t *buf,
                         struct encoded *out, uint8_t *store)
 {
-    uint64_t chunk = pool->chunk;
+    uint64_t chunk = pool->chunk, room = blk_chunk_room(pool->p->target);
     for (uint64_t in = 0, i = 0; in < pc->len; in += chunk, i++) {
         uint64_t n = MIN(chunk, pc->len - in);
-        out[i].data = store + in;
+        out[i].data = store + i * room;
         if (pool->p->sparse && img_is_zero(buf + in, n)) {
             out[i].len = -1;
             continue;
@@ -380,7 +380,8 @@ static void *worker(void *opaque)
     if (posix_memalign(&mem, 4096, PIECE) != 0) {
         mem = NULL;
     }
-    g_autofree uint8_t *store = pool->chunk ? g_try_malloc(PIECE + pool->chunk) : NULL;
+    g_autofree uint8_t *store =
+        pool->chunk ? g_try_malloc(chunks * blk_chunk_room(pool->p->target)) : NULL;
     g_autofree struct encoded *enc = g_try_new0(struct encoded, chunks);
     for (;;) {
         struct piece pc;
