@@ -12,6 +12,7 @@
 #include "block/format/qed/qed.h"
 #include "block/format/raw.h"
 #include "block/format/vdi.h"
+#include "block/format/vmdk/vmdk.h"
 #include "block/format/vpc.h"
 #include "block/proto/file.h"
 
@@ -23,6 +24,7 @@ const struct blk_format *const blk_formats[] = {
     &qcow2_format,
     &luks_format,
     &vdi_format,
+    &vmdk_format,
     &vpc_format,
     &qed_format,
     &qcow_format,
@@ -66,9 +68,6 @@ static const struct {
     const char *bytes;
 } signatures[] = {
     {"qcow", 0, 4, "QFI\xfb"}, /* of whatever version */
-    {"vmdk", 0, 4, "KDMV"},
-    {"vmdk", 0, 4, "COWD"},
-    {"vmdk", 0, 21, "# Disk DescriptorFile"},
     {"vhdx", 0, 8, "vhdxfile"},
     {"parallels", 0, 16, "WithoutFreeSpace"},
     {"parallels", 0, 16, "WithouFreSpacExt"},

@@ -1,6 +1,7 @@
 """Damaged images of any format: whatever is done with them ends soon, in little memory."""
 import random
 import resource
+import signal
 import subprocess
 
 import vm
@@ -15,6 +16,7 @@ VALUES = (b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\0\0\0
 def limited():
     if vm.TREE == "release":  # sanitizers map more than they use
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the call fails instead
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, 1 << 40))
 
 
