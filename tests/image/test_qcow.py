@@ -28,6 +28,8 @@ def test_convert_compressed(tmp_path, flags):
         model.command(65536)
     model.data[1 << 20:2 << 20] = model.random.randbytes(1 << 20)
     for maker in (QEMU_IMG, IMG):
+        if maker == QEMU_IMG and "-W" in flags:
+            continue  # what it makes then is not what it was given
         model.data += bytes(1536 if maker == IMG else 0)
         model.save(raw)
         # QEMU's exit code is 1 whatever it did: it ends with a write of nothing.
