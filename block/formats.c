@@ -7,6 +7,7 @@
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
 #include "block/format/luks.h"
+#include "block/format/parallels/parallels.h"
 #include "block/format/qcow/qcow.h"
 #include "block/format/qcow2/qcow2.h"
 #include "block/format/qed/qed.h"
@@ -28,6 +29,7 @@ const struct blk_format *const blk_formats[] = {
     &vpc_format,
     &qed_format,
     &qcow_format,
+    &parallels_format,
     NULL,
 };
 /* clang-format on */
@@ -69,8 +71,6 @@ static const struct {
 } signatures[] = {
     {"qcow", 0, 4, "QFI\xfb"}, /* of whatever version */
     {"vhdx", 0, 8, "vhdxfile"},
-    {"parallels", 0, 16, "WithoutFreeSpace"},
-    {"parallels", 0, 16, "WithouFreSpacExt"},
     {"bochs", 0, 22, "Bochs Virtual HD Image"},
     {"cloop", 0, 23, "#!/bin/sh\n#V2.0 Format\n"},
     {"luks (version 2)", 0, 6, "LUKS\xba\xbe"},
