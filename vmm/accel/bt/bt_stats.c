@@ -121,6 +121,8 @@ json_t *bt_stats(struct vcpu *vcpu)
                         numbers((struct item[]){{"decoded", n->blocks_built},
                                                 {"insns-decoded", n->insns_built},
                                                 {"killed", n->blocks_killed},
+                                                {"pages-checked", n->pages_checked},
+                                                {"checks-failed", n->checks_failed},
                                                 {"bytes", core->arena_used},
                                                 {"room", core->arena_size},
                                                 {"flushes", n->cache_flushes},

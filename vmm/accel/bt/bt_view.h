@@ -19,7 +19,8 @@ void bt_options_done(struct t0_vm *t);
  * little behind each other, and each is right by itself.
  *
  *     {"insns": N,
- *      "blocks": {"decoded", "insns-decoded", "killed", "bytes", "room", "flushes"},
+ *      "blocks": {"decoded", "insns-decoded", "killed", "bytes", "room", "flushes",
+ *                 "pages-checked", "checks-failed"},
  *      "code-stores": stores that hit memory with decoded code,
  *      "tlb": {"walks", "flushes", "jump-flushes",
  *              "misses": {"user", "user-ac", "kernel", "kernel-smap", "code"}},

@@ -47,6 +47,8 @@
  * so that two CPUs waiting for each other both go on. A CPU outside guest code finds
  * the request when it enters.
  *
+ * Pages that are stored to all the time get no code bits any more: t0_check.c.
+ *
  * Writes by devices come through accel_ops.invalidate into the inbox, which is read
  * before the next interrupt is delivered.
  */
@@ -87,7 +89,8 @@ static void *arena_alloc(struct t0_core *core, size_t n)
 
 #define BLOCK_ROOM                                                               \
     (sizeof(struct t0_block) + (T0_BLOCK_MAX_INSNS + 1) * sizeof(struct t0_op) + \
-     2 * sizeof(struct t0_chain) + 2 * sizeof(struct t0_page) + 64)
+     2 * sizeof(struct t0_chain) + 2 * sizeof(struct t0_page) +                  \
+     T0_CHECK_ROOM(T0_BLOCK_MAX_INSNS * X86_INSN_MAX_LEN) + 64)
 
 static struct t0_page *find_page(const struct t0_core *core, uint64_t gpa)
 {
@@ -236,6 +239,7 @@ static void unregister_page_locked(struct t0_cpu *c, struct t0_page *p)
     struct t0_vm *tvm = c->core->tvm;
     uint64_t gpa = p->gpa;
     p->registered = false;
+    p->lines = 0;
     const struct gmem_region *r = gmem_find(c->vcpu->vm->gmem, gpa);
     guintptr left = 0;
     if (tvm->cpus->len > 1) {
@@ -251,13 +255,22 @@ static void unregister_page_locked(struct t0_cpu *c, struct t0_page *p)
     }
 }
 
-/* Code bits for decoding up to 15 bytes at @gpa of page @p, before reading them. */
-void t0_mark_code(struct t0_cpu *c, const struct gmem_region *r,
-                  const struct t0_page *p, uint64_t gpa)
+/* Bits for offsets @start to @end in a page, in lines of 64 bytes. */
+static uint64_t lines_of(unsigned start, unsigned end)
 {
-    unsigned first = (gpa & 0xfff) >> GMEM_CODE_SHIFT;
-    unsigned last =
-        (unsigned)(MIN((gpa & 0xfff) + X86_INSN_MAX_LEN - 1, 0xfff) >> GMEM_CODE_SHIFT);
+    return (UINT64_MAX << start / 64) & (UINT64_MAX >> (63 - end / 64));
+}
+
+/* Code bits for decoding up to 15 bytes at @gpa of page @p, before reading them. */
+void t0_mark_code(struct t0_cpu *c, const struct gmem_region *r, struct t0_page *p,
+                  uint64_t gpa)
+{
+    unsigned start = gpa & 0xfff, end = MIN(start + X86_INSN_MAX_LEN - 1, 0xfff);
+    unsigned first = start >> GMEM_CODE_SHIFT, last = end >> GMEM_CODE_SHIFT;
+    p->lines |= lines_of(start, end);
+    if (p->checked) {
+        return;
+    }
     uint8_t bits = (uint8_t)(1u << first | 1u << last);
     _Atomic uint8_t *byte = code_byte(r, p->gpa);
     if ((atomic_load_explicit(byte, memory_order_relaxed) & bits) != bits) {
@@ -278,7 +291,7 @@ struct t0_page *t0_code_page(struct t0_cpu *c, const struct gmem_region *r,
         *p = (struct t0_page){.gpa = page, .next = *bucket};
         *bucket = ref_of(core, p);
     }
-    if (!p->registered) {
+    if (!p->registered && !p->checked) {
         register_page(c, r, p, (uint8_t)(1u << ((gpa & 0xfff) >> GMEM_CODE_SHIFT)));
     }
     return p;
@@ -319,7 +332,7 @@ static void unlink_page(struct t0_core *core, struct t0_block *b, unsigned which
     }
 }
 
-static void kill_block(struct t0_cpu *c, struct t0_block *b)
+void t0_block_drop(struct t0_cpu *c, struct t0_block *b)
 {
     struct t0_core *core = c->core;
     core->n.blocks_killed++;
@@ -351,7 +364,7 @@ void t0_block_abandon(struct t0_cpu *c)
     struct t0_block *b = c->block;
     bool in_arena = (size_t)((uint8_t *)b - c->core->arena) < c->core->arena_used;
     if (b && in_arena && !(b->flags & (T0_BLOCK_SCRATCH | T0_BLOCK_DEAD))) {
-        kill_block(c, b);
+        t0_block_drop(c, b);
     }
 }
 
@@ -370,12 +383,16 @@ static bool overlaps(const struct t0_block *b, unsigned which, uint64_t gpa,
 static void invalidate_page(struct t0_cpu *c, struct t0_page *p, uint64_t gpa,
                             uint64_t len)
 {
+    if (len <= GMEM_PAGE_SIZE && (gpa & ~UINT64_C(0xfff)) == p->gpa &&
+        !(p->lines & lines_of(gpa & 0xfff, (gpa & 0xfff) + (unsigned)len - 1))) {
+        return;
+    }
     for (t0_ref r = p->blocks; r;) {
         struct t0_block *b = at(c->core, r);
         unsigned which = r & 1;
         r = b->page_next[which];
         if (overlaps(b, which, gpa, len)) {
-            kill_block(c, b);
+            t0_block_drop(c, b);
         }
     }
     if (!p->blocks && p->registered) {
@@ -409,9 +426,63 @@ void t0_code_invalidate(struct t0_cpu *c, uint64_t gpa, uint64_t len)
     }
 }
 
+/* --- Pages with compared code ------------------------------------------------- */
+
+/* No stores to @p will be noticed from now on. */
+static void begin_checks(struct t0_cpu *c, struct t0_page *p)
+{
+    struct t0_core *core = c->core;
+    if (p->checked || core->nb_checked == T0_MAX_CHECKED) {
+        return;
+    }
+    core->n.pages_checked++;
+    core->checked[core->nb_checked++] = p->gpa;
+    p->checked = true;
+    p->since = c->insns;
+    invalidate_page(c, p, p->gpa, GMEM_PAGE_SIZE);
+    core->review = MIN(core->review, c->insns + t0_check_period(p->tries));
+    p->tries++;
+}
+
+/* Whether page @i of core->checked goes on to be one. */
+static bool review_page(struct t0_cpu *c, unsigned i)
+{
+    struct t0_core *core = c->core;
+    struct t0_page *p = find_page(core, core->checked[i]);
+    if (!p || !p->checked) {
+        return false;
+    }
+    uint64_t until = p->since + t0_check_period(p->tries - 1u);
+    if (c->insns < until) {
+        core->review = MIN(core->review, until);
+        return true;
+    }
+    p->checked = false;
+    invalidate_page(c, p, p->gpa, GMEM_PAGE_SIZE);
+    return false;
+}
+
+void t0_code_review(struct t0_cpu *c)
+{
+    struct t0_core *core = c->core;
+    if (likely(c->insns < core->review)) {
+        return;
+    }
+    core->review = UINT64_MAX;
+    for (unsigned i = 0; i < core->nb_checked;) {
+        if (review_page(c, i)) {
+            i++;
+        } else {
+            core->checked[i] = core->checked[--core->nb_checked];
+        }
+    }
+}
+
+/* --- Stores ------------------------------------------------------------------- */
+
 /* Put a range into the inboxes of those in @mask. */
 static void post_range_locked(struct t0_vm *tvm, uint64_t mask, const struct t0_cpu *me,
-                              uint64_t gpa, uint64_t len)
+                              uint64_t gpa, uint64_t len, bool check)
 {
     for (guint i = 0; i < tvm->cpus->len; i++) {
         struct t0_cpu *o = g_ptr_array_index(tvm->cpus, i);
@@ -421,6 +492,7 @@ static void post_range_locked(struct t0_vm *tvm, uint64_t mask, const struct t0_
         }
         if (in->nb < ARRAY_LEN(in->range)) {
             in->range[in->nb].gpa = gpa;
+            in->range[in->nb].check = check;
             in->range[in->nb++].len = len;
         } else {
             in->flush = true;
@@ -431,10 +503,35 @@ static void post_range_locked(struct t0_vm *tvm, uint64_t mask, const struct t0_
     }
 }
 
+/* Tell the others that cache code of the page. */
+static void tell_others(struct t0_cpu *c, uint64_t gpa, uint64_t len, bool check)
+{
+    struct t0_vm *tvm = c->core->tvm;
+    if (tvm->cpus->len == 1) {
+        return;
+    }
+    g_mutex_lock(&tvm->lock);
+    uint64_t mask = (guintptr)g_hash_table_lookup(tvm->pages, page_key(gpa));
+    post_range_locked(tvm, mask, c, gpa, len, check);
+    g_mutex_unlock(&tvm->lock);
+}
+
+void t0_code_kept(struct t0_cpu *c, uint64_t gpa)
+{
+    uint64_t page = gpa & ~UINT64_C(0xfff);
+    if (likely(!t0_check_wanted(c, page))) {
+        return;
+    }
+    struct t0_page *p = find_page(c->core, page);
+    tell_others(c, page, GMEM_PAGE_SIZE, true);
+    if (p) {
+        begin_checks(c, p);
+    }
+}
+
 void t0_code_stored(struct t0_cpu *c, const struct gmem_region *r, uint64_t gpa,
                     unsigned len)
 {
-    struct t0_vm *tvm = c->core->tvm;
     atomic_thread_fence(memory_order_seq_cst); /* pairs with t0_mark_code() */
     uint8_t bits = atomic_load_explicit(code_byte(r, gpa), memory_order_relaxed);
     if (likely(!bits)) {
@@ -442,23 +539,18 @@ void t0_code_stored(struct t0_cpu *c, const struct gmem_region *r, uint64_t gpa,
     }
     unsigned first = (gpa & 0xfff) >> GMEM_CODE_SHIFT;
     unsigned last = (unsigned)(((gpa & 0xfff) + len - 1) >> GMEM_CODE_SHIFT);
-    if (!(bits >> first & ((2u << (last - first)) - 1))) {
-        return;
+    if (bits >> first & ((2u << (last - first)) - 1)) {
+        c->core->n.smc_stores++;
+        t0_code_invalidate(c, gpa, len);
+        tell_others(c, gpa, len, false);
     }
-    c->core->n.smc_stores++;
-    t0_code_invalidate(c, gpa, len);
-    if (tvm->cpus->len > 1) {
-        g_mutex_lock(&tvm->lock);
-        uint64_t mask = (guintptr)g_hash_table_lookup(tvm->pages, page_key(gpa));
-        post_range_locked(tvm, mask, c, gpa, len);
-        g_mutex_unlock(&tvm->lock);
-    }
+    t0_code_kept(c, gpa);
 }
 
 void t0_vm_invalidate(struct t0_vm *tvm, uint64_t gpa, uint64_t len)
 {
     g_mutex_lock(&tvm->lock);
-    post_range_locked(tvm, UINT64_MAX, NULL, gpa, len);
+    post_range_locked(tvm, UINT64_MAX, NULL, gpa, len, false);
     g_mutex_unlock(&tvm->lock);
 }
 
@@ -481,6 +573,8 @@ void t0_code_flush(struct t0_cpu *c)
     memset(core->block_hash, 0, sizeof(t0_ref) << HASH_BITS);
     core->arena_used = 8; /* ref 0 is none */
     core->chain_wanted = NULL;
+    core->nb_checked = 0;
+    core->review = UINT64_MAX;
     c->block = NULL;
     t1_flush(c);
     t0_jumps_flush(c);
@@ -505,7 +599,13 @@ void t0_inbox_read(struct t0_cpu *c)
         return;
     }
     for (unsigned i = 0; i < copy.nb; i++) {
-        t0_code_invalidate(c, copy.range[i].gpa, copy.range[i].len);
+        struct t0_page *p =
+            copy.range[i].check ? find_page(c->core, copy.range[i].gpa) : NULL;
+        if (p) {
+            begin_checks(c, p);
+        } else {
+            t0_code_invalidate(c, copy.range[i].gpa, copy.range[i].len);
+        }
     }
 }
 
@@ -542,6 +642,7 @@ static bool fetch_init(struct t0_fetch *f, struct t0_cpu *c)
     f->c = c;
     f->lin = current_linear(c);
     f->page = NULL;
+    f->checked = false;
     struct t0_itlb_entry *e = t0_itlb_get(c, f->lin);
     if (unlikely(!e)) {
         return false;
@@ -593,6 +694,7 @@ static struct t0_block *build(struct t0_cpu *c, struct t0_fetch *f)
     }
     f->region = gmem_find(c->vcpu->vm->gmem, f->gpa);
     f->page = t0_code_page(c, f->region, f->gpa);
+    f->checked = f->page->checked;
     if (!t0_decode(f, &d, core->tvm->block_insns)) {
         return NULL;
     }
@@ -601,6 +703,12 @@ static struct t0_block *build(struct t0_cpu *c, struct t0_fetch *f)
     }
     struct t0_block *b = (struct t0_block *)(core->arena + core->arena_used);
     core->arena_used += (uint32_t)ALIGN_UP(t0_fill_block(c, b, f, &d), 8);
+    struct t0_check *check = NULL;
+    if (unlikely(f->checked)) {
+        check = arena_alloc(core, T0_CHECK_ROOM(b->len));
+        b->check = ref_of(core, check);
+        t0_check_make(b, check, f, &d);
+    }
     core->n.blocks_built++;
     core->n.insns_built += b->nb_insns;
 
@@ -622,6 +730,9 @@ static struct t0_block *build(struct t0_cpu *c, struct t0_fetch *f)
     }
     if (unlikely(c->vcpu->vm->log)) {
         log_block(c, b, f, &d);
+    }
+    if (unlikely(check != NULL)) {
+        t0_check_first(b, check);
     }
     return b;
 }
@@ -702,7 +813,7 @@ void t0_block_chain(struct t0_cpu *c, struct t0_chain *chain, struct t0_block *b
         (b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_DEAD | T0_BLOCK_SCRATCH))) {
         return;
     }
-    /* A chain whose target died is off every list; see kill_block(). */
+    /* A chain whose target died is off every list; see t0_block_drop(). */
     chain->to = b;
     chain->next_in = b->incoming;
     b->incoming = ref_of(c->core, chain);
@@ -724,6 +835,7 @@ bool t0_code_init(struct t0_cpu *c, GError **error)
     core->block_hash = g_new0(t0_ref, 1u << HASH_BITS);
     core->page_hash = g_new0(t0_ref, 1u << PAGE_HASH_BITS);
     core->scratch = g_malloc0(BLOCK_ROOM);
+    core->review = UINT64_MAX;
     return true;
 }
 

@@ -302,6 +302,7 @@ static void take_interrupt(struct t0_cpu *c)
     }
     unsigned vector = lapic_accept(vcpu, v);
     core->n.irqs++;
+    t0_code_review(c);
     exit_stat_add(&vcpu->exits[VCPU_EXIT_IRQ], 0);
     c->s.activity = X86_ACTIVE;
     core->chain_wanted = NULL;

@@ -190,16 +190,30 @@ static int fetch_straddling(struct t0_fetch *f, unsigned off, uint8_t *buf,
     }
     const struct gmem_region *r = gmem_find(c->vcpu->vm->gmem, e->gpa & ~0xfffULL);
     d->gpa2 = e->gpa & ~UINT64_C(0xfff);
+    f->host2 = NULL;
     if (!r) {
         memset(buf + room, 0xff, X86_INSN_MAX_LEN - room);
         return X86_INSN_MAX_LEN;
     }
+    f->host2 = e->host;
     if (f->page) {
         struct t0_page *p = t0_code_page(c, r, d->gpa2);
+        f->checked |= p->checked;
         t0_mark_code(c, r, p, d->gpa2);
     }
     gmem_copy(buf + room, e->host, X86_INSN_MAX_LEN - room);
     return X86_INSN_MAX_LEN;
+}
+
+/* Whether @insn may change memory in any way. */
+static bool may_store(const struct x86_insn *insn)
+{
+    bool dst = false;
+    for (unsigned i = 0; i < insn->nb_opnds; i++) {
+        dst |= insn->opnd[i].kind == X86_OPND_DST;
+    }
+    return dst || stores(insn) ||
+           (x86_insn_desc(insn)->props & (X86_D_STACK | X86_D_IMPL_MEM | X86_D_END));
 }
 
 /* Decode one more instruction. Returns 1, 0 when the block ends before it, -1 with
@@ -248,7 +262,7 @@ static int decode_one(struct t0_fetch *f, struct t0_decoded *d)
     d->start[i] = (uint16_t)off;
     d->nb++;
     d->len += (unsigned)len;
-    d->stop = ends_block(&d->insn[i]);
+    d->stop = ends_block(&d->insn[i]) || (f->checked && may_store(&d->insn[i]));
     d->ends = d->stop && x86_insn_desc(&d->insn[i])->cls == X86_CLASS_BRANCH;
     return 1;
 }

@@ -11,6 +11,10 @@ struct t0_page {
     t0_ref next;     /* same hash bucket */
     t0_ref blocks;   /* list over page_next[]; the low bit of a ref says which link */
     bool registered; /* in t0_vm.pages, and the code byte is set */
+    bool checked;    /* stores to it are not noticed: t0_check.c */
+    uint8_t tries;   /* how often it became that */
+    uint64_t since;  /* instructions retired then */
+    uint64_t lines;  /* of 64 bytes, that blocks were decoded from */
 };
 
 /* Where code is read from: the page of @lin, and on demand the next one. */
@@ -20,7 +24,9 @@ struct t0_fetch {
     const struct gmem_region *region;
     struct t0_page *page; /* NULL: not to be cached */
     const uint8_t *host;  /* of the block's first byte */
+    const uint8_t *host2; /* of the second page, when the block has one */
     uint64_t gpa;
+    bool checked; /* the block is to be T0_BLOCK_CHECKED */
 };
 
 struct t0_decoded {
@@ -42,8 +48,8 @@ struct t0_page *t0_code_page(struct t0_cpu *c, const struct gmem_region *r,
                              uint64_t gpa);
 
 /* Code bits for decoding up to 15 bytes at @gpa of page @p, before reading them. */
-void t0_mark_code(struct t0_cpu *c, const struct gmem_region *r,
-                  const struct t0_page *p, uint64_t gpa);
+void t0_mark_code(struct t0_cpu *c, const struct gmem_region *r, struct t0_page *p,
+                  uint64_t gpa);
 
 /* Decode up to @max instructions. False with c->exc set. */
 bool t0_decode(struct t0_fetch *f, struct t0_decoded *d, unsigned max);
@@ -51,5 +57,31 @@ bool t0_decode(struct t0_fetch *f, struct t0_decoded *d, unsigned max);
 /* Fill @b, which has room, from @d. Returns the bytes used. */
 size_t t0_fill_block(struct t0_cpu *c, struct t0_block *b, const struct t0_fetch *f,
                      const struct t0_decoded *d);
+
+/* --- t0_check.c --------------------------------------------------------------- */
+
+#define T0_CHECK_ROOM(bytes) (sizeof(struct t0_check) + (bytes))
+struct t0_check {
+    t0_fn next;                  /* after the comparison */
+    const uint8_t *host, *host2; /* what is compared, of up to two pages */
+    uint16_t first;              /* bytes in the first of them */
+    uint8_t bytes[];             /* with */
+};
+
+/* Fill @k, which has room for @b's bytes, and put it before @b's first op. */
+void t0_check_make(struct t0_block *b, struct t0_check *k, const struct t0_fetch *f,
+                   const struct t0_decoded *d);
+/* To be called last, when others have put their own handlers there. */
+void t0_check_first(struct t0_block *b, struct t0_check *k);
+
+/* Nobody executes @b any more. Also while it is running. t0_block.c. */
+void t0_block_drop(struct t0_cpu *c, struct t0_block *b);
+
+/* A store to page @gpa took the slow way, because it has code. True: that is too often.
+ */
+bool t0_check_wanted(struct t0_cpu *c, uint64_t gpa);
+
+/* For so many instructions a page that became checked @tries times stays that. */
+uint64_t t0_check_period(unsigned tries);
 
 #endif

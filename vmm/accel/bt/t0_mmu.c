@@ -561,12 +561,82 @@ static void after_store(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
     t0_code_stored(c, p->region, p->gpa | (la & PAGE_OFF), n);
 }
 
+static bool has_code(const struct page_ref *p)
+{
+    const struct gmem_region *r = p->region;
+    return atomic_load_explicit(&r->code[(p->gpa - r->gpa) >> GMEM_PAGE_SHIFT],
+                                memory_order_relaxed) != 0;
+}
+
+/*
+ * A store to a page with code that leaves the bytes as they were, as that of a
+ * trampoline that is written again, does nothing to the code. Nobody else may store in
+ * between: with other vCPUs only an exchange can tell. (What a device stores in between
+ * is in the inbox.) False: nothing was stored.
+ */
+static bool keeps_code(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
+                       const void *buf, unsigned n)
+{
+    if (likely(!has_code(p)) || c->vcpu->vm->nb_vcpus > 1 ||
+        !t0_same_bytes(buf, host_of(p, la), n)) {
+        return false;
+    }
+    gmem_copy(host_of(p, la), buf, n);
+    t0_code_kept(c, p->gpa);
+    return true;
+}
+
+/* The same of a word, which is stored in any case. */
+static bool exchange_keeps(void *h, uint64_t v, unsigned size)
+{
+    switch (size) {
+    case 1:
+        return __atomic_exchange_n((uint8_t *)h, (uint8_t)v, __ATOMIC_SEQ_CST) ==
+               (uint8_t)v;
+    case 2:
+        return __atomic_exchange_n((uint16_t *)h, (uint16_t)v, __ATOMIC_SEQ_CST) ==
+               (uint16_t)v;
+    case 4:
+        return __atomic_exchange_n((uint32_t *)h, (uint32_t)v, __ATOMIC_SEQ_CST) ==
+               (uint32_t)v;
+    default: return __atomic_exchange_n((uint64_t *)h, v, __ATOMIC_SEQ_CST) == v;
+    }
+}
+
+static void store_word(void *h, uint64_t v, unsigned size)
+{
+    switch (size) {
+    case 1: *(volatile uint8_t *)h = (uint8_t)v; break;
+    case 2: *(volatile uint16_t *)h = (uint16_t)v; break;
+    case 4: *(volatile uint32_t *)h = (uint32_t)v; break;
+    default: *(volatile uint64_t *)h = v; break;
+    }
+}
+
+static void store_ram(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
+                      uint64_t v, unsigned size)
+{
+    void *h = host_of(p, la);
+    bool aligned = !(la & (size - 1));
+    if (unlikely(has_code(p)) && aligned) {
+        if (exchange_keeps(h, v, size)) {
+            t0_code_kept(c, p->gpa);
+            return;
+        }
+    } else if (keeps_code(c, p, la, &v, size)) {
+        return;
+    } else {
+        store_word(h, v, size);
+    }
+    after_store(c, p, la, size);
+}
+
 static void write_page(struct t0_cpu *c, const struct page_ref *p, uint64_t la,
                        const void *buf, unsigned n)
 {
     const uint8_t *in = buf;
     if (p->region) {
-        if (p->region->kind == GMEM_RAM) {
+        if (p->region->kind == GMEM_RAM && !keeps_code(c, p, la, in, n)) {
             gmem_copy(host_of(p, la), in, n);
             after_store(c, p, la, n);
         }
@@ -662,14 +732,7 @@ uint64_t t0_store_slow(struct t0_cpu *c, uint64_t la, uint64_t v, unsigned size,
         t0_fpu_lend(c);
         mmio_write(c, p[0].gpa | (la & PAGE_OFF), v, size);
     } else if (p[0].region->kind == GMEM_RAM) {
-        void *h = host_of(&p[0], la);
-        switch (size) {
-        case 1: *(volatile uint8_t *)h = (uint8_t)v; break;
-        case 2: *(volatile uint16_t *)h = (uint16_t)v; break;
-        case 4: *(volatile uint32_t *)h = (uint32_t)v; break;
-        default: *(volatile uint64_t *)h = v; break;
-        }
-        after_store(c, &p[0], la, size);
+        store_ram(c, &p[0], la, v, size);
     }
     return 0;
 }

@@ -55,6 +55,8 @@ struct t0_block {
     t0_fn first_fn; /* of ops[0], whose fn may be T1's */
     uint32_t t1;    /* translation, 0: none */
     uint32_t heat;  /* times executed, while there is none */
+    t0_ref check;   /* struct t0_check, with T0_BLOCK_CHECKED */
+    uint32_t pad;
     struct t0_op ops[];
 };
 
@@ -63,6 +65,7 @@ enum {
     T0_BLOCK_DEAD = 1 << 1,      /* invalidated: every op leaves */
     T0_BLOCK_SCRATCH = 1 << 2,   /* one instruction, not in the cache */
     T0_BLOCK_HAS_END = 1 << 3,   /* after the instructions comes an end op */
+    T0_BLOCK_CHECKED = 1 << 4,   /* its bytes are compared at each entry: t0_check.c */
 };
 
 #define T0_BLOCK_MAX_INSNS 48
@@ -104,6 +107,7 @@ struct t0_inbox {
     unsigned nb;      /* ranges of guest-physical addresses to invalidate */
     struct {
         uint64_t gpa, len;
+        bool check; /* nothing was written: compare the page's code from now on */
     } range[16];
 };
 
@@ -135,10 +139,19 @@ struct t0_tlb_set {
 
 #define T0_RING_SIZE 64u
 
+/* Stores to pages with code lately, by page. See t0_check.c. */
+struct t0_stored {
+    uint64_t page, since; /* instructions retired at the first of them */
+    uint32_t nb;
+};
+#define T0_NB_STORED   64u
+#define T0_MAX_CHECKED 64u /* pages at a time */
+
 struct t0_counters {
     uint64_t blocks_built, insns_built, cache_flushes, blocks_killed, smc_stores;
     uint64_t walks, tlb_flushes, jump_flushes, lookups, steps, exceptions, irqs;
     uint64_t fills[T0_NB_BANKS], code_fills; /* of the TLBs, for misses */
+    uint64_t pages_checked, checks_failed;   /* t0_check.c */
 };
 
 struct t0_core {
@@ -155,6 +168,10 @@ struct t0_core {
     uint8_t *arena;
     uint32_t arena_size, arena_used;
     t0_ref *block_hash, *page_hash;
+    struct t0_stored stored[T0_NB_STORED];
+    uint64_t checked[T0_MAX_CHECKED]; /* pages */
+    unsigned nb_checked;
+    uint64_t review;               /* of these, when so many instructions are retired */
     struct t0_chain *chain_wanted; /* fill it with the next block entered */
     struct t0_block *scratch;
 
@@ -282,6 +299,28 @@ void t0_code_invalidate(struct t0_cpu *c, uint64_t gpa, uint64_t len);
  * bits: invalidate here and tell the other vCPUs. */
 void t0_code_stored(struct t0_cpu *c, const struct gmem_region *r, uint64_t gpa,
                     unsigned len);
+
+/* The same where the store left the bytes as they were. */
+void t0_code_kept(struct t0_cpu *c, uint64_t gpa);
+
+/* Whether @n bytes of guest memory are those at @own. They may change meanwhile: then
+ * either answer will do. */
+bool t0_same_bytes(const void *own, const void *of_guest, unsigned n);
+
+/* Whether @b, whose bytes are compared at each entry, may be entered: they are what was
+ * decoded. False: it is dead now. */
+bool t0_check_entry(struct t0_cpu *c, struct t0_block *b);
+
+/* The bytes that @b was decoded from, with T0_BLOCK_CHECKED. Unless NULL, ret_host is
+ * where in the host's memory they are; [1] NULL when all are in one page. */
+const uint8_t *t0_check_bytes(const struct t0_cpu *c, const struct t0_block *b,
+                              const uint8_t *ret_host[2]);
+
+/* What is executed first in @b: @fn, after the comparison if there is one. */
+void t0_block_entry(struct t0_cpu *c, struct t0_block *b, t0_fn fn);
+
+/* Look whether pages with compared code may be protected again. No block is running. */
+void t0_code_review(struct t0_cpu *c);
 
 /* Do what the inbox says. Thread: the vCPU's, no block running. */
 void t0_inbox_read(struct t0_cpu *c);

@@ -97,6 +97,11 @@ struct t1_jitdump;
  * (t1_block_kill). The translation itself stays until its region of the memory for code
  * is needed for others (t1_cache.c), or all are forgotten together.
  *
+ * A block of a page that is stored to all the time (T0_BLOCK_CHECKED, t0_check.c)
+ * begins with a comparison of its bytes, and ends after whatever may store: nobody is
+ * told of stores to it. Such a block can be no part of anything larger that is entered
+ * elsewhere.
+ *
  * Attention is looked at on backward and on indirect branches (through entry_poll):
  * every loop has one.
  *

@@ -10,6 +10,7 @@
  *
  *     poll        attention? leave : fall into entry
  *     entry       is the second page where it was? leave : go on
+ *                 of a checked block: are the bytes what they were? leave : go on
  *                 instruction
  *                 ...
  *                 branch
@@ -69,6 +70,10 @@ static const uint8_t *code_bytes(const struct t0_cpu *c, uint64_t gpa)
 static bool copy_code(const struct t0_cpu *c, const struct t0_block *b, unsigned off,
                       uint8_t *to, unsigned n)
 {
+    if (b->flags & T0_BLOCK_CHECKED) {
+        memcpy(to, t0_check_bytes(c, b, NULL) + off, n);
+        return true;
+    }
     const uint8_t *bytes = code_bytes(c, b->gpa);
     unsigned room = (unsigned)(GMEM_PAGE_SIZE - (b->gpa & 0xfff)) - off;
     if (!bytes) {
@@ -142,6 +147,53 @@ static void put_second_page_check(struct t1_ctx *t, uint32_t leave)
     t1_here8(e, same);
 }
 
+/* The next 8, 4, 2 or 1 of @n bytes at [r11], which are @bytes: jump to @leave when
+ * they are not. Returns how many. */
+static unsigned put_compare(struct t1_ctx *t, unsigned off, const uint8_t *bytes,
+                            unsigned n, uint32_t leave)
+{
+    struct t1_emit *e = &t->e;
+    unsigned size = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+    struct t1_mem m = {T1_S2, T1_NO_REG, 0, (int32_t)off};
+    uint64_t value = 0;
+    memcpy(&value, bytes + off, size);
+    if (size == 8) {
+        t1_load(e, T1_RCX, m);
+    } else if (size == 4) {
+        t1_load32(e, T1_RCX, m);
+    } else { /* movzx */
+        t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = size == 2 ? 0xb7 : 0xb6},
+                  T1_RCX, m);
+    }
+    t1_mov_ri(e, T1_S1, -(int64_t)value);
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
+    uint32_t same = t1_jrcxz(e);
+    t1_jmp(e, leave);
+    t1_here8(e, same);
+    return size;
+}
+
+/* A checked block (t0_check.c): @leave unless its bytes are those that were decoded.
+ * The run loop then makes another of it. */
+static void put_check(struct t1_ctx *t, uint32_t leave)
+{
+    const struct t0_block *b = t->b;
+    const uint8_t *host[2], *bytes = t0_check_bytes(t->c, b, host);
+    unsigned room = (unsigned)(GMEM_PAGE_SIZE - (b->gpa & 0xfff));
+    unsigned first = MIN(b->len, room);
+    t1_mov_ri(&t->e, T1_S2, (int64_t)(uintptr_t)host[0]);
+    for (unsigned off = 0; off < first;) {
+        off += put_compare(t, off, bytes, first - off, leave);
+    }
+    if (!host[1]) {
+        return;
+    }
+    t1_mov_ri(&t->e, T1_S2, (int64_t)(uintptr_t)host[1]);
+    for (unsigned off = 0; off < b->len - first;) {
+        off += put_compare(t, off, bytes + first, b->len - first - off, leave);
+    }
+}
+
 static void put_insns(struct t1_ctx *t, const struct t1_decoded *d)
 {
     const struct t0_block *b = t->b;
@@ -211,6 +263,9 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     tr->entry = t1_pos(&t->e);
     if (b->flags & T0_BLOCK_STRADDLES) {
         put_second_page_check(t, leave);
+    }
+    if (b->flags & T0_BLOCK_CHECKED) {
+        put_check(t, leave);
     }
     put_insns(t, d);
     t1->used = t1_pos(&t->e);

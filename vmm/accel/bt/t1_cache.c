@@ -79,7 +79,7 @@ static void evict_block(struct t0_cpu *c, struct t0_block *b)
     t1->trans[b->t1].in_jumps = T1_JUMPS_NONE; /* the table is empty */
     t1_unlink_block(c, b);
     b->t1 = 0;
-    t1_block_cool(b);
+    t1_block_cool(c, b);
     t1->evicted++;
 }
 

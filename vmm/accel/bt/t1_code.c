@@ -202,7 +202,7 @@ static bool translate(struct t0_cpu *c, struct t0_block *b)
 {
     t1_make_room(c);
     bool made = t1_translate(c, b);
-    b->ops[0].fn = made ? op_enter : b->first_fn;
+    t0_block_entry(c, b, made ? op_enter : b->first_fn);
     return made;
 }
 
@@ -221,10 +221,10 @@ bool t1_make(struct t0_cpu *c, struct t0_block *b)
     return b->t1 || (b->ops[0].fn == op_count && translate(c, b));
 }
 
-void t1_block_cool(struct t0_block *b)
+void t1_block_cool(struct t0_cpu *c, struct t0_block *b)
 {
     b->heat = 0;
-    b->ops[0].fn = op_count;
+    t0_block_entry(c, b, op_count);
 }
 
 void t1_block_new(struct t0_cpu *c, struct t0_block *b)
@@ -235,7 +235,7 @@ void t1_block_new(struct t0_cpu *c, struct t0_block *b)
     if (c->core->t1 &&
         (size == T0_MODE_64 || (size == T0_MODE_32 && (b->mode & flat32) == flat32)) &&
         !(b->flags & T0_BLOCK_SCRATCH)) {
-        b->ops[0].fn = op_count;
+        t0_block_entry(c, b, op_count);
     }
 }
 

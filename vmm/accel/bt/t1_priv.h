@@ -389,7 +389,7 @@ uint32_t t1_code_bytes(const struct t1_core *t1);
 /* --- Code: t1_code.c -------------------------------------------------------- */
 
 /* @b has lost its translation and is counted anew. */
-void t1_block_cool(struct t0_block *b);
+void t1_block_cool(struct t0_cpu *c, struct t0_block *b);
 
 /* Make @b's translation, unless it has one. False: it cannot have one. */
 bool t1_make(struct t0_cpu *c, struct t0_block *b);

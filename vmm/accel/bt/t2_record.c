@@ -55,7 +55,7 @@ static void execute(struct t0_cpu *c, struct t0_block *b)
 
 static bool may_be_in(struct t0_cpu *c, struct t0_block *b)
 {
-    return !(b->flags & (T0_BLOCK_DEAD | T0_BLOCK_SCRATCH)) &&
+    return !(b->flags & (T0_BLOCK_DEAD | T0_BLOCK_SCRATCH | T0_BLOCK_CHECKED)) &&
            (b->mode & T0_MODE_SIZE) == T0_MODE_64 && t1_make(c, b);
 }
 
