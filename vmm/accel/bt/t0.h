@@ -115,7 +115,10 @@ static inline uint8_t t0_reg(uint8_t reg)
 struct t0_tlb_entry {
     uint64_t read, write; /* tags */
     uintptr_t addend;     /* host address = linear address + addend */
-    uint64_t pad;         /* an index is a shift, and no entry is on two cache lines */
+    uint32_t group;       /* T1: offset of its list of copies in t1_hot.filled */
+    uint8_t large;        /* T1: 1 in a page of 2 MiB that is one piece of memory */
+    uint8_t copied;       /* T1: there are copies */
+    uint16_t pad;         /* an index is a shift, and no entry is on two cache lines */
 };
 
 #define T0_TLB_BITS 13
@@ -182,33 +185,53 @@ struct t1_jump {
 #define T1_JUMP_SIZE 4096u
 #define T1_JUMP_ROT  12 /* index: low bits of rip + (rip rotated right) */
 
-/* The page that the stack pointer was last in: as struct t0_tlb_entry. */
+/* Copies of a TLB entry: see t1_slot.c. Of one access in a translation, */
+struct t1_slot {
+    uint64_t expected; /* minus what the address's bits under the mask are to be */
+    uint64_t mask;
+    uintptr_t addend; /* as the TLB's */
+    uint64_t due;     /* instructions retired until which its refills are paid for */
+};
+/* and of the page that the stack pointer was last in: expected for each size. */
+#define T1_NB_SIZES 6 /* 1 to 32 bytes */
 struct t1_stack {
-    uint64_t read, write; /* tags */
+    uint64_t read[T1_NB_SIZES], write[T1_NB_SIZES];
     uintptr_t read_addend, write_addend;
 };
 
+/* Slots that were filled, from pages with the same low bits of their number. */
+#define T1_BUCKETS     64
+#define T1_BUCKET_SIZE 63
+struct t1_bucket {
+    uint64_t nb;
+    struct t1_slot *slot[T1_BUCKET_SIZE];
+};
+enum { T1_GROUP_USER, T1_GROUP_LOCAL, T1_GROUP_GLOBAL, T1_NB_GROUPS };
+
 struct t1_hot {
-    struct t1_stack stack[2];           /* of kernel and user code */
-    struct t0_tlb_entry *stack_bank[2]; /* which they are of */
-    bool stack_64[2];                   /* and whether of 64-bit code */
-    uint64_t host_sp;   /* while a translation runs: the thread's stack */
-    uint64_t page_base; /* linear address of the page whose code runs */
-    uint64_t target;    /* and whatever has to be kept for a moment */
-    uint64_t entry;     /* the same, of an indirect call */
+    struct t1_stack stack[2]; /* of kernel and user code, */
+    bool stack_64[2];         /* and whether of 64-bit code */
+    uint64_t adapt;           /* T1_ADAPT_*: what the current access wants */
+    uint64_t host_sp;         /* while a translation runs: the thread's stack */
+    uint64_t page_base;       /* linear address of the page whose code runs */
+    uint64_t target;          /* and whatever has to be kept for a moment */
+    uint64_t entry;           /* the same, of an indirect call */
     uint64_t tlb_mask, itlb_mask, jump_mask; /* for PDEP: index to byte offset */
     uint64_t align16_mask, align32_mask;     /* for PEXT: bits to look at */
     uint64_t x87_mask, not_if, not_df, not_ac, df, tsd, fsgsbase; /* for PEXT, too */
     uint64_t arith, pushf_keep, bits[3];
     uint64_t tsc_add;                 /* to the host's TSC: the guest's */
     struct t0_tlb_entry *kernel_bank; /* the current one while EFLAGS.AC is clear */
-    uint64_t outside[6]; /* of a page, for aligned accesses of 1 to 32 bytes */
+    uint64_t low[T1_NB_SIZES];        /* bits that are 0 in an aligned address; */
+    uint64_t outside[T1_NB_SIZES][2]; /* these and those outside of a page, or 2 MiB */
+    uint64_t bucket_mask;             /* for PDEP */
     /* Of FS and GS in 32-bit code: what may not be set in the offset of the byte after
      * an access. All of it, when the segment has a limit or may not be written to. */
     uint64_t seg_mask[2];
     uint64_t vec_away; /* 0: the vector registers are in the host's, MXCSR too */
     uint64_t vec_want; /* bring them there before going on */
     struct t1_jump jumps[2][T1_JUMP_SIZE]; /* of kernel and user code */
+    struct t1_bucket filled[T1_NB_GROUPS][T1_BUCKETS];
 };
 
 struct t0_cpu {

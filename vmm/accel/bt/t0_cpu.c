@@ -57,7 +57,6 @@ void t0_update_bank(struct t0_cpu *c)
         bank = T0_BANK_USER_AC;
     }
     c->tlb = c->banks[bank];
-    c->t1.kernel_bank = c->banks[t0_bank_for(c, 0)];
     t1_bank_changed(c);
 }
 

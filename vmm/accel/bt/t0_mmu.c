@@ -329,6 +329,13 @@ bool t0_pdptes_ok(struct t0_cpu *c, uint64_t cr3)
 
 /* --- The TLB --------------------------------------------------------------- */
 
+/* Whether all of the 2 MiB around @gpa are in @r. */
+static bool in_one_piece(const struct gmem_region *r, uint64_t gpa)
+{
+    uint64_t size = UINT64_C(2) << 20, start = gpa & ~(size - 1);
+    return start >= r->gpa && r->len >= size && start - r->gpa <= r->len - size;
+}
+
 static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
                  const struct xlat *x)
 {
@@ -341,9 +348,15 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
     bool wp = is_user(bank) || (c->s.cr0 & X86_CR0_WP);
 
     t0_tlb_note(c, bank, i, la, x->shift, x->global);
-    if (c->t1.stack[is_user(bank)].read == ~page) {
-        t1_stack_forget(c);
+    if (side->read != page || (side->gpa & PAGE_MASK) != x->gpa) {
+        t0_tlb_uncopy(c, e);
     }
+    unsigned group = is_user(bank) ? T1_GROUP_USER
+                     : x->global   ? T1_GROUP_GLOBAL
+                                   : T1_GROUP_LOCAL;
+    e->group = (uint32_t)(group * sizeof(c->t1.filled[0]));
+    e->large = r && x->shift >= 21 && in_one_piece(r, x->gpa) &&
+               core->a20_mask == UINT64_MAX && !(c->debug & T0_DEBUG_DATA);
     side->region = r;
     side->gpa = x->gpa;
     if (x->global) {

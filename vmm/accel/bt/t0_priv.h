@@ -57,6 +57,7 @@ struct t0_block {
     uint32_t heat;  /* times executed, while there is none */
     t0_ref check;   /* struct t0_check, with T0_BLOCK_CHECKED */
     uint32_t pad;
+    uint64_t any_sites, probe_sites; /* hints for T1, by instruction: t1_slot.c */
     struct t0_op ops[];
 };
 
@@ -361,6 +362,8 @@ void t0_tlb_flush(struct t0_cpu *c, bool global_too);
 void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la);
 /* Forget store translations of guest page @gpa, or of all with UINT64_MAX. */
 void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa);
+/* T1 is to forget its copies of entry @e, of any bank. */
+void t0_tlb_uncopy(struct t0_cpu *c, struct t0_tlb_entry *e);
 /* Drop the jump caches. */
 void t0_jumps_flush(struct t0_cpu *c);
 /* Entry @j was filled, for code at linear address @lin. */

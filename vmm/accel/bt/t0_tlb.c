@@ -121,6 +121,14 @@ static void drop_code(struct t0_cpu *c, unsigned i)
     set_remove(&c->core->itlb_local, i);
 }
 
+void t0_tlb_uncopy(struct t0_cpu *c, struct t0_tlb_entry *e)
+{
+    if (e->copied) {
+        e->copied = 0;
+        t1_slots_forget_page(c, (uint64_t)(size_t)(e - c->banks[0]) << 12);
+    }
+}
+
 static void drop_entry(struct t0_cpu *c, unsigned bank, unsigned i)
 {
     struct t0_tlb_entry *e = &c->banks[bank][i];
@@ -213,7 +221,7 @@ void t0_tlb_init(struct t0_cpu *c)
             c->core->side[b][i].read = c->core->side[b][i].write = T0_TLB_NONE;
         }
     }
-    t1_stack_forget(c);
+    t1_slots_forget(c, true);
     for (unsigned i = 0; i < T0_ITLB_SIZE; i++) {
         c->itlb[i].tag = UINT64_MAX;
     }
@@ -226,7 +234,7 @@ void t0_tlb_init(struct t0_cpu *c)
 void t0_tlb_flush(struct t0_cpu *c, bool global_too)
 {
     struct t0_core *core = c->core;
-    t1_stack_forget(c);
+    t1_slots_forget(c, global_too);
     core->n.tlb_flushes++;
     for (unsigned b = 0; b < T0_NB_BANKS; b++) {
         const struct t0_tlb_set *s = global_too ? &core->filled[b] : &core->local[b];
@@ -267,7 +275,11 @@ void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
         }
     }
     bool large = large_at(core, la);
-    t1_stack_forget_page(c, page, large);
+    if (large) {
+        t1_slots_forget(c, true);
+    } else {
+        t1_slots_forget_page(c, la);
+    }
     for (unsigned b = 0; large && b < T0_NB_BANKS; b++) {
         SET_EACH(&core->filled[b], i)
         {
@@ -296,12 +308,12 @@ void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
 void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa)
 {
     struct t0_core *core = c->core;
-    t1_stack_forget(c);
     for (unsigned b = 0; b < T0_NB_BANKS; b++) {
         SET_EACH(&core->filled[b], i)
         {
             if (gpa == UINT64_MAX || (core->side[b][i].gpa & PAGE_MASK) == gpa) {
                 c->banks[b][i].write = t0_tlb_none(i);
+                t0_tlb_uncopy(c, &c->banks[b][i]);
             }
         }
     }

@@ -33,8 +33,9 @@ struct t1_jitdump;
  * count too: "shrx r, r, rsp" is a page number.
  *
  * Flags. The guest's arithmetic flags are the host's, always. Whatever is done between
- * two guest instructions leaves them alone: only MOV, LEA, NOT, SHRX, PDEP and JRCXZ
- * are used for it, so there is nothing to save and nothing to find again after a fault.
+ * two guest instructions leaves them alone: only MOV, LEA, NOT, SHRX, PDEP, PEXT and
+ * JRCXZ are used for it, so there is nothing to save and nothing to find again after a
+ * fault.
  *
  * Memory. Each access looks the page up in T0's software TLB, inline:
  *
@@ -53,19 +54,24 @@ struct t1_jitdump;
  *     mov   r11, [rcx + r11 + addend]
  *     OP    [r10 + r11]
  *
- * The stack pointer mostly stays in one page. For what it is the base of, the entry of
- * its last page is kept in c->t1.stack, without a look-up:
+ * Until such a place in the code turns out to access another page each time, it does
+ * with less: it has a slot (struct t1_slot) with what it needs of the page it was in
+ * the last time. The addend's load does not wait for the address:
  *
- *     mov   rcx, [stack.tag]
- *     lea   rcx, [rcx + r14 + displacement + 1]   address - page
- *     pext  rcx, rcx, [outside]      0 when it is aligned and inside the page
+ *     lea   rcx, [base + displacement]
+ *     pext  rcx, rcx, [slot.mask]    the page's number, and what is 0 when aligned
+ *     mov   r11, [slot.expected]     that, negated
+ *     lea   rcx, [rcx + r11]
  *     jrcxz hit
  *     jmp   refill                   from the TLB, out of line
  *   hit:
- *     mov   r11, [stack.addend]
- *     OP    [r14 + r11 + displacement]
+ *     mov   r11, [slot.addend]
+ *     OP    [base + displacement + r11]
  *
- * Whenever the TLB forgets an entry that copy is forgotten too.
+ * Slots are data, at as much after the executable mapping as the code they belong to is
+ * inside of it. All that goes through the stack pointer, which mostly stays in one
+ * page, shares one that is in the vCPU's state. Whenever the TLB forgets an entry its
+ * copies in slots are forgotten too: t1_slot.c.
  *
  * Anything else (a miss, a page crossing, MMIO, a store to a page with code) executes
  * the instruction in T0, whole: before the probe nothing of it has been done. T0 then
@@ -109,9 +115,10 @@ struct t1_jitdump;
  *
  * Files: t1_emit.h an assembler; t1_block.c translation of a block; t1_insn.c of one
  * instruction, t1_simd.c, t1_x87.c and t1_sys.c of those kinds, t1_branch.c of
- * branches; t1_link.c where these lead; t1_mem.c registers and memory; t1_cache.c
- * memory for code; t1_code.c what code calls, and how it is entered; t1_glue.c how it
- * is called; t1_view.c counters and names for perf; t1_lockstep.c a check.
+ * branches; t1_link.c where these lead; t1_mem.c registers and memory, t1_slot.c the
+ * slots; t1_cache.c memory for code; t1_code.c what code calls, and how it is entered;
+ * t1_glue.c how it is called; t1_view.c counters and names for perf; t1_lockstep.c a
+ * check.
  */
 
 #define T1_BIAS  52
@@ -149,11 +156,10 @@ void t1_jumps_flush(struct t0_cpu *c, unsigned user);
 /* Whether jumps of kernel code may be to pages that are not global. */
 bool t1_kernel_jumps_local(const struct t0_cpu *c);
 
-/* The TLB dropped something. */
-void t1_stack_forget(struct t0_cpu *c);
-
-/* The TLB dropped the page at @page, or with @all others too. */
-void t1_stack_forget_page(struct t0_cpu *c, uint64_t page, bool all);
+/* The TLB dropped all entries, of global pages only when @global_too; or those of the
+ * page at @la, and maybe others. */
+void t1_slots_forget(struct t0_cpu *c, bool global_too);
+void t1_slots_forget_page(struct t0_cpu *c, uint64_t la);
 
 /* The bank has changed. */
 void t1_bank_changed(struct t0_cpu *c);

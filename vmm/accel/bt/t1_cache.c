@@ -156,6 +156,12 @@ void t1_flush(struct t0_cpu *c)
     t1_jumps_flush(c, 1);
 }
 
+/* The executable mapping, and as much behind it for slots. */
+static size_t mapped_size(const struct t1_core *t1)
+{
+    return 2 * (size_t)t1->size;
+}
+
 /* --- Life -------------------------------------------------------------------- */
 
 bool t1_supported(void)
@@ -175,8 +181,11 @@ bool t1_init(struct t0_cpu *c, GError **error)
         goto out;
     }
     t1->write = mmap(NULL, t1->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    t1->exec = mmap(NULL, t1->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    if (t1->write == MAP_FAILED || t1->exec == MAP_FAILED) {
+    t1->exec = mmap(NULL, mapped_size(t1), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (t1->write == MAP_FAILED || t1->exec == MAP_FAILED ||
+        mmap(t1->exec, t1->size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd,
+             0) == MAP_FAILED) {
         error_errno(error, errno, "cannot map memory for translated code");
         goto out;
     }
@@ -197,14 +206,10 @@ bool t1_init(struct t0_cpu *c, GError **error)
     for (unsigned i = 0; i < 3; i++) {
         c->t1.bits[i] = (16u << i) - 1;
     }
-    for (unsigned i = 0; i < ARRAY_LEN(c->t1.outside); i++) {
-        c->t1.outside[i] = ~((UINT64_C(0xfff) >> i) << i);
-    }
     c->t1.vec_away = 1;
     c->t1.align16_mask = 15;
     t1_links_init(c);
-    t1->nowhere = g_aligned_alloc0(1, GMEM_PAGE_SIZE, 64);
-    t1_stack_forget(c);
+    t1_slots_init(c);
     t1_make_glue(t1);
     lay_out(t1);
     open_region(t1, 0);
@@ -230,12 +235,11 @@ void t1_done(struct t0_cpu *c)
         munmap(t1->write, t1->size);
     }
     if (t1->exec != MAP_FAILED) {
-        munmap(t1->exec, t1->size);
+        munmap(t1->exec, mapped_size(t1));
     }
     t2_done(c);
     g_free(t1->sites);
     g_free(t1->trans);
-    g_aligned_free(t1->nowhere);
     g_free(t1);
     c->core->t1 = NULL;
 }

@@ -76,6 +76,31 @@ static const struct t0_op *enter_op(struct t0_cpu *c, struct t0_block *b, unsign
     return op;
 }
 
+static void forget_translation(struct t0_cpu *c, struct t0_block *b)
+{
+    if (b->t1) {
+        t1_unlink_block(c, b);
+        t2_block_kill(c, b);
+        c->core->t1->trans[b->t1].block = 0;
+        b->t1 = 0;
+    }
+}
+
+/* An access of op @i of @b has had to look for its page too often: the block is
+ * translated anew before it is entered the next time. */
+static void adapt(struct t0_cpu *c, struct t0_block *b, unsigned i)
+{
+    uint64_t how = c->t1.adapt;
+    c->t1.adapt = T1_ADAPT_NOT;
+    if (!b->t1) {
+        return;
+    }
+    *(how == T1_ADAPT_ANY ? &b->any_sites : &b->probe_sites) |= UINT64_C(1) << i;
+    forget_translation(c, b);
+    t1_block_cool(c, b);
+    b->heat = c->core->tvm->heat - 1;
+}
+
 /* A branch by T0's handler; op @what of the block. */
 uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what)
 {
@@ -84,6 +109,9 @@ uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what)
     uint32_t generation = t1->generation;
     t0_fn fn;
     const struct t0_op *op = enter_op(c, b, what & 0xffff, &fn);
+    if (unlikely(c->t1.adapt)) {
+        adapt(c, b, what & T1_INDEX);
+    }
     t1->branches++;
     t1->fallbacks[what >> 16]++;
     c->block = b;
@@ -134,6 +162,9 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     const struct t0_op *op = enter_op(c, b, i, &fn);
     if ((what & T1_ENSURE) && (make_ready(c, what) || (what & T1_TRY))) {
         return 0;
+    }
+    if (unlikely(c->t1.adapt)) {
+        adapt(c, b, i);
     }
     t1->steps++;
     t1->fallbacks[what >> 16]++;
@@ -242,49 +273,13 @@ void t1_block_new(struct t0_cpu *c, struct t0_block *b)
 void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
 {
     b->first_fn = b->ops[0].fn;
-    if (b->t1) {
-        t1_unlink_block(c, b);
-        t2_block_kill(c, b);
-        c->core->t1->trans[b->t1].block = 0;
-        b->t1 = 0;
-    }
-}
-
-/* --- The stack's page ---------------------------------------------------------- */
-
-static void forget_stack(struct t0_cpu *c, unsigned user)
-{
-    struct t1_core *t1 = c->core->t1;
-    uintptr_t nowhere = t1 ? T1_STACK_NOWHERE(t1) : 0; /* without T1 nobody uses it */
-    c->t1.stack[user] =
-        (struct t1_stack){T1_STACK_NONE, T1_STACK_NONE, nowhere, nowhere};
-}
-
-void t1_stack_forget(struct t0_cpu *c)
-{
-    forget_stack(c, 0);
-    forget_stack(c, 1);
-}
-
-void t1_stack_forget_page(struct t0_cpu *c, uint64_t page, bool all)
-{
-    for (unsigned user = 0; user < 2; user++) {
-        if (all || c->t1.stack[user].read == ~page) {
-            forget_stack(c, user);
-        }
-    }
+    forget_translation(c, b);
 }
 
 void t1_bank_changed(struct t0_cpu *c)
 {
-    unsigned user = c->s.cpl == 3;
+    t1_slots_bank(c);
     if (c->core->t1) {
         t1_links_mode(c);
-    }
-    /* 32-bit code reads a page above 4 GiB out of the upper half of RSP. */
-    if (c->t1.stack_bank[user] != c->tlb || c->t1.stack_64[user] != t0_is64(c)) {
-        c->t1.stack_bank[user] = c->tlb;
-        c->t1.stack_64[user] = t0_is64(c);
-        forget_stack(c, user);
     }
 }

@@ -17,8 +17,10 @@ struct t1_emit {
     uint8_t *base; /* the writable mapping's start; positions are offsets from it */
 };
 
-/* [base + index << shift + disp]; base or index may be T1_NO_REG. */
+/* [base + index << shift + disp]; base or index may be T1_NO_REG. With T1_RIP as base,
+ * of an instruction without immediate, disp is a position as t1_pos() gives them. */
 #define T1_NO_REG 0xff
+#define T1_RIP    0xf0
 struct t1_mem {
     uint8_t base, index, shift;
     int32_t disp;
@@ -73,6 +75,11 @@ static inline void t1_modrm_mem(struct t1_emit *e, unsigned reg, struct t1_mem m
         t1_u8(e, reg | 4);
         t1_u8(e, m.shift << 6 | (m.index == T1_NO_REG ? 4u : m.index & 7u) << 3 | 5);
         t1_u32(e, (uint32_t)m.disp);
+        return;
+    }
+    if (m.base == T1_RIP) {
+        t1_u8(e, reg | 5);
+        t1_u32(e, (uint32_t)m.disp - (t1_pos(e) + 4));
         return;
     }
     unsigned mod = m.disp == 0 && (m.base & 7) != 5 ? 0
@@ -226,6 +233,13 @@ static inline void t1_pext(struct t1_emit *e, unsigned dst, unsigned src,
 {
     t1_vex(e, 2, true, 2, false, t1_rex_mem(dst, m), src, 0xf5);
     t1_modrm_mem(e, dst, m);
+}
+
+static inline void t1_pext_rr(struct t1_emit *e, unsigned dst, unsigned src,
+                              unsigned mask)
+{
+    t1_vex(e, 2, true, 2, false, (dst >> 3 & 1) << 2 | (mask >> 3 & 1), src, 0xf5);
+    t1_u8(e, 0xc0 | (dst & 7) << 3 | (mask & 7));
 }
 
 static inline void t1_rorx(struct t1_emit *e, unsigned dst, unsigned src, unsigned n)

@@ -153,88 +153,6 @@ static void put_go_or_return(struct t1_emit *e)
     t1_op_mem(e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
 }
 
-/*
- * Called: look for the page of the address in r10 in the TLB, and keep what is there in
- * the stack's copy. Leaves it alone when nothing is. Changes rcx, r10 and r11, no
- * flags.
- */
-static void put_stack_glue(const struct t1_core *t1, struct t1_emit *e, unsigned user)
-{
-    const size_t at = 8 /* the return address */ + offsetof(struct t0_cpu, t1.stack) +
-                      user * sizeof(struct t1_stack);
-    const struct t1_mem read = t1_field(at + offsetof(struct t1_stack, read));
-    const struct t1_mem write = t1_field(at + offsetof(struct t1_stack, write));
-    const struct t1_mem read_addend =
-        t1_field(at + offsetof(struct t1_stack, read_addend));
-    const struct t1_mem write_addend =
-        t1_field(at + offsetof(struct t1_stack, write_addend));
-    struct t1_mem m = T1_FIELD(t1.tlb_mask), tlb = T1_FIELD(tlb);
-    struct t1_mem bank =
-        t1_field(8 + offsetof(struct t0_cpu, t1.stack_bank) + user * sizeof(void *));
-    m.disp += 8;
-    tlb.disp += 8;
-    t1_mov_ri(e, T1_RCX, 12);
-    t1_shrx(e, T1_S2, T1_S1, T1_RCX);
-    t1_pdep(e, T1_S2, T1_S2, m);
-    t1_load(e, T1_RCX, tlb);
-    t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_RCX, 0, 0}); /* the entry */
-    m = (struct t1_mem){T1_S2, T1_NO_REG, 0, offsetof(struct t0_tlb_entry, read)};
-    t1_load(e, T1_RCX, m);
-    t1_lea(e, T1_S1, (struct t1_mem){T1_RCX, T1_S1, 0, 1});
-    t1_mov_ri(e, T1_RCX, 12);
-    t1_shrx(e, T1_RCX, T1_S1, T1_RCX);
-    uint32_t hit = t1_jrcxz(e);
-    t1_u8(e, 0xc3);
-    t1_here8(e, hit);
-    t1_load(e, T1_RCX, tlb);
-    t1_store(e, bank, T1_RCX);
-    t1_load(e, T1_S1, m);
-    t1_store(e, read, T1_S1);
-    t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NONE);
-    t1_store(e, write, T1_RCX);
-    t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NOWHERE(t1));
-    t1_store(e, write_addend, T1_RCX);
-    /* The same page for writing? */
-    m.disp = offsetof(struct t0_tlb_entry, write);
-    t1_load(e, T1_RCX, m);
-    t1_not(e, T1_RCX);
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 1});
-    m.disp = offsetof(struct t0_tlb_entry, addend);
-    hit = t1_jrcxz(e);
-    t1_u8(e, 0xeb); /* jmp over the stores */
-    uint32_t over = t1_pos(e);
-    t1_u8(e, 0);
-    t1_here8(e, hit);
-    t1_store(e, write, T1_S1);
-    t1_load(e, T1_RCX, m);
-    t1_store(e, write_addend, T1_RCX);
-    t1_here8(e, over);
-    t1_load(e, T1_RCX, m);
-    t1_store(e, read_addend, T1_RCX);
-    t1_u8(e, 0xc3);
-}
-
-/* Called: no page of the kernel's stack is known. Changes rcx, no flags. */
-static void put_no_stack(const struct t1_core *t1, struct t1_emit *e)
-{
-    struct t1_mem m = T1_FIELD(t1.stack[0]);
-    m.disp += 8 /* the return address */;
-    t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NONE);
-    m.disp += (int32_t)offsetof(struct t1_stack, read);
-    t1_store(e, m, T1_RCX);
-    m.disp +=
-        (int32_t)(offsetof(struct t1_stack, write) - offsetof(struct t1_stack, read));
-    t1_store(e, m, T1_RCX);
-    t1_mov_ri(e, T1_RCX, (int64_t)T1_STACK_NOWHERE(t1));
-    m.disp += (int32_t)(offsetof(struct t1_stack, read_addend) -
-                        offsetof(struct t1_stack, write));
-    t1_store(e, m, T1_RCX);
-    m.disp += (int32_t)(offsetof(struct t1_stack, write_addend) -
-                        offsetof(struct t1_stack, read_addend));
-    t1_store(e, m, T1_RCX);
-    t1_u8(e, 0xc3);
-}
-
 void t1_make_glue(struct t1_core *t1)
 {
     struct t1_emit e = {.p = t1->write + 64, .base = t1->write};
@@ -281,11 +199,6 @@ void t1_make_glue(struct t1_core *t1)
     put_wanted(&e, 8);
     put_reload(&e, 8);
     t1_u8(&e, 0xc3);
-    for (unsigned user = 0; user < 2; user++) {
-        t1->glue_stack[user] = t1_pos(&e);
-        put_stack_glue(t1, &e, user);
-    }
-    t1->glue_no_stack = t1_pos(&e);
-    put_no_stack(t1, &e);
+    t1_put_slot_glue(t1, &e);
     t1->glue_end = t1_pos(&e);
 }

@@ -501,8 +501,14 @@ static bool leave(struct t1_ctx *t)
         at = T1_S1;
         t1_mov_rr32(&t->e, at, bp);
     }
-    t1_probe(t, at, word, false);
-    t1_load_word(t, T1_S2, t1_at(at));
+    struct t1_mem m = t1_at(at);
+    if (t1_slot_possible(t, word)) {
+        m = t1_probe_slot(t, (struct t1_mem){(uint8_t)at, T1_NO_REG, 0, 0}, word, false,
+                          false);
+    } else {
+        t1_probe(t, at, word, false);
+    }
+    t1_load_word(t, T1_S2, m);
     t1_lea_word(t, sp, (struct t1_mem){(uint8_t)bp, T1_NO_REG, 0, (int32_t)word});
     t1_mov_rr(&t->e, bp, T1_S2);
     return true;

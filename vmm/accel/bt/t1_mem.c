@@ -219,103 +219,49 @@ static void probe_aligned(struct t1_ctx *t, unsigned addr, unsigned size, bool w
     tlb_offset(t, addr);
     t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});
-    t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
+    t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside[log][0])));
     tlb_end(t);
 }
 
-static struct t1_mem stack_field(const struct t1_ctx *t, size_t off)
+/* Base and displacement of the memory operand, when that is all it has. */
+static bool simple_operand(struct t1_ctx *t, struct t1_mem *ret)
 {
-    size_t user = t1_is_user(t->b->mode);
-    return t1_field(offsetof(struct t0_cpu, t1.stack) + user * sizeof(struct t1_stack) +
-                    off);
-}
-
-/* rcx = 0 for a hit: what is left of address - page outside of the bits that may be
- * set. The address has to be aligned, so that the last byte is in the page too. */
-static void stack_test(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
-{
-    struct t1_emit *e = &t->e;
-    size_t log = (size_t)__builtin_ctz(size);
-    t1_load(e, T1_RCX,
-            stack_field(t, write ? offsetof(struct t1_stack, write)
-                                 : offsetof(struct t1_stack, read)));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, t->host[X86_RSP], 0, disp + 1});
-    t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside) + 8 * log));
-}
-
-static struct t1_mem probe_stack(struct t1_ctx *t, int32_t disp, unsigned size,
-                                 bool write, bool aligned)
-{
-    struct t1_emit *e = &t->e;
-    struct t1_refill *r = &t->refill[t->nb_refill++];
-    stack_test(t, disp, size, write);
-    uint32_t hit = t1_jrcxz(e);
-    *r = (struct t1_refill){.from = t1_jmp(e, 0),
-                            .disp = disp,
-                            .size = (uint8_t)size,
-                            .write = write,
-                            .aligned = aligned,
-                            .slow = t1_slow_of(t)};
-    t1_here8(e, hit);
-    r->hit = t1_pos(e);
-    t1_load(e, T1_S2,
-            stack_field(t, write ? offsetof(struct t1_stack, write_addend)
-                                 : offsetof(struct t1_stack, read_addend)));
-    r->found = t1_pos(e);
-    return (struct t1_mem){t->host[X86_RSP], T1_S2, 0, disp};
-}
-
-struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
-{
-    return probe_stack(t, disp, size, write, false);
-}
-
-void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
-{
-    struct t1_emit *e = &t->e;
-    const struct t1_mem at = {t->host[X86_RSP], T1_NO_REG, 0, r->disp};
-    t1_set_rel32(e, r->from, t1_pos(e));
-    t1_lea_word(t, T1_S1, at);
-    t1_call(e, t->t1->glue_stack[t1_is_user(t->b->mode)]);
-    stack_test(t, r->disp, r->size, r->write);
-    uint32_t miss = t1_jrcxz(e);
-    t1_u8(e, 0xeb); /* jmp over the next two */
-    uint32_t over = t1_pos(e);
-    t1_u8(e, 0);
-    t1_here8(e, miss);
-    t1_load(e, T1_S1, T1_FIELD(t1.entry));
-    t1_jmp(e, r->hit);
-    t1_here8(e, over);
-    /* Unaligned, or not to be had from the TLB. */
-    t->cur = r->slow;
-    if (r->aligned) {
-        t1_jump_slow(t);
-        return;
+    const struct x86_insn *i = t->insn;
+    if (i->index != X86_REG_NONE || i->base == X86_REG_NONE || i->addrsize != 8 ||
+        i->seg >= X86_FS) {
+        return false;
     }
-    t1_lea_word(t, T1_S1, at);
-    t1_probe(t, T1_S1, r->size, r->write);
-    if (t1_is_32(t)) {
-        /* r11 is to be added to what has not been cut: += r10 - (r14 + disp) */
-        t1_mov_rr(e, T1_RCX, t->host[X86_RSP]);
-        t1_not(e, T1_RCX);
-        t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_S1, 0, 1 - r->disp});
-        t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_RCX, 0, 0});
+    *ret = (struct t1_mem){T1_S1, T1_NO_REG, 0, (int32_t)i->disp};
+    if (i->base == X86_REG_RIP) {
+        t1_load(&t->e, T1_S1, T1_FIELD(t1.page_base));
+        ret->disp = (int32_t)(t1_next_off(t) + i->disp);
+    } else {
+        ret->base = (uint8_t)t1_in_reg(t, i->base, T1_S1);
     }
-    t1_load(e, T1_S1, T1_FIELD(t1.entry));
-    t1_jmp(e, r->found);
+    return true;
 }
 
 struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write, bool aligned)
 {
     const struct x86_insn *i = t->insn;
+    const int64_t room = 2 * GMEM_PAGE_SIZE;
     bool power = !(size & (size - 1));
+    bool small = i->disp < INT32_MAX - room && i->disp > INT32_MIN + room;
+    struct t1_mem at;
     if (power && (size <= 8 || aligned) && i->base == X86_RSP &&
         i->index == X86_REG_NONE && i->addrsize == t1_word(t) && i->seg < X86_FS &&
-        !(t1_is_32(t) && i->seg == X86_CS) && i->disp < INT32_MAX - 64 &&
-        i->disp > INT32_MIN + 64) {
-        return probe_stack(t, (int32_t)i->disp, size, write, aligned);
+        !(t1_is_32(t) && i->seg == X86_CS) && small) {
+        return t1_probe_stack_operand(t, (int32_t)i->disp, size, write, aligned);
+    }
+    bool slot = t1_slot_possible(t, size);
+    if (slot && small && simple_operand(t, &at)) {
+        return t1_probe_slot(t, at, size, write, aligned);
     }
     unsigned a = t1_ea(t, T1_S1, true);
+    if (slot) {
+        at = (struct t1_mem){(uint8_t)a, T1_NO_REG, 0, 0};
+        return t1_probe_slot(t, at, size, write, aligned);
+    }
     if (aligned) {
         probe_aligned(t, a, size, write);
     } else {

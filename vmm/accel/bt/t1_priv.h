@@ -51,9 +51,11 @@ struct t1_region {
     uint32_t nb_sites, nb_trans;      /* the last ones, likewise */
 };
 
+/* How the glue fills a copy: t1_slot.c. */
+enum t1_fill { T1_FILL_PAGE, T1_FILL_ANY, T1_FILL_STACK, T1_NB_FILLS };
+
 struct t1_core {
-    uint8_t *write, *exec; /* the same memory twice */
-    uint8_t *nowhere;      /* a page, for T1_STACK_NOWHERE() */
+    uint8_t *write, *exec; /* the same memory twice; behind the latter come slots */
     uint32_t size, glue_end;
     /* The region that is being filled: what is on the straight path, */
     uint32_t used, cold_start;
@@ -66,8 +68,7 @@ struct t1_core {
     uint64_t translated, evicted, evictions; /* blocks, blocks, regions */
     uint32_t generation;                     /* counts flushes and evictions */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
-    uint32_t glue_stack[2]; /* kernel, user */
-    uint32_t glue_no_stack;
+    uint32_t glue_fill[2][2][T1_NB_SIZES][T1_NB_FILLS]; /* user, write, log of size */
     struct t1_used jumps_used[2];
     bool kernel_local;  /* jumps of kernel code hold pages that are not global */
     struct t2_core *t2; /* NULL: no hot regions */
@@ -87,14 +88,11 @@ enum {
     T1_SP = X86_RSP
 };
 
-/*
- * A page that cannot be: its addresses are not canonical. It stands in the stack's tags
- * when no page is known. A stack pointer that points there all the same meets the
- * addend T1_STACK_NOWHERE(), that is memory that nobody looks at.
- */
-#define T1_STACK_NO_PAGE     UINT64_C(0x5ad731c694e2b000)
-#define T1_STACK_NONE        (~T1_STACK_NO_PAGE)
-#define T1_STACK_NOWHERE(t1) ((uintptr_t)(t1)->nowhere - T1_STACK_NO_PAGE)
+/* What is compared with an address never makes 0 with this. */
+#define T1_SLOT_EMPTY 1
+
+/* t1_hot.adapt: what kind of site the current access is to become. */
+enum { T1_ADAPT_NOT, T1_ADAPT_ANY, T1_ADAPT_PROBE };
 
 /* Where guest registers are between translations, and in the glue. While translating,
  * struct t1_ctx's host[] says where they are. */
@@ -145,11 +143,12 @@ struct t1_slow {
     bool branch;
 };
 
-/* The stack's page is not at hand: look in the TLB. */
+/* A copy is not of the access's page: out of line. */
 struct t1_refill {
-    uint32_t from, hit, found;
-    int32_t disp;
-    uint8_t size;
+    uint32_t from, found; /* the jump to it, and where to go on with the addend */
+    struct t1_mem at;     /* base and displacement */
+    uint32_t slot;        /* position */
+    uint8_t log, kind;    /* log2 of the size; enum t1_fill */
     bool write, aligned;
     struct t1_slow *slow;
 };
@@ -275,9 +274,21 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
 /* The same from @addr up to the address in @end, which is at most 32 KiB further. */
 void t1_probe_to(struct t1_ctx *t, unsigned addr, unsigned end, bool write);
 
-/* The same at the stack pointer + @disp, which is returned as it may be accessed. */
+/* The same with a slot, at @at, a register and a displacement, of which what may be
+ * accessed is returned: with r11 as index. Slow when it is to be @aligned and is not.
+ * possible: for this size, and the current instruction. */
+bool t1_slot_possible(const struct t1_ctx *t, unsigned size);
+struct t1_mem t1_probe_slot(struct t1_ctx *t, struct t1_mem at, unsigned size,
+                            bool write, bool aligned);
+/* And at the stack pointer + @disp. */
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write);
+struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned size,
+                                     bool write, bool aligned);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
+void t1_put_slot_glue(struct t1_core *t1, struct t1_emit *e);
+void t1_slots_init(struct t0_cpu *c);
+/* The bank or the mode has changed. */
+void t1_slots_bank(struct t0_cpu *c);
 
 /* r10 and r11 may hold guest registers that live in memory. */
 extern const uint8_t t1_holder[2];

@@ -98,9 +98,8 @@ static bool swapgs(struct t1_ctx *t)
 }
 
 /*
- * STAC, CLAC: the bank is another one. The copy of the stack's page stays good with AC
- * set, when everything is allowed that was allowed before. With AC clear again it is
- * good when it is from before, which stack_bank tells.
+ * STAC, CLAC: the bank is another one. Slots stay good: with AC set everything is
+ * allowed that was allowed before, and they are not filled then.
  */
 static bool stac(struct t1_ctx *t)
 {
@@ -116,12 +115,6 @@ static bool clac(struct t1_ctx *t)
     clear_flag(t, T1_FIELD(t1.not_ac));
     t1_load(e, T1_RCX, T1_FIELD(t1.kernel_bank));
     t1_store(e, T1_FIELD(tlb), T1_RCX);
-    t1_not(e, T1_RCX);
-    t1_load(e, T1_S1, T1_FIELD(t1.stack_bank[0]));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 1});
-    uint32_t same = t1_jrcxz(e);
-    t1_call(e, t->t1->glue_no_stack);
-    t1_here8(e, same);
     return true;
 }
 

@@ -90,10 +90,16 @@ bool t1_x87(struct t1_ctx *t)
     t1_ensure(t, T1_NEED_X87);
     if (mem) {
         unsigned a = t1_ea(t, T1_S1, true);
-        t1_probe(t, a, mem->size, mem->access & X86_ACC_W);
+        struct t1_mem m = t1_at(a);
+        if (t1_slot_possible(t, mem->size)) {
+            m = t1_probe_slot(t, (struct t1_mem){(uint8_t)a, T1_NO_REG, 0, 0},
+                              mem->size, mem->access & X86_ACC_W, false);
+        } else {
+            t1_probe(t, a, mem->size, mem->access & X86_ACC_W);
+        }
         t1_store(e, T1_FIELD(s.fpu.fdp), a);
         t1_op_mem(e, &(struct t1_enc){.opcode = insn->opcode}, insn->modrm >> 3 & 7u,
-                  t1_at(a));
+                  m);
     } else {
         t1_u8(e, insn->opcode);
         t1_u8(e, insn->modrm);
