@@ -18,8 +18,9 @@
  * page_base is set to that of the node's page, and after a step by T0 back again.
  */
 
-#define NODE_ROOM (24u << 10) /* more than any block needs, on either path */
-#define NODE_WAYS 8u
+#define NODE_ROOM  (24u << 10) /* more than any block needs, on either path */
+#define NODE_WAYS  8u
+#define TABLE_BITS 9u /* at most: 8 KiB */
 
 /* A jump out of the region, or to T1's translation of a branch. */
 struct way_out {
@@ -46,8 +47,16 @@ struct build {
         uint8_t node;
     } jump[T2_MAX_NODES * 8];
     unsigned nb_jumps;
+    /* Where indirect branches with many targets look: put_look_up(). */
+    struct {
+        uint64_t nodes; /* that are in it */
+        uint64_t mask;  /* of bits of their offsets that are different for each */
+        unsigned bits;  /* in the mask */
+        uint32_t at;
+    } table;
     /* Of the node being emitted. */
     struct t2_node *n;
+    const struct t2_next *next;
     unsigned index;
     struct way_out out[NODE_WAYS];
     unsigned nb_outs;
@@ -205,26 +214,16 @@ static uint32_t guard(struct build *u, int64_t off)
     return t1_jrcxz(e);
 }
 
-/* The nodes that followed most often, at most T2_GUARDS. */
-static unsigned targets(const struct build *u, uint8_t to[T2_GUARDS])
+/* The node that followed most often, but for one, or -1. */
+static int most_often(const struct t2_next *n, int but)
 {
-    const struct t2_node *n = u->n;
-    bool used[T2_MAX_NEXT] = {false};
-    unsigned nb = 0;
-    while (nb < T2_GUARDS) {
-        int best = -1;
-        for (unsigned i = 0; i < n->nb_next; i++) {
-            if (!used[i] && (best < 0 || n->next[i].count > n->next[best].count)) {
-                best = (int)i;
-            }
+    int best = -1;
+    for (unsigned i = 0; i < n->nb; i++) {
+        if ((int)i != but && (best < 0 || n->to[i].count > n->to[best].count)) {
+            best = (int)i;
         }
-        if (best < 0) {
-            break;
-        }
-        used[best] = true;
-        to[nb++] = (uint8_t)n->next[best].node;
     }
-    return nb;
+    return best;
 }
 
 static void to_general(struct build *u)
@@ -232,9 +231,9 @@ static void to_general(struct build *u)
     u->general[u->nb_general++] = t1_jmp(&u->t.e, 0);
 }
 
-/* What is left to do of an indirect branch when its target is known to be @off. Other
- * targets are compared behind it, unless it is the @last. */
-static void go_guarded(struct build *u, int64_t off, bool last)
+/* What is left to do of an indirect branch when its target is known. Changes rcx, r10
+ * and r11. */
+static void put_rest(struct build *u)
 {
     struct t1_ctx *t = &u->t;
     unsigned sp = t->host[X86_RSP];
@@ -245,32 +244,73 @@ static void go_guarded(struct build *u, int64_t off, bool last)
         t1_push_return(t);
     }
     t1_count(t);
+}
+
+/* The target is known to be @off. Others are compared behind it, unless it is the
+ * @last. */
+static void go_guarded(struct build *u, int64_t off, bool last)
+{
+    put_rest(u);
     if (last) {
         go(u, off);
     } else {
-        lead(u, t1_jmp(&t->e, 0), off);
+        lead(u, t1_jmp(&u->t.e, 0), off);
     }
 }
 
-static void indirect(struct build *u)
+/* rcx and r10: the target in r10 as an offset from page_base. */
+static void make_offset(struct build *u)
+{
+    struct t1_emit *e = &u->t.e;
+    t1_load(e, T1_RCX, T1_FIELD(t1.page_base));
+    t1_not(e, T1_RCX);
+    t1_lea(e, T1_S1, (struct t1_mem){T1_S1, T1_RCX, 0, 1});
+}
+
+/*
+ * Look for the target in r10 in the region's table:
+ *
+ *     mask | minus the offset, for each value under the mask | code, likewise
+ */
+static void put_look_up(struct build *u)
 {
     struct t1_ctx *t = &u->t;
-    uint8_t to[T2_GUARDS];
-    unsigned nb = targets(u, to);
-    bool ret = t->insn->op == X86_OP_RET;
-    if (!nb || (!ret && !t1_load_target(t))) {
-        to_general(u);
-        return;
+    struct t1_emit *e = &t->e;
+    int32_t codes = 8 + (8 << u->table.bits);
+    make_offset(u);
+    t1_mov_ri(e, T1_S2, (int64_t)(uintptr_t)(t->t1->exec + u->table.at));
+    t1_pext(e, T1_RCX, T1_S1, (struct t1_mem){T1_S2, T1_NO_REG, 0, 0});
+    t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_RCX, 3, 0});
+    t1_load(e, T1_RCX, (struct t1_mem){T1_S2, T1_NO_REG, 0, 8});
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
+    uint32_t hit = t1_jrcxz(e);
+    to_general(u);
+    t1_here8(e, hit);
+    unsigned entry = T1_S2;
+    if (t->insn->op == X86_OP_CALL) {
+        t1_store(e, T1_FIELD(t1.target), T1_S2);
+        put_rest(u);
+        t1_load(e, T1_RCX, T1_FIELD(t1.target));
+        entry = T1_RCX;
+    } else {
+        put_rest(u);
     }
-    if (ret) {
-        t1_load(&t->e, T1_S1, t1_probe_stack(t, 0, 8, false));
-    }
+    u->n->edges |= u->table.nodes;
+    t1_op_mem(e, &(struct t1_enc){.opcode = 0xff}, 4,
+              (struct t1_mem){(uint8_t)entry, T1_NO_REG, 0, codes});
+}
+
+/* Compare the target in r10 with those that followed. */
+static void put_guards(struct build *u)
+{
+    struct t1_ctx *t = &u->t;
+    const struct t2_next *n = u->next;
+    int first = most_often(n, -1), second = most_often(n, first);
     /* A slow path has only so many jumps to it. */
-    nb = t->insn->op == X86_OP_CALL ? 1 : nb;
+    unsigned nb = second < 0 || t->insn->op == X86_OP_CALL ? 1 : T2_GUARDS;
     for (unsigned i = 0; i < nb; i++) {
-        int64_t off = t2_node_off(&u->r->node[to[i]]);
-        uint32_t hit = guard(u, off);
-        uint32_t miss = 0;
+        int64_t off = t2_node_off(&u->r->node[n->to[i ? second : first].node]);
+        uint32_t hit = guard(u, off), miss = 0;
         if (i + 1 == nb) {
             to_general(u);
         } else {
@@ -281,6 +321,24 @@ static void indirect(struct build *u)
         if (miss) {
             t1_set_rel32(&t->e, miss, t1_pos(&t->e));
         }
+    }
+}
+
+static void indirect(struct build *u)
+{
+    struct t1_ctx *t = &u->t;
+    bool ret = t->insn->op == X86_OP_RET;
+    if (!u->next->nb || (!ret && !t1_load_target(t))) {
+        to_general(u);
+        return;
+    }
+    if (ret) {
+        t1_load(&t->e, T1_S1, t1_probe_stack(t, 0, 8, false));
+    }
+    if (u->next->nb > T2_GUARDS) {
+        put_look_up(u);
+    } else {
+        put_guards(u);
     }
 }
 
@@ -502,6 +560,7 @@ static bool put_node(struct build *u, unsigned index)
     struct t1_core *t1 = t->t1;
     u->index = index;
     u->n = &u->r->node[index];
+    u->next = &t1->t2->next[index];
     if (t1_pos(&t->e) + NODE_ROOM > t1->cold_start ||
         (uint32_t)(u->cold - t->e.base) + NODE_ROOM > t1->cold_end ||
         t1->nb_sites + NODE_WAYS > t1->max_sites ||
@@ -633,19 +692,100 @@ static void lay_out(struct build *u)
         done[at] = true;
         u->place[at] = nb;
         u->order[nb++] = (uint8_t)at;
-        const struct t2_node *n = &r->node[at];
+        const struct t2_next *n = &u->t.t1->t2->next[at];
         int best = -1;
-        for (unsigned i = 0; i < n->nb_next; i++) {
-            if (!done[n->next[i].node] &&
-                (best < 0 || n->next[i].count > n->next[best].count)) {
+        for (unsigned i = 0; i < n->nb; i++) {
+            if (!done[n->to[i].node] &&
+                (best < 0 || n->to[i].count > n->to[best].count)) {
                 best = (int)i;
             }
         }
         if (best >= 0) {
-            at = n->next[best].node;
+            at = n->to[best].node;
             continue;
         }
         for (at = 0; nb < r->nb && done[at]; at++) {
+        }
+    }
+}
+
+/* --- The table
+ * ------------------------------------------------------------------------ */
+
+/* How many values the offsets of the nodes in the table have under @mask. */
+static unsigned nb_values(const struct build *u, uint64_t mask)
+{
+    uint64_t seen[T2_MAX_NODES];
+    unsigned nb = 0;
+    for (unsigned i = 0; i < u->r->nb; i++) {
+        uint64_t v = (uint64_t)(int64_t)t2_node_off(&u->r->node[i]) & mask;
+        unsigned k = 0;
+        if (!(u->table.nodes >> i & 1)) {
+            continue;
+        }
+        while (k < nb && seen[k] != v) {
+            k++;
+        }
+        nb += k == nb;
+        seen[k] = v;
+    }
+    return nb;
+}
+
+/* Take the bits that tell most nodes apart, one after the other. Nodes for which that
+ * takes too many are not in the table. */
+static void find_mask(struct build *u)
+{
+    unsigned want = nb_values(u, UINT64_MAX);
+    u->table.mask = u->table.bits = 0;
+    while (nb_values(u, u->table.mask) < want) {
+        uint64_t best = 0;
+        if (u->table.bits == TABLE_BITS) {
+            u->table.nodes &= u->table.nodes - 1;
+            find_mask(u);
+            return;
+        }
+        for (unsigned bit = 0; bit < 32; bit++) {
+            uint64_t m = u->table.mask | UINT64_C(1) << bit;
+            if (!best || nb_values(u, m) > nb_values(u, best)) {
+                best = m;
+            }
+        }
+        u->table.mask = best;
+        u->table.bits++;
+    }
+}
+
+static uint64_t under_mask(uint64_t v, uint64_t mask)
+{
+    uint64_t r = 0;
+    for (unsigned i = 0; mask; mask &= mask - 1) {
+        r |= (v >> __builtin_ctzll(mask) & 1) << i++;
+    }
+    return r;
+}
+
+static uint32_t entry_of(const struct t2_node *n)
+{
+    return n->polled ? n->pos_poll : n->pos;
+}
+
+/* Fill the table; its place is made. */
+static void put_table(struct build *u)
+{
+    struct t1_core *t1 = u->t.t1;
+    uint64_t *table = (uint64_t *)(void *)(t1->write + u->table.at);
+    unsigned size = 1u << u->table.bits;
+    table[0] = u->table.mask;
+    for (unsigned i = 0; i < size; i++) {
+        table[1 + i] = UINT64_C(1) << 63; /* no two addresses are so far apart */
+    }
+    for (unsigned i = 0; i < u->r->nb; i++) {
+        uint64_t off = (uint64_t)(int64_t)t2_node_off(&u->r->node[i]);
+        if (u->table.nodes >> i & 1) {
+            uint64_t at = 1 + under_mask(off, u->table.mask);
+            table[at] = -off;
+            table[at + size] = (uintptr_t)(t1->exec + entry_of(&u->r->node[i]));
         }
     }
 }
@@ -663,7 +803,7 @@ static bool look(struct build *u)
 {
     struct t1_ctx *t = &u->t;
     struct t2_region *r = u->r;
-    uint64_t most = 0, vec = 0, x87 = 0;
+    uint64_t most = 0, vec = 0, x87 = 0, at_table = 0;
     for (unsigned n = 0; n < r->nb; n++) {
         const struct t0_block *b = r->node[n].b;
         if (!t1_decode_block(t->c, b, &u->d)) {
@@ -685,8 +825,18 @@ static bool look(struct build *u)
         if (last->nb_opnds && last->opnd[0].kind == X86_OPND_REL) {
             note_back(u, n, find_off(r, off + b->len + last->imm));
         }
-        for (unsigned i = 0; i < r->node[n].nb_next; i++) {
-            note_back(u, n, r->node[n].next[i].node);
+        const struct t2_next *next = &t->t1->t2->next[n];
+        for (unsigned i = 0; i < next->nb; i++) {
+            note_back(u, n, next->to[i].node);
+            if (next->nb > T2_GUARDS) {
+                u->table.nodes |= UINT64_C(1) << next->to[i].node;
+                at_table |= UINT64_C(1) << n;
+            }
+        }
+    }
+    for (unsigned n = 0; n < r->nb; n++) {
+        for (unsigned to = 0; to < r->nb && at_table >> n & 1; to++) {
+            note_back(u, n, u->table.nodes >> to & 1 ? (int)to : -1);
         }
     }
     r->vec = vec * 4 >= most && vec;
@@ -698,7 +848,7 @@ static void fix_jumps(struct build *u)
 {
     for (unsigned i = 0; i < u->nb_jumps; i++) {
         const struct t2_node *n = &u->r->node[u->jump[i].node];
-        t1_set_rel32(&u->t.e, u->jump[i].at, n->polled ? n->pos_poll : n->pos);
+        t1_set_rel32(&u->t.e, u->jump[i].at, entry_of(n));
     }
 }
 
@@ -735,6 +885,11 @@ static bool emit(struct build *u)
                                      sites = t1->nb_sites;
     t->e = (struct t1_emit){.p = t1->write + cold, .base = t1->write};
     put_exchanges(u);
+    if (u->table.nodes) {
+        find_mask(u);
+        u->table.at = ALIGN_UP(t1_pos(&t->e), 8);
+        t->e.p = t->e.base + u->table.at + 8 + (16u << u->table.bits);
+    }
     u->cold = t->e.p;
     t->e.p = t1->write + start;
     for (unsigned i = 0; i < r->nb; i++) {
@@ -744,6 +899,9 @@ static bool emit(struct build *u)
         }
     }
     fix_jumps(u);
+    if (u->table.nodes) {
+        put_table(u);
+    }
     u->hot = t->e.p;
     t->e.p = u->cold;
     for (unsigned i = 0; i < r->nb; i++) {
@@ -782,7 +940,7 @@ bool t2_build(struct t0_cpu *c, const struct t2_region *recorded)
         }
     }
     g_autofree struct build *u = g_new0(struct build, 1);
-    struct t2_region *r = u->r = g_memdup2(recorded, sizeof(*recorded));
+    struct t2_region *r = u->r = g_memdup2(recorded, t2_region_bytes(recorded->nb));
     struct t1_ctx *t = &u->t;
     t->c = c;
     t->t1 = t1;

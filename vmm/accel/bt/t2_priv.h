@@ -9,21 +9,17 @@
 #define T2_MAX_NODES 64u
 #define T2_MAX_INSNS 640u
 #define T2_MAX_PAGES 8u
-#define T2_MAX_NEXT  4u
-#define T2_GUARDS    3u /* targets that an indirect branch is compared with */
-#define T2_SAMPLES   2u
+#define T2_MAX_NEXT  24u
+#define T2_GUARDS                                                      \
+    2u /* targets that an indirect branch is compared with; of more, a \
+          table is made */
+#define T2_SAMPLES 2u
 
 /* A block of a region. */
 struct t2_node {
     struct t0_block *b;
     int32_t page; /* linear address of its page - that of the head's page */
     uint32_t count;
-    /* Which nodes were executed next, and how often. */
-    struct {
-        uint32_t count;
-        uint16_t node;
-    } next[T2_MAX_NEXT];
-    uint8_t nb_next;
     bool polled; /* a branch leads back to it */
     bool way_in;
     uint64_t edges;       /* nodes that its translation goes on to */
@@ -38,7 +34,16 @@ static inline int32_t t2_node_off(const struct t2_node *n)
     return n->page + (int32_t)(n->b->gpa & 0xfff);
 }
 
-/* Blocks and the way from one to the next; while recording, and translated. */
+/* Which nodes were executed after one, and how often. */
+struct t2_next {
+    struct {
+        uint32_t count;
+        uint16_t node;
+    } to[T2_MAX_NEXT];
+    unsigned nb;
+};
+
+/* Blocks; while recording, and translated. */
 struct t2_region {
     bool dead;
     uint16_t mode;
@@ -48,8 +53,13 @@ struct t2_region {
         uint64_t gpa;
     } pages[T2_MAX_PAGES];
     bool vec, x87; /* these registers are in the host's throughout */
-    struct t2_node node[T2_MAX_NODES];
+    struct t2_node node[];
 };
+
+static inline size_t t2_region_bytes(unsigned nb)
+{
+    return sizeof(struct t2_region) + nb * sizeof(struct t2_node);
+}
 
 struct t2_core {
     GPtrArray *regions; /* struct t2_region */
@@ -59,7 +69,8 @@ struct t2_core {
     uint64_t expect; /* RIP after the last block */
     unsigned last;   /* its node */
     unsigned steps, laps;
-    struct t2_region rec;
+    struct t2_region *rec;
+    struct t2_next next[T2_MAX_NODES];
     uint64_t nb_recorded, nb_built, nb_killed;
 };
 

@@ -78,7 +78,7 @@ static bool note_page(struct t2_region *r, int32_t page, uint64_t gpa)
 /* The node of @b at @page; a new one when there is room. NULL: cannot be in. */
 static struct t2_node *find_node(struct t0_cpu *c, struct t0_block *b, int64_t page)
 {
-    struct t2_region *r = &core_of(c)->rec;
+    struct t2_region *r = core_of(c)->rec;
     for (unsigned i = 0; i < r->nb; i++) {
         if (r->node[i].b == b) {
             return r->node[i].page == page ? &r->node[i] : NULL;
@@ -92,23 +92,24 @@ static struct t2_node *find_node(struct t0_cpu *c, struct t0_block *b, int64_t p
         !may_be_in(c, b)) {
         return NULL;
     }
+    core_of(c)->next[r->nb].nb = 0;
     struct t2_node *n = &r->node[r->nb++];
     *n = (struct t2_node){.b = b, .page = (int32_t)page};
     r->nb_insns += b->nb_insns;
     return n;
 }
 
-static void note_next(struct t2_node *from, unsigned to)
+static void note_next(struct t2_next *n, unsigned to)
 {
-    for (unsigned i = 0; i < from->nb_next; i++) {
-        if (from->next[i].node == to) {
-            from->next[i].count++;
+    for (unsigned i = 0; i < n->nb; i++) {
+        if (n->to[i].node == to) {
+            n->to[i].count++;
             return;
         }
     }
-    if (from->nb_next < T2_MAX_NEXT) {
-        from->next[from->nb_next].node = (uint16_t)to;
-        from->next[from->nb_next++].count = 1;
+    if (n->nb < T2_MAX_NEXT) {
+        n->to[n->nb].node = (uint16_t)to;
+        n->to[n->nb++].count = 1;
     }
 }
 
@@ -116,7 +117,7 @@ static void note_next(struct t2_node *from, unsigned to)
 static bool add(struct t0_cpu *c, struct t0_block *b)
 {
     struct t2_core *t2 = core_of(c);
-    struct t2_region *r = &t2->rec;
+    struct t2_region *r = t2->rec;
     uint64_t page = (c->s.rip & ~UINT64_C(0xfff)) - t2->base;
     if (c->s.rip != t2->expect || t2->steps++ >= STEPS || t2->laps >= LAPS) {
         return false;
@@ -129,7 +130,7 @@ static bool add(struct t0_cpu *c, struct t0_block *b)
     n->count++;
     t2->laps += index == 0;
     if (t2->steps > 1) {
-        note_next(&r->node[t2->last], index);
+        note_next(&t2->next[t2->last], index);
     }
     t2->last = index;
     return true;
@@ -148,7 +149,7 @@ static bool has_loop(const struct t2_region *r)
 static void finish(struct t0_cpu *c)
 {
     struct t2_core *t2 = core_of(c);
-    const struct t2_region *r = &t2->rec;
+    const struct t2_region *r = t2->rec;
     bool forced = c->core->tvm->t2_heat;
     t2->recording = false;
     t2->nb_recorded++;
@@ -169,7 +170,7 @@ static void finish(struct t0_cpu *c)
 static void begin(struct t0_cpu *c, const struct t0_block *head)
 {
     struct t2_core *t2 = core_of(c);
-    struct t2_region *r = &t2->rec;
+    struct t2_region *r = t2->rec;
     r->nb = r->nb_insns = r->nb_pages = 0;
     r->mode = head->mode;
     t2->base = c->s.rip & ~UINT64_C(0xfff);
@@ -263,6 +264,7 @@ void t2_init(struct t0_cpu *c)
 {
     struct t2_core *t2 = c->core->t1->t2 = g_new0(struct t2_core, 1);
     t2->regions = g_ptr_array_new_with_free_func(g_free);
+    t2->rec = g_malloc0(t2_region_bytes(T2_MAX_NODES));
     c->core->t2_look = c->core->tvm->t2_heat;
 }
 
@@ -271,6 +273,7 @@ void t2_done(struct t0_cpu *c)
     struct t2_core *t2 = core_of(c);
     if (t2) {
         g_ptr_array_unref(t2->regions);
+        g_free(t2->rec);
         g_free(t2);
     }
 }
