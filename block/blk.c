@@ -281,6 +281,14 @@ int blk_request_check(struct blk *b, struct blk_req *req)
     return req->len == 0 ? 1 : 0;
 }
 
+void blk_note_written(struct blk *b, enum blk_op op, uint64_t offset, uint64_t len)
+{
+    const struct blk_write_ops *w = b->format ? b->format->writable : NULL;
+    if (w && w->written && op != BLK_READ && op != BLK_FLUSH) {
+        w->written(b, offset, len);
+    }
+}
+
 /* ---- length
  * --------------------------------------------------------------------------------- */
 

@@ -74,6 +74,9 @@ struct blk_child {
 
 struct blk_job;
 
+/* Tell the format of @b that a request changed what the guest reads. Any thread. */
+void blk_note_written(struct blk *b, enum blk_op op, uint64_t offset, uint64_t len);
+
 struct blk_core {
     unsigned refs;
     GArray *children;                 /* of struct blk_child */

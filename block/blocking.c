@@ -798,6 +798,7 @@ int blk_run(struct blk *b, enum blk_op op, uint64_t offset, const struct iovec *
         return r < 0 ? r : 0;
     }
     r = b->proto ? blk_proto_run(b, &req) : format_run(b, &req);
+    blk_note_written(b, op, offset, len);
     if (r == 0 && (op == BLK_WRITE || op == BLK_ZERO)) {
         blk_grew(b, offset + len);
     }

@@ -75,6 +75,7 @@ static void req_finish(struct blk_req *req, int ret)
     atomic_fetch_add_explicit(&c->time_ns[op], loop_now_ns() - req->start_ns,
                               memory_order_relaxed);
     atomic_fetch_sub_explicit(&c->stat_in_flight, 1, memory_order_relaxed);
+    blk_note_written(b, op, req->offset, req->len);
     req->op = op;
     c->in_flight--;
     req->done(req, ret);

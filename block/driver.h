@@ -190,6 +190,10 @@ struct blk_write_ops {
     /* Before closing: footers, clear dirty flags. Only when begin was called. NULL:
      * none. */
     int (*finish)(struct blk *b);
+
+    /* The guest's data changed in the range, by whatever way. Without meta, any thread,
+     * several at a time. NULL: nobody wants to know. */
+    void (*written)(struct blk *b, uint64_t offset, uint64_t len);
 };
 
 /* Absent as a group: the node cannot change its length. */
@@ -270,6 +274,22 @@ struct blk_amend_ops {
     bool (*make_empty)(struct blk *b, GError **error);
 };
 
+/* Absent as a group: no dirty bitmaps are kept in images. With meta held; those that
+ * change something come after begin. @name is one of list's, or an error. */
+struct blk_bitmap_ops {
+    GArray *(*list)(struct blk *b); /* of struct blk_bitmap, the caller's; never NULL */
+    /* Recording, empty. @granularity 0: the format chooses. */
+    bool (*add)(struct blk *b, const char *name, uint64_t granularity, GError **error);
+    bool (*remove)(struct blk *b, const char *name, GError **error);
+    bool (*clear)(struct blk *b, const char *name, GError **error);
+    bool (*enable)(struct blk *b, const char *name, bool on, GError **error);
+    bool (*set)(struct blk *b, const char *name, uint64_t offset, uint64_t len,
+                GError **error);
+    /* Whether the byte at @offset is dirty, and for how long it goes on so. */
+    bool (*next)(struct blk *b, const char *name, uint64_t offset, uint64_t len,
+                 bool *ret_dirty, uint64_t *ret_len, GError **error);
+};
+
 struct blk_format {
     const char *name;
     const char *help;                 /* one line */
@@ -315,6 +335,7 @@ struct blk_format {
     const struct blk_check_ops *checkable;    /* NULL: nothing to check */
     const struct blk_snapshot_ops *snapshots; /* NULL: it has none      */
     const struct blk_amend_ops *amendable;    /* NULL: nothing to amend */
+    const struct blk_bitmap_ops *bitmaps;     /* NULL: it has none      */
 };
 
 /* ---- protocols and filters

@@ -498,6 +498,111 @@ bool blk_make_empty(struct blk *b, GError **error)
     return ok;
 }
 
+/* ---- dirty bitmaps
+ * ------------------------------------------------------------------------------ */
+
+bool blk_has_bitmaps(const struct blk *b)
+{
+    return b->format && b->format->bitmaps;
+}
+
+GArray *blk_bitmaps(struct blk *b)
+{
+    if (!blk_has_bitmaps(b)) {
+        return g_array_new(FALSE, TRUE, sizeof(struct blk_bitmap));
+    }
+    blk_meta_lock(b);
+    GArray *all = b->format->bitmaps->list(b);
+    blk_meta_unlock(b);
+    return all;
+}
+
+/* The operations with meta held and the image begun; let go with blk_meta_unlock(). */
+static const struct blk_bitmap_ops *begin_bitmaps(struct blk *b, GError **error)
+{
+    if (!blk_has_bitmaps(b)) {
+        error_msg(error, "Can't store persistent bitmaps to %s: %s",
+                  blk_get_node_name(b), g_strerror(ENOTSUP));
+        return NULL;
+    }
+    blk_drain(b);
+    blk_meta_lock(b);
+    if (begin_locked(b, error)) {
+        return b->format->bitmaps;
+    }
+    blk_meta_unlock(b);
+    return NULL;
+}
+
+static bool end_bitmaps(struct blk *b, const struct blk_bitmap_ops *ops, bool ok)
+{
+    if (ops) {
+        blk_meta_unlock(b);
+    }
+    return ok;
+}
+
+bool blk_bitmap_add(struct blk *b, const char *name, uint64_t granularity,
+                    GError **error)
+{
+    const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
+    return end_bitmaps(b, ops, ops && ops->add(b, name, granularity, error));
+}
+
+bool blk_bitmap_remove(struct blk *b, const char *name, GError **error)
+{
+    const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
+    return end_bitmaps(b, ops, ops && ops->remove(b, name, error));
+}
+
+bool blk_bitmap_clear(struct blk *b, const char *name, GError **error)
+{
+    const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
+    return end_bitmaps(b, ops, ops && ops->clear(b, name, error));
+}
+
+bool blk_bitmap_enable(struct blk *b, const char *name, bool on, GError **error)
+{
+    const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
+    return end_bitmaps(b, ops, ops && ops->enable(b, name, on, error));
+}
+
+bool blk_bitmap_next(struct blk *b, const char *name, uint64_t offset, uint64_t len,
+                     bool *ret_dirty, uint64_t *ret_len, GError **error)
+{
+    if (!blk_has_bitmaps(b) || !ck_range(offset, len, blk_length(b)) || !len) {
+        return error_msg(error, "Dirty bitmap '%s' not found", name);
+    }
+    blk_meta_lock(b);
+    bool ok = b->format->bitmaps->next(b, name, offset, len, ret_dirty, ret_len, error);
+    blk_meta_unlock(b);
+    return ok;
+}
+
+bool blk_bitmap_merge(struct blk *b, const char *name, struct blk *source,
+                      const char *from, GError **error)
+{
+    uint64_t length = blk_length(source), run;
+    if (length != blk_length(b)) {
+        return error_msg(error,
+                         "Bitmaps are of different sizes (destination size is %" PRIu64
+                         " and source size is %" PRIu64 ") and can't be merged",
+                         blk_length(b), length);
+    }
+    bool dirty;
+    for (uint64_t at = 0; at < length; at += run) {
+        if (!blk_bitmap_next(source, from, at, length - at, &dirty, &run, error)) {
+            return false;
+        }
+        const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
+        bool ok = ops && ops->set(b, name, at, dirty ? run : 0, error);
+        if (!end_bitmaps(b, ops, ok)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* ---- compressed chunks
  * ------------------------------------------------------------------------- */
 

@@ -139,6 +139,38 @@ bool blk_snapshot_delete(struct blk *b, const char *id, GError **error);
 /* Read @b as it was in the snapshot, from now on; @b is read-only. */
 bool blk_snapshot_load(struct blk *b, const char *id, GError **error);
 
+/* ---- dirty bitmaps inside an image --------------------------------------------------
+ */
+
+struct blk_bitmap {
+    char name[1024];
+    uint64_t granularity; /* bytes that a bit stands for */
+    bool recording;       /* writes are noted */
+    bool inconsistent;    /* its user crashed: it can only be removed */
+};
+
+/* Whether images like @b can have bitmaps at all. */
+bool blk_has_bitmaps(const struct blk *b);
+
+/* An array of struct blk_bitmap, the caller's. */
+GArray *blk_bitmaps(struct blk *b);
+
+/* @granularity 0: what fits the image. */
+bool blk_bitmap_add(struct blk *b, const char *name, uint64_t granularity,
+                    GError **error);
+bool blk_bitmap_remove(struct blk *b, const char *name, GError **error);
+bool blk_bitmap_clear(struct blk *b, const char *name, GError **error);
+bool blk_bitmap_enable(struct blk *b, const char *name, bool on, GError **error);
+
+/* Add to bitmap @name of @b all that is dirty in @from of @source, which may be @b. */
+bool blk_bitmap_merge(struct blk *b, const char *name, struct blk *source,
+                      const char *from, GError **error);
+
+/* Whether the byte at @offset is dirty in @name; *ret_len bytes, at most @len, are
+ * alike. */
+bool blk_bitmap_next(struct blk *b, const char *name, uint64_t offset, uint64_t len,
+                     bool *ret_dirty, uint64_t *ret_len, GError **error);
+
 /* ---- changing headers
  * ----------------------------------------------------------------- */
 

@@ -17,7 +17,8 @@ struct convert {
     const char *backing, *backing_format;
     GSList *options;
     unsigned flags; /* IMG_FORCE_SHARE, IMG_IMAGE_OPTS */
-    bool compress, progress, no_create, any_order, salvage, target_is_zero;
+    bool compress, progress, no_create, any_order, salvage, target_is_zero, bitmaps,
+        skip_broken;
     bool target_image_opts, help;
     uint64_t sparse, rate;
     unsigned threads;
@@ -139,8 +140,40 @@ static bool judge_options(struct convert *c, json_t *opts)
     return true;
 }
 
+static bool format_has_bitmaps(const char *name)
+{
+    for (size_t i = 0; blk_formats[i]; i++) {
+        if (g_str_equal(blk_formats[i]->name, name)) {
+            return blk_formats[i]->bitmaps != NULL;
+        }
+    }
+    return true; /* a protocol says so when it is opened */
+}
+
+static bool judge_bitmaps(struct convert *c)
+{
+    if (!c->bitmaps) {
+        return true;
+    }
+    if (c->nb_sources > 1) {
+        img_error(c->im, "Copying bitmaps only possible with single source");
+        return false;
+    }
+    if (!img_can_copy_bitmaps(c->im, c->sources[0].blk, c->skip_broken)) {
+        return false;
+    }
+    if (!c->target_image_opts && !format_has_bitmaps(c->out_format)) {
+        img_error(c->im, "Format driver '%s' does not support bitmaps", c->out_format);
+        return false;
+    }
+    return true;
+}
+
 static bool open_target(struct convert *c, json_t *opts)
 {
+    if (!judge_bitmaps(c)) {
+        return false;
+    }
     unsigned flags = IMG_RW | (c->target_image_opts ? IMG_IMAGE_OPTS : 0);
     if (!judge_options(c, opts) || (!c->no_create && !create_target(c, opts))) {
         return false;
@@ -198,6 +231,10 @@ static bool run(struct convert *c, json_t *opts)
         if (r < 0) {
             img_error(c->im, "error while writing: %s", g_strerror(-r));
         }
+    }
+    if (r == 0 && c->bitmaps &&
+        !img_copy_bitmaps(c->im, c->sources[0].blk, c->target)) {
+        r = -EIO;
     }
     if (r == 0) {
         img_progress_at(&progress, 100);
@@ -286,10 +323,8 @@ static bool parse_one(struct convert *c, int o, bool *ret_ok)
     case OPT_TARGET_IMAGE_OPTS: c->target_image_opts = true; break;
     case OPT_SALVAGE: c->salvage = true; break;
     case OPT_TARGET_IS_ZERO: c->target_is_zero = true; break;
-    case OPT_BITMAPS:
-        img_error(c->im, "--bitmaps: persistent bitmaps are not supported here");
-        *ret_ok = false;
-        break;
+    case OPT_BITMAPS: c->bitmaps = true; break;
+    case OPT_SKIP_BROKEN: c->skip_broken = true; break;
     default: break;
     }
     return *ret_ok;
@@ -297,6 +332,10 @@ static bool parse_one(struct convert *c, int o, bool *ret_ok)
 
 static bool judge(struct convert *c)
 {
+    if (c->skip_broken && !c->bitmaps) {
+        img_error(c->im, "Use of --skip-broken-bitmaps requires --bitmaps");
+        return false;
+    }
     if (c->target_image_opts && !c->no_create) {
         img_error(c->im, "--target-image-opts requires use of -n flag");
         return false;

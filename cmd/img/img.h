@@ -27,6 +27,7 @@ struct img {
 typedef int (*img_fn)(struct img *im, int argc, char **argv);
 
 int img_amend(struct img *im, int argc, char **argv);
+int img_bitmap(struct img *im, int argc, char **argv);
 int img_check(struct img *im, int argc, char **argv);
 int img_commit(struct img *im, int argc, char **argv);
 int img_compare(struct img *im, int argc, char **argv);
@@ -78,6 +79,7 @@ enum {
     OPT_MAX_LENGTH,
     OPT_FORCE,
     OPT_LIMITS,
+    OPT_ACTION, /* of a subcommand; the last, others follow it */
 };
 
 /* The next option as getopt_long() finds it; -1 at the end, '?' when it was wrong and
@@ -131,6 +133,14 @@ int img_create_help(struct img *im, const char *format, const char *filename);
 
 /* Close; reports what could not be written back and returns false then. */
 bool img_close(struct img *im, struct blk *b);
+
+/* ---- bitmaps, of convert
+ * ---------------------------------------------------------- */
+
+/* Whether all can be copied; reports why not. */
+bool img_can_copy_bitmaps(const struct img *im, struct blk *source, bool skip_broken);
+/* Copy those of @source that can be used; reports what fails. */
+bool img_copy_bitmaps(const struct img *im, struct blk *source, struct blk *target);
 
 /* ---- output
  * -------------------------------------------------------------------------- */

@@ -18,6 +18,10 @@ static const struct {
     {"amend", img_amend,
      "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o "
      "options filename"},
+    {"bitmap", img_bitmap,
+     "(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b "
+     "source_file [-F source_fmt]] [-g granularity] [--object objectdef] "
+     "[--image-opts | -f fmt] FILENAME BITMAP"},
     {"check", img_check,
      "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | "
      "all]] [-T src_cache] [-U] filename"},
@@ -31,7 +35,8 @@ static const struct {
      "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] "
      "[-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] "
      "[-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S "
-     "sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] filename "
+     "sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--bitmaps "
+     "[--skip-broken-bitmaps]] filename "
      "[filename2 [...]] output_filename"},
     {"create", img_create,
      "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o "

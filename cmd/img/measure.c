@@ -47,6 +47,8 @@ struct measure {
     GSList *options;
     unsigned flags;
     bool json;
+    bool has_bitmaps; /* of source and target; then their bytes */
+    uint64_t bitmaps;
 };
 
 static struct blk *open_source(struct measure *m, const char *name)
@@ -68,17 +70,45 @@ static struct blk *open_source(struct measure *m, const char *name)
     return b;
 }
 
+/* What the bitmaps of @b would take in an image with clusters of @cluster bytes, each
+ * full: bits, table of their clusters, directory. */
+static uint64_t bitmaps_size(struct blk *b, uint64_t cluster)
+{
+    g_autoptr(GArray) all = blk_bitmaps(b);
+    uint64_t total = 0, directory = 0;
+    for (unsigned i = 0; i < all->len; i++) {
+        const struct blk_bitmap *m = &g_array_index(all, struct blk_bitmap, i);
+        uint64_t bits = (blk_length(b) + m->granularity - 1) / m->granularity;
+        uint64_t bytes = ALIGN_UP((bits + 7) / 8, cluster);
+        total += bytes + ALIGN_UP(bytes / cluster * 8, cluster);
+        directory += ALIGN_UP(24 + strlen(m->name), 8);
+    }
+    return total + ALIGN_UP(directory, cluster);
+}
+
+static bool is_version_3(json_t *opts)
+{
+    const char *compat = blk_opt_str(opts, "compat", "v3");
+    return !g_str_equal(compat, "0.10") && !g_str_equal(compat, "v2");
+}
+
 static void print(const struct measure *m, const struct blk_measure *r)
 {
     if (m->json) {
         json_t *o = json_object();
         json_object_set_new(o, "required", json_integer((json_int_t)r->required));
         json_object_set_new(o, "fully-allocated", json_integer((json_int_t)r->full));
+        if (m->has_bitmaps) {
+            json_object_set_new(o, "bitmaps", json_integer((json_int_t)m->bitmaps));
+        }
         img_print_json(o);
         json_decref(o);
     } else {
         printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n",
                r->required, r->full);
+        if (m->has_bitmaps) {
+            printf("bitmaps size: %" PRIu64 "\n", m->bitmaps);
+        }
     }
 }
 
@@ -112,6 +142,11 @@ static int measure(struct measure *m, const char *name)
         !blk_measure(m->out_format, opts, &src, &result, &error)) {
         img_report(m->im, error, "%s", "");
         goto out;
+    }
+    m->has_bitmaps = b && blk_has_bitmaps(b) && g_str_equal(m->out_format, "qcow2") &&
+                     is_version_3(opts);
+    if (m->has_bitmaps) {
+        m->bitmaps = bitmaps_size(b, blk_opt_u64(opts, "cluster_size", 65536));
     }
     print(m, &result);
     code = 0;

@@ -1,3 +1,4 @@
+#include "block/format/qcow2/bitmap.h"
 #include "block/format/qcow2/qcow2_priv.h"
 
 #include <errno.h>
@@ -129,6 +130,16 @@ static bool qcow2_truncate(struct blk *b, uint64_t length, enum blk_prealloc pre
     }
     if (!begin(b, error)) {
         return false;
+    }
+    int err = qcow2_resize_bitmaps(q, length);
+    if (err < 0) {
+        const struct qcow2_bitmap *bad = qcow2_inconsistent_bitmap(q);
+        return bad ? error_msg(error,
+                               "Bitmap '%s' is inconsistent and cannot be used\nTry "
+                               "block-dirty-bitmap-remove to delete this bitmap from "
+                               "disk",
+                               bad->name)
+                   : error_errno(error, -err, "Cannot resize the bitmaps");
     }
     if (length < old) {
         if (!drop_tail(q, length, old, error)) {

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/format/qcow2/bitmap.h"
 #include "block/format/qcow2/qcow2_priv.h"
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
@@ -143,6 +144,9 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
     q->file = b->file;
     q->pending = g_array_new(FALSE, FALSE, sizeof(struct qcow2_pending));
     q->snapshots = g_array_new(FALSE, TRUE, sizeof(struct qcow2_snapshot));
+    q->bitmaps = g_ptr_array_new_with_free_func(qcow2_bitmap_free);
+    q->removed = g_array_new(FALSE, FALSE, sizeof(struct qcow2_bitmap_table));
+    pthread_mutex_init(&q->bitmaps_lock, NULL);
     if (!qcow2_read_header(q, check, error) || !read_tables(q, error) ||
         !open_data_file(q, opts, error) || !qcow2_open_crypt(q, opts, error)) {
         return false;
@@ -165,6 +169,14 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
         g_clear_error(error);
         q->snapshots_lost = true;
     }
+    if (!qcow2_read_bitmaps(q, error)) {
+        if (!check) {
+            return false;
+        }
+        g_clear_error(error);
+        g_ptr_array_set_size(q->bitmaps, 0);
+        q->bitmaps_lost = true;
+    }
     b->content_len = q->size;
     b->limits.alloc_unit = (uint32_t)q->cluster_size;
     q->sparse = b->read_only && !check && !(blk_open_flags(b) & BLK_OPEN_NO_IO) &&
@@ -181,6 +193,8 @@ static void qcow2_close(struct blk *b)
     }
     slices_free(q->cache);
     qcow2_close_crypt(q);
+    qcow2_free_bitmaps(q);
+    g_array_free(q->removed, TRUE);
     qcow2_free_snapshots(q);
     g_array_free(q->snapshots, TRUE);
     g_array_free(q->pending, TRUE);
@@ -216,6 +230,7 @@ static void qcow2_info(struct blk *b, json_t *info)
         }
     }
     qcow2_crypt_info(q, data);
+    qcow2_bitmap_info(q, data);
     json_t *specific = json_object();
     json_object_set_new(specific, "type", json_string("qcow2"));
     json_object_set_new(specific, "data", data);
@@ -275,4 +290,5 @@ const struct blk_format qcow2_format = {
     .checkable = &qcow2_check_ops,
     .snapshots = &qcow2_snapshot_ops,
     .amendable = &qcow2_amend_ops,
+    .bitmaps = &qcow2_bitmap_ops,
 };

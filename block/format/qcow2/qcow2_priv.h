@@ -1,6 +1,8 @@
 #ifndef BLOCK_FORMAT_QCOW2_QCOW2_PRIV_H
 #define BLOCK_FORMAT_QCOW2_QCOW2_PRIV_H
 
+#include <pthread.h>
+
 #include "block/driver.h"
 #include "block/format/slices.h"
 
@@ -144,6 +146,14 @@ struct qcow2 {
     struct luks *luks;
     struct blk_crypt *crypt;
     GBytes *passphrase; /* borrowed from the opener's secrets */
+
+    /* ---- bitmap.c */
+    GPtrArray *bitmaps;           /* of struct qcow2_bitmap, in the directory's order */
+    GArray *removed;              /* of struct qcow2_bitmap_table: to be let go */
+    bool bitmaps_lost;            /* opened to be checked, directory not readable */
+    bool bitmaps_changed;         /* some came or went */
+    _Atomic bool recording;       /* writes have to be noted */
+    pthread_mutex_t bitmaps_lock; /* the bits, and the array against recording */
 
     bool corrupt_told; /* the first damage was reported */
     bool lazy;         /* lazy refcounts, for this opening */

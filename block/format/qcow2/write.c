@@ -1,3 +1,4 @@
+#include "block/format/qcow2/bitmap.h"
 #include "block/format/qcow2/qcow2_priv.h"
 
 #include <errno.h>
@@ -504,13 +505,19 @@ static int qcow2_zero(struct blk *b, uint64_t offset, uint64_t len, unsigned fla
 int qcow2_begin(struct blk *b)
 {
     struct qcow2 *q = b->priv;
-    uint64_t autoclear = q->autoclear & QCOW2_AUTOCLEAR_DATA_RAW;
+    uint64_t autoclear =
+        q->autoclear &
+        (QCOW2_AUTOCLEAR_DATA_RAW |
+         (q->bitmaps->len || q->bitmaps_lost ? QCOW2_AUTOCLEAR_BITMAPS : 0));
     bool change = autoclear != q->autoclear;
     if (q->loaded_snapshot) {
         return -EROFS;
     }
     q->autoclear = autoclear;
-    q->bitmaps_at[0] = 0;
+    int err = qcow2_begin_bitmaps(q);
+    if (err < 0) {
+        return err;
+    }
     if (q->lazy && !(q->incompatible & QCOW2_INCOMPAT_DIRTY)) {
         q->incompatible |= QCOW2_INCOMPAT_DIRTY;
         change = true;
@@ -531,7 +538,9 @@ static int qcow2_finish(struct blk *b)
 {
     struct qcow2 *q = b->priv;
     q->lazy = false;
-    int r = qcow2_writeback(q);
+    int r = qcow2_store_bitmaps(q);
+    int r2 = qcow2_writeback(q);
+    r = r ? r : r2;
     if (r == 0 && (q->incompatible & QCOW2_INCOMPAT_DIRTY)) {
         r = blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
         if (r == 0) {
@@ -552,4 +561,5 @@ const struct blk_write_ops qcow2_write_ops = {
     .zero = qcow2_zero,
     .flush = qcow2_flush,
     .finish = qcow2_finish,
+    .written = qcow2_written,
 };
