@@ -6,6 +6,9 @@
 
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
+#include "block/format/bochs.h"
+#include "block/format/cloop.h"
+#include "block/format/dmg.h"
 #include "block/format/luks.h"
 #include "block/format/parallels/parallels.h"
 #include "block/format/qcow/qcow.h"
@@ -30,6 +33,9 @@ const struct blk_format *const blk_formats[] = {
     &qed_format,
     &qcow_format,
     &parallels_format,
+    &bochs_format,
+    &cloop_format,
+    &dmg_format,
     NULL,
 };
 /* clang-format on */
@@ -71,8 +77,6 @@ static const struct {
 } signatures[] = {
     {"qcow", 0, 4, "QFI\xfb"}, /* of whatever version */
     {"vhdx", 0, 8, "vhdxfile"},
-    {"bochs", 0, 22, "Bochs Virtual HD Image"},
-    {"cloop", 0, 23, "#!/bin/sh\n#V2.0 Format\n"},
     {"luks (version 2)", 0, 6, "LUKS\xba\xbe"},
 };
 

@@ -506,10 +506,7 @@ static bool open_driver(struct blk *b, json_t *opts, GError **error)
     }
     b->core->ranged = needs_ranges(b);
     if (b->format && !b->format->writable && !b->read_only) {
-        return error_msg(error,
-                         "'%s': images of type '%s' can only be read; use "
-                         "read-only=on",
-                         b->filename, b->format->name);
+        return error_msg(error, "Image is read-only");
     }
     return true;
 }

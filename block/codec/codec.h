@@ -17,4 +17,10 @@ extern const struct blk_codec blk_codec_zlib;
 /* Zstandard frames (RFC 8878). libzstd. */
 extern const struct blk_codec blk_codec_zstd;
 
+/* Those of Apple's disk images, which are only read: no encode. bzip2 and .xz streams,
+ * and Apple's own first compression. */
+extern const struct blk_codec blk_codec_bzip2;
+extern const struct blk_codec blk_codec_xz;
+extern const struct blk_codec blk_codec_adc;
+
 #endif

@@ -490,14 +490,9 @@ static bool open_image(struct io *io, const struct start *s, const char *name)
     io->blk = o ? blk_open(&args, o, &error) : NULL;
     json_decref(o);
     if (!io->blk) {
-        fprintf(stderr, "%s: can't open%s%s: %s%s%s%s\n", io->prog,
+        fprintf(stderr, "%s: can't open%s%s: %s\n", io->prog,
                 s->image_opts ? "" : " device ", s->image_opts ? "" : name,
-                s->image_opts ? "" : "Could not open '", s->image_opts ? "" : name,
-                s->image_opts ? "" : "': ",
-                g_str_has_prefix(error->message, "Could not open '")
-                    ? strstr(error->message, "': ") ? strstr(error->message, "': ") + 3
-                                                    : error->message
-                    : error->message);
+                error->message);
         g_error_free(error);
     }
     return io->blk != NULL;
