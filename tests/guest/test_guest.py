@@ -35,7 +35,8 @@ VMMS = {
 
 # Guests that want more than one processor and an entropy device on virtio-mmio, which
 # QEMU has on its microvm. Eight are four for each core of the smallest host.
-CPUS = {"smp": 8, "smp_code": 4, "smp_memory": 4, "smp_order": 4, "smp_monitor": 2, "smp_apic": 4}
+CPUS = {"smp": 8, "smp_branches": 2, "smp_code": 4, "smp_memory": 4, "smp_order": 4,
+        "smp_monitor": 2, "smp_apic": 4}
 
 # Features that -cpu max leaves out.
 MODELS = {"la57": "max,+la57", "smp_monitor": "max,+monitor"}

@@ -1,0 +1,457 @@
+/* Calls, returns and indirect branches, and what they must not remember: code that is
+ * changed, or mapped elsewhere, between a call and its return. Each test runs on one
+ * processor, then on two at a time with pages of their own. AMD64 APM vol. 1 3.7,
+ * vol. 2 5.5.2 and 7.6.1. */
+#include "tests/guest/lib/smp.h"
+
+/* --- A processor's own pages -------------------------------------------------- */
+
+#define OWN        64 /* pages of the window for each processor */
+#define STACKS     UINT64_C(0x4000000)
+#define STACK_SIZE UINT64_C(0x800000)
+
+static uint8_t memory[2][8][4096] __attribute__((aligned(4096)));
+static uint8_t targets[2][64][4096] __attribute__((aligned(4096)));
+
+static unsigned me(void)
+{
+    return guest_cpu() & 1;
+}
+
+static uint8_t *page(unsigned i)
+{
+    return memory[me()][i];
+}
+
+static uint64_t linear(unsigned i)
+{
+    return WINDOW + 4096 * (uint64_t)(me() * OWN + i);
+}
+
+/* Map the own window's page @i to the own memory's page @to; another TLB flush each
+ * time. */
+static void map(unsigned i, unsigned to, unsigned how)
+{
+    *guest_pte(me() * OWN + i) = (uint64_t)page(to) | PTE_P | PTE_W;
+    if (how & 1) {
+        invlpg(linear(i));
+    } else {
+        write_cr3(read_cr3());
+    }
+}
+
+static void on_one_and_two(void (*fn)(void *))
+{
+    smp_start();
+    fn(NULL);
+    smp_run_all(2, fn, NULL);
+}
+
+static uint8_t *put(uint8_t *p, uint64_t bytes, unsigned nb)
+{
+    for (unsigned i = 0; i < nb; i++) {
+        *p++ = (uint8_t)(bytes >> 8 * i);
+    }
+    return p;
+}
+
+static uint8_t *put_mov_eax(uint8_t *p, uint32_t v)
+{
+    return put(put(p, 0xb8, 1), v, 4);
+}
+
+/* CALL RDI; MOV EAX, @v; RET */
+static void put_caller(uint8_t *p, uint32_t v)
+{
+    put(put_mov_eax(put(p, 0xd7ff, 2), v), 0xc3, 1);
+}
+
+typedef uint64_t (*caller_fn)(void (*callee)(void));
+
+static unsigned turn[2];
+
+static void nothing(void)
+{
+}
+
+/* --- Mapped elsewhere ------------------------------------------------------------ */
+
+static void remap(void)
+{
+    unsigned n = ++turn[me()];
+    map(0, n % 3, n / 3);
+}
+
+static void remap_under_return(void *arg)
+{
+    (void)arg;
+    for (unsigned i = 0; i < 3; i++) {
+        put_caller(page(i), 100 + i);
+    }
+    turn[me()] = 0;
+    map(0, 0, 0);
+    caller_fn fn = (caller_fn)linear(0);
+    for (unsigned i = 0; i < 300; i++) {
+        SMP_CHECK_EQ(fn(remap), 100 + turn[me()] % 3);
+        SMP_CHECK_EQ(fn(nothing), 100 + turn[me()] % 3);
+        SMP_CHECK_EQ(fn(nothing), 100 + turn[me()] % 3);
+    }
+}
+
+GUEST_TEST(return_goes_to_the_page_that_is_mapped_then)
+{
+    on_one_and_two(remap_under_return);
+}
+
+/* A page with ADD EAX, @add after a call of offset 0x10 of the next page. */
+static void put_far_caller(uint8_t *p, uint32_t add)
+{
+    p = put(put(p, 0xe8, 1), 4096 + 0x10 - 5, 4);
+    put(put(put(p, 0x05, 1), add, 4), 0xc3, 1);
+}
+
+static void call_over_pages(void *arg)
+{
+    (void)arg;
+    for (unsigned i = 0; i < 2; i++) {
+        put_far_caller(page(i), 0x1000 * (i + 1));
+        put(put_mov_eax(page(2 + i) + 0x10, i + 1), 0xc3, 1);
+    }
+    uint64_t (*fn)(void) = (uint64_t(*)(void))linear(0);
+    for (unsigned i = 0; i < 400; i++) {
+        unsigned first = i / 2 & 1, second = i / 3 & 1;
+        map(0, first, i);
+        map(1, 2 + second, i / 2);
+        for (unsigned k = 0; k < 3; k++) {
+            SMP_CHECK_EQ(fn(), 0x1000 * (first + 1) + second + 1);
+        }
+    }
+}
+
+GUEST_TEST(call_over_a_page_goes_where_that_is_mapped)
+{
+    on_one_and_two(call_over_pages);
+}
+
+static void over_other(void)
+{
+    unsigned n = ++turn[me()];
+    if (n < 4) {
+        uint64_t at = linear(n & 1);
+        SMP_CHECK_EQ(((caller_fn)at)(over_other), at + 9);
+    }
+}
+
+static void two_addresses(void *arg)
+{
+    (void)arg;
+    /* CALL RDI; LEA RAX, [RIP]; RET */
+    put(put(put(page(0), 0xd7ff, 2), 0x00000000058d48, 7), 0xc3, 1);
+    map(0, 0, 0);
+    map(1, 0, 1);
+    for (unsigned i = 0; i < 200; i++) {
+        uint64_t at = linear(i / 3 & 1);
+        turn[me()] = i & 3;
+        SMP_CHECK_EQ(((caller_fn)at)(over_other), at + 9);
+        SMP_CHECK_EQ(((caller_fn)at)(nothing), at + 9);
+    }
+}
+
+GUEST_TEST(code_mapped_twice_knows_where_it_runs_after_a_return)
+{
+    on_one_and_two(two_addresses);
+}
+
+static void not_there(void)
+{
+    *guest_pte(me() * OWN) = 0;
+    invlpg(linear(0));
+}
+
+static void call_from_the_page(void *arg)
+{
+    ((caller_fn)arg)(not_there);
+}
+
+static void unmapped_under_return(void *arg)
+{
+    (void)arg;
+    put_caller(page(0), 1);
+    for (unsigned i = 0; i < 50; i++) {
+        struct trap t;
+        map(0, 0, i);
+        SMP_CHECK_EQ(((caller_fn)linear(0))(nothing), 1);
+        SMP_CHECK(guest_try(&t, call_from_the_page, (void *)linear(0)));
+        SMP_CHECK_EQ(t.vector, 14);
+        SMP_CHECK_EQ(t.error, 0x10);
+        SMP_CHECK_EQ(t.rip, linear(0) + 2);
+        SMP_CHECK_EQ(t.cr2, linear(0) + 2);
+    }
+}
+
+GUEST_TEST(return_to_a_page_that_has_gone_faults_there)
+{
+    on_one_and_two(unmapped_under_return);
+}
+
+/* --- Changed ------------------------------------------------------------------- */
+
+static void change(void)
+{
+    put(page(4) + 3, ++turn[me()], 4);
+    __asm__ volatile("cpuid" : : "a"(0) : "rbx", "rcx", "rdx", "memory");
+}
+
+static void change_under_return(void *arg)
+{
+    (void)arg;
+    put_caller(page(4), 0);
+    turn[me()] = 0;
+    caller_fn fn = (caller_fn)page(4);
+    for (unsigned i = 0; i < 300; i++) {
+        SMP_CHECK_EQ(fn(i % 7 ? nothing : change), turn[me()]);
+    }
+}
+
+GUEST_TEST(return_into_changed_code_executes_that)
+{
+    on_one_and_two(change_under_return);
+}
+
+/* --- Unusual returns ------------------------------------------------------------- */
+
+/* Calls a function that returns to somewhere else: after its call for 0, else to one
+ * of three more places. */
+static __attribute__((noinline)) uint64_t twist(uint64_t which)
+{
+    uint64_t got;
+    __asm__ volatile("call 1f\n"
+                     "0: mov $10, %%eax; jmp 9f\n"
+                     "2: mov $11, %%eax; jmp 9f\n"
+                     "3: mov $12, %%eax; jmp 9f\n"
+                     "4: mov $13, %%eax; jmp 9f\n"
+                     "1: lea 0b(%%rip), %%rcx\n"
+                     "lea 2b(%%rip), %%rdx; cmp $1, %%rbx; cmove %%rdx, %%rcx\n"
+                     "lea 3b(%%rip), %%rdx; cmp $2, %%rbx; cmove %%rdx, %%rcx\n"
+                     "lea 4b(%%rip), %%rdx; cmp $3, %%rbx; cmove %%rdx, %%rcx\n"
+                     "mov %%rcx, (%%rsp); ret\n"
+                     "9:"
+                     : "=a"(got)
+                     : "b"(which)
+                     : "rcx", "rdx", "memory", "cc");
+    return got;
+}
+
+static void change_return_address(void *arg)
+{
+    (void)arg;
+    uint32_t x = 1;
+    for (unsigned i = 0; i < 2000; i++) {
+        x = x * 1664525 + 1013904223;
+        SMP_CHECK_EQ(twist(x >> 30), 10 + (x >> 30));
+    }
+}
+
+GUEST_TEST(return_goes_where_the_stack_says)
+{
+    on_one_and_two(change_return_address);
+}
+
+static __attribute__((noinline)) unsigned fib(unsigned n)
+{
+    return n < 2 ? n : fib(n - 1) + fib(n - 2);
+}
+
+/* Leaves @depth calls behind by going back to the stack pointer and address in
+ * @where. */
+static __attribute__((noinline)) unsigned dive(unsigned depth, void **where)
+{
+    if (depth == 0) {
+        __builtin_longjmp(where, 1);
+    }
+    unsigned n = dive(depth - 1, where);
+    __asm__ volatile("" : "+r"(n));
+    return n + 1;
+}
+
+static __attribute__((noinline)) unsigned dive_and_come_back(unsigned depth)
+{
+    void *where[5];
+    if (__builtin_setjmp(where)) {
+        return 1;
+    }
+    return 2 + dive(depth, where);
+}
+
+static void leave_calls_behind(void *arg)
+{
+    (void)arg;
+    for (unsigned i = 0; i < 500; i++) {
+        SMP_CHECK_EQ(dive_and_come_back(i % 37), 1);
+        SMP_CHECK_EQ(fib(i % 9), i % 9 < 2 ? i % 9 : fib(i % 9 - 1) + fib(i % 9 - 2));
+    }
+    SMP_CHECK_EQ(fib(15), 610);
+}
+
+GUEST_TEST(calls_that_are_never_returned_from_do_not_matter)
+{
+    on_one_and_two(leave_calls_behind);
+}
+
+/* The sum of 0 to @n, with a call for each. */
+static uint64_t deep_sum(uint64_t n, uint64_t stack)
+{
+    uint64_t sum;
+    __asm__ volatile("mov %%rsp, %%r12; mov %%rbx, %%rsp\n"
+                     "call 1f; jmp 2f\n"
+                     "1: xor %%eax, %%eax; test %%rdi, %%rdi; je 3f\n"
+                     "push %%rdi; dec %%rdi; call 1b; pop %%rdi; add %%rdi, %%rax\n"
+                     "3: ret\n"
+                     "2: mov %%r12, %%rsp"
+                     : "=&a"(sum), "+D"(n)
+                     : "b"(stack)
+                     : "r12", "memory", "cc");
+    return sum;
+}
+
+static void recurse(void *arg)
+{
+    (void)arg;
+    uint64_t stack = STACKS + (me() + 1) * STACK_SIZE;
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t n = 100000 + i;
+        SMP_CHECK_EQ(deep_sum(n, stack - 8 * i), n * (n + 1) / 2);
+        SMP_CHECK_EQ(deep_sum(7, stack), 28);
+    }
+}
+
+GUEST_TEST(hundred_thousand_calls_return)
+{
+    on_one_and_two(recurse);
+}
+
+/* --- Indirect branches --------------------------------------------------------------
+ */
+
+static uint64_t through_jump(uint64_t to)
+{
+    uint64_t got;
+    __asm__ volatile("lea 1f(%%rip), %%rcx; push %%rcx; jmp *%1; 1:"
+                     : "=a"(got)
+                     : "r"(to)
+                     : "rcx", "memory", "cc");
+    return got;
+}
+
+/* All at the same offset in their pages. */
+static void change_targets(void *arg)
+{
+    (void)arg;
+    uint32_t value[64], x = 5;
+    for (unsigned i = 0; i < 64; i++) {
+        value[i] = i * 3;
+        put(put_mov_eax(targets[me()][i], value[i]), 0xc3, 1);
+    }
+    for (unsigned i = 0; i < 5000; i++) {
+        x = x * 1664525 + 1013904223;
+        unsigned to = x >> 26;
+        uint8_t *fn = targets[me()][to];
+        if (i % 97 == 0) {
+            value[to] = x;
+            put(fn + 1, x, 4);
+        }
+        SMP_CHECK_EQ(((uint64_t(*)(void))fn)(), value[to]);
+        SMP_CHECK_EQ(through_jump((uint64_t)targets[me()][to / 2]), value[to / 2]);
+    }
+}
+
+GUEST_TEST(indirect_branches_find_the_code_that_is_there)
+{
+    on_one_and_two(change_targets);
+}
+
+/* --- Loops without a direct branch back
+ * ------------------------------------------------ */
+
+static volatile uint32_t begun, arrived;
+
+static void arrive(uint64_t *frame)
+{
+    (void)frame;
+    arrived = 1;
+}
+
+/* Loops until @arrived, made of PUSH and RET, of JMP RCX, and of a CALL that returns to
+ * before itself. */
+static void loop_by_return(void)
+{
+    __asm__ volatile("lea 1f(%%rip), %%rcx\n"
+                     "1: mov %0, %%eax; test %%eax, %%eax; jne 2f\n"
+                     "push %%rcx; ret\n"
+                     "2:"
+                     :
+                     : "m"(arrived)
+                     : "rax", "rcx", "memory", "cc");
+}
+
+static void loop_by_jump(void)
+{
+    __asm__ volatile("lea 1f(%%rip), %%rcx\n"
+                     "1: mov %0, %%eax; test %%eax, %%eax; jne 2f\n"
+                     "jmp *%%rcx\n"
+                     "2:"
+                     :
+                     : "m"(arrived)
+                     : "rax", "rcx", "memory", "cc");
+}
+
+static void loop_by_changed_return(void)
+{
+    __asm__ volatile("jmp 1f\n"
+                     "2: mov %%rcx, (%%rsp); ret\n"
+                     "1: mov %0, %%eax; test %%eax, %%eax; jne 3f\n"
+                     "lea 1b(%%rip), %%rcx\n"
+                     "call 2b\n"
+                     "3:"
+                     :
+                     : "m"(arrived)
+                     : "rax", "rcx", "memory", "cc");
+}
+
+static void (*volatile loop)(void);
+
+static void loop_or_end_it(void *arg)
+{
+    (void)arg;
+    if (guest_cpu() == 0) {
+        begun = 1;
+        uint64_t sp, after;
+        __asm__ volatile("mov %%rsp, %0" : "=r"(sp));
+        loop();
+        __asm__ volatile("mov %%rsp, %0" : "=r"(after));
+        SMP_CHECK(arrived);
+        SMP_CHECK_EQ(sp, after);
+        return;
+    }
+    while (!begun) {
+        cpu_pause();
+    }
+    for (uint64_t start = rdtsc(); rdtsc() - start < 3000000;) {
+        cpu_pause();
+    }
+    apic_icr(ICR_FIXED | ICR_ASSERT | 0x41, 0);
+}
+
+GUEST_TEST(every_loop_is_interrupted)
+{
+    static void (*const loops[])(void) = {loop_by_return, loop_by_jump,
+                                          loop_by_changed_return};
+    smp_start();
+    smp_handler[0x41] = arrive;
+    for (unsigned i = 0; i < 6; i++) {
+        loop = loops[i % 3];
+        begun = arrived = 0;
+        smp_run_all(2, loop_or_end_it, NULL);
+    }
+    smp_handler[0x41] = NULL;
+}
