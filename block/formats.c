@@ -16,6 +16,7 @@
 #include "block/format/qed/qed.h"
 #include "block/format/raw.h"
 #include "block/format/vdi.h"
+#include "block/format/vhdx/vhdx.h"
 #include "block/format/vmdk/vmdk.h"
 #include "block/format/vpc.h"
 #include "block/proto/file.h"
@@ -29,6 +30,7 @@ const struct blk_format *const blk_formats[] = {
     &luks_format,
     &vdi_format,
     &vmdk_format,
+    &vhdx_format,
     &vpc_format,
     &qed_format,
     &qcow_format,
@@ -76,7 +78,6 @@ static const struct {
     const char *bytes;
 } signatures[] = {
     {"qcow", 0, 4, "QFI\xfb"}, /* of whatever version */
-    {"vhdx", 0, 8, "vhdxfile"},
     {"luks (version 2)", 0, 6, "LUKS\xba\xbe"},
 };
 

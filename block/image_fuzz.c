@@ -8,7 +8,7 @@
 #include "lib/base/bytes.h"
 #include "lib/loop/loop.h"
 
-enum { HEAD = 9, MOST = 256 * 1024, ROUNDS = 24, PIECE = 8192 };
+enum { MOST = 256 * 1024, ROUNDS = 24, PIECE = 8192 };
 
 enum {
     MODE_READ,
@@ -125,26 +125,35 @@ static void use(struct blk *b, unsigned mode, uint64_t seed)
     read_some(b, seed);
 }
 
-int image_fuzz(const char *format, const uint8_t *data, size_t size)
+void image_fuzz_file(const char *format, int fd, unsigned mode, uint64_t seed)
 {
     static struct loop *loop;
-    if (size < HEAD || size > MOST) {
-        return 0;
-    }
     if (!loop) {
         loop = loop_new(&(struct loop_opts){.engine = LOOP_IO_THREADS}, NULL);
     }
-    int fd = memfd_create("image-fuzz", MFD_CLOEXEC);
-    if (!loop || fd < 0 || write(fd, data + HEAD, size - HEAD) < 0) {
-        return 0;
-    }
-    unsigned mode = data[0] % MODES;
+    mode %= MODES;
     bool rw = mode != MODE_READ && mode != MODE_CHECK;
     bool lax = mode == MODE_CHECK || mode == MODE_REPAIR;
-    struct blk *b = open_image(loop, format, fd, rw, lax ? BLK_OPEN_CHECK : 0);
+    struct blk *b =
+        loop ? open_image(loop, format, fd, rw, lax ? BLK_OPEN_CHECK : 0) : NULL;
     if (b) {
-        use(b, mode, le64_get(data + 1));
+        use(b, mode, seed);
         blk_unref(b);
+    }
+}
+
+int image_fuzz(const char *format, const uint8_t *data, size_t size)
+{
+    if (size < IMAGE_FUZZ_HEAD || size > MOST) {
+        return 0;
+    }
+    int fd = memfd_create("image-fuzz", MFD_CLOEXEC);
+    if (fd < 0) {
+        return 0;
+    }
+    size_t n = size - IMAGE_FUZZ_HEAD;
+    if (write(fd, data + IMAGE_FUZZ_HEAD, n) == (ssize_t)n) {
+        image_fuzz_file(format, fd, data[0], le64_get(data + 1));
     }
     close(fd);
     return 0;

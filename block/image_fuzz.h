@@ -11,6 +11,11 @@
  */
 int image_fuzz(const char *format, const uint8_t *data, size_t size);
 
+enum { IMAGE_FUZZ_HEAD = 9 };
+
+/* The same for an image that the target has made in @fd itself. */
+void image_fuzz_file(const char *format, int fd, unsigned mode, uint64_t seed);
+
 /* What libFuzzer calls; each target of one format defines it. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

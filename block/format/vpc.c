@@ -591,8 +591,13 @@ static bool vpc_create(struct blk *file, json_t *opts, GError **error)
 {
     uint64_t size = blk_opt_u64(opts, "size", 0), sectors;
     bool force = blk_opt_bool(opts, "force_size", false);
-    bool fixed = g_str_equal(blk_opt_str(opts, "subformat", "dynamic"), "fixed");
+    const char *subformat = blk_opt_str(opts, "subformat", "dynamic");
+    bool fixed = g_str_equal(subformat, "fixed");
     uint8_t footer[FOOTER_BYTES];
+    if (!fixed && !g_str_equal(subformat, "dynamic")) {
+        return error_msg(error, "Parameter 'subformat' does not accept value '%s'",
+                         subformat);
+    }
     if (size > MAX_SIZE) {
         return error_msg(error, "The image size is too large for file format 'vpc'");
     }
@@ -633,11 +638,9 @@ static const struct blk_option vpc_options[] = {
     {0},
 };
 
-static const char *const subformat_values[] = {"dynamic", "fixed", NULL};
-
 static const struct blk_option create_options[] = {
     {"size", BLK_OPT_SIZE, NULL, "Virtual disk size"},
-    {"subformat", BLK_OPT_ENUM, subformat_values,
+    {"subformat", BLK_OPT_STR, NULL,
      "Type of virtual hard disk format. Supported formats are {dynamic (default) | "
      "fixed} "},
     {"force_size", BLK_OPT_BOOL, NULL,

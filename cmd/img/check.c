@@ -14,8 +14,11 @@ static void tell(void *opaque, bool error, const char *line)
 {
     const struct img *im = opaque;
     if (!im->quiet) {
+        /* qemu-img's vhdx speaks with the program's name in front, the others do not.
+         */
+        bool named = g_str_has_prefix(line, "VHDX ");
         fflush(stdout);
-        fprintf(stderr, "%s\n", line);
+        fprintf(stderr, "%s%s%s\n", named ? im->prog : "", named ? ": " : "", line);
     }
 }
 
