@@ -95,7 +95,11 @@ static void adapt(struct t0_cpu *c, struct t0_block *b, unsigned i)
     if (!b->t1) {
         return;
     }
-    *(how == T1_ADAPT_ANY ? &b->any_sites : &b->probe_sites) |= UINT64_C(1) << i;
+    if (how == T1_ADAPT_ANY) {
+        b->any_sites |= UINT64_C(1) << i;
+    } else {
+        b->probe_sites = UINT64_MAX;
+    }
     forget_translation(c, b);
     t1_block_cool(c, b);
     b->heat = c->core->tvm->heat - 1;

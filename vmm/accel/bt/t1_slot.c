@@ -17,10 +17,14 @@
  *     any     page numbers of both ends, whose sum is twice the slot's
  *     probe   no slot: the look in the TLB that t1_mem.c does
  *
- * A site begins as the first (vectors: as the second) and is refilled out of line. One
- * that asks for it too often becomes the next one: the hint is noted in its block,
- * which is translated anew. What is too often is a leaky bucket in the slot: a refill
- * pours in REFILL_COST instructions, each instruction executed lets one out.
+ * A site begins as the first (vectors: as the second) and is refilled out of line,
+ * which costs ten times what a slot saves. One that asks for it too often becomes the
+ * second when its addresses are not aligned, and otherwise all of its block become the
+ * third: a site that goes through objects is seldom alone. The hint is noted in the
+ * block, which is translated anew. What is too often is a leaky bucket in the slot: a
+ * refill pours in REFILL_COST instructions, each instruction executed lets one out. So
+ * much that it does not matter how many sites ask: with a few thousand instructions for
+ * each, a program of some thousand sites (perl) spent half of its time in refills.
  *
  * A slot is a copy of a TLB entry and lives no longer: each that was filled is in a
  * list, by group (user code's, kernel code's that a load of CR3 drops or not) and by
@@ -37,8 +41,8 @@
  * too, but not the other way round.
  */
 
-#define REFILL_COST      2048 /* instructions */
-#define REFILL_LIMIT_LOG 15   /* log2 of instructions */
+#define REFILL_COST      (1 << 20) /* instructions */
+#define REFILL_LIMIT_LOG 23        /* log2 of instructions */
 
 /* --- Forgetting ------------------------------------------------------------- */
 
