@@ -114,13 +114,13 @@ def test_compressed_clusters_are_written_over(tmp_path):
         same(IMG, image, raw)
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("maker", pairs.TOOLS)
-def test_backing_files(tmp_path, maker):
+def test_backing_files(tmp_path, maker, seed):
     img, _ = pairs.TOOLS[maker]
     base, top = tmp_path / "base", tmp_path / "top.qcow"
-    model = Model((2 << 20) + 1536, 5)
-    for _ in range(20):
-        model.command(65536)
+    model = Model((4 << 20) + 1536, seed)
+    model.data[:] = model.random.randbytes(len(model.data))
     model.save(base)
     model.data += bytes((1 << 20) - 1536)
     run(img, "create", "-q", "-f", "qcow", "-b", "base", "-F", "raw", top, len(model.data),
@@ -206,6 +206,70 @@ def test_odd_places_of_tables(tmp_path, image, at):
                    "write -P 4 3M 300k", "write -P 5 100k 70k", "read -P 1 0 40k"])
     for tool in (IO, QEMU_IO):
         io(tool, image, ["read -P 4 3M 300k", "read -P 5 100k 70k", "read -P 2 5M 10k"])
+
+
+SECRET = ["--object", "secret,id=s,data=abc"]
+
+
+def unlock(tool, image, commands, key="s"):
+    argv = [a for c in commands for a in ("-c", c)]
+    return run(tool, *SECRET, "--image-opts", *argv,
+               f"driver=qcow,encrypt.key-secret={key},file.filename={image}", ok=False)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("backing", [False, True])
+def test_encrypted_by_turns(tmp_path, seed, backing):
+    image, raw = tmp_path / "a.qcow", tmp_path / "raw"
+    model = Model(3 << 20, seed)
+    more = []
+    if backing:
+        model.data[:] = model.random.randbytes(len(model.data))
+        (tmp_path / "base").write_bytes(model.data)
+        more = ["-b", tmp_path / "base", "-F", "raw"]
+    run((IMG, QEMU_IMG)[seed], "create", "-q", *SECRET, "-f", "qcow", *more, "-o",
+        "encrypt.format=aes,encrypt.key-secret=s", image, len(model.data))
+    for tool in (IO, QEMU_IO, IO, IO, QEMU_IO):
+        done = unlock(tool, image, [model.command(4096) for _ in range(12)])
+        assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
+        model.save(raw)
+        for peer in (IMG, QEMU_IMG):
+            done = run(peer, "convert", *SECRET, "--image-opts", "-O", "raw",
+                       f"driver=qcow,encrypt.key-secret=s,file.filename={image}",
+                       tmp_path / "out")
+            assert (tmp_path / "out").read_bytes() == bytes(model.data)
+    pairs.says_the_same(tmp_path, ["info", "a.qcow"])
+    pairs.says_the_same(tmp_path, ["info", "--output=json", "a.qcow"])
+    pairs.says_the_same(tmp_path, ["map", "a.qcow"])
+
+
+def test_encrypted_data_is_not_in_the_file(tmp_path):
+    image = tmp_path / "a.qcow"
+    run(IMG, "create", "-q", *SECRET, "-f", "qcow", "-o",
+        "encryption=on,encrypt.key-secret=s", image, "1M")
+    unlock(IO, image, ["write -P 0x5a 0 64k", "write -P 0x5a 100k 512"])
+    assert b"\x5a" * 16 not in image.read_bytes()
+    for tool in (IO, QEMU_IO):
+        done = unlock(tool, image, ["read -P 0x5a 0 64k", "read -P 0 64k 36k"])
+        assert "failed" not in done.stdout and done.returncode == 0
+    for options in ("encrypt.key-secret=nope", "encrypt.format=luks", "encrypt.format=aes",
+                    "encrypt.iter-time=3,encrypt.key-secret=s", "read-only=on"):
+        answers = [run(tool, *SECRET, "--image-opts", "-c", "read 0 512",
+                       f"driver=qcow,file.filename={image},{options}", ok=False)
+                   for tool in (IO, QEMU_IO)]
+        assert answers[0].returncode == answers[1].returncode == 1
+        assert [a.stderr.split(": ", 1)[1] for a in answers[:1]] == [
+            a.stderr.split(": ", 1)[1] for a in answers[1:]]
+
+
+@pytest.mark.parametrize("options", [
+    "encryption=on,encrypt.format=aes,encrypt.key-secret=s", "encrypt.key-secret=s",
+    "encrypt.format=aes,encrypt.key-secret=nope", "encryption=off,encrypt.key-secret=s",
+    "encrypt.format=aes,encrypt.cipher-alg=aes-256", "encrypt.format=aes",
+    "encrypt.format=aes,encrypt.key-secret=s", "encryption=on,encrypt.key-secret=s",
+])
+def test_messages_of_encryption(tmp_path, options):
+    pairs.says_the_same(tmp_path, ["create", *SECRET, "-f", "qcow", "-o", options, "x", "1M"])
 
 
 HEADERS = {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "block/codec/codec.h"
+#include "block/crypto/cipher.h"
 #include "block/format/qcow/qcow_priv.h"
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
@@ -122,6 +123,8 @@ static int map_entry(struct qcow *q, uint64_t offset, uint64_t entry,
         ret->flags = in_place(q, entry) ? BLK_EXT_IN_PLACE : 0;
         ret->child = q->file;
         ret->offset = entry + in;
+        ret->crypt = q->crypt;
+        ret->iv_offset = offset;
     }
     return 0;
 }
@@ -280,10 +283,13 @@ static int qcow_probe(const uint8_t *head, size_t len, const char *filename)
 
 void qcow_new_pages(struct qcow *q)
 {
+    /* Each in one table: what was changed of a page is written as one range, and data
+     * between two tables would go with it. */
+    uint64_t l2_page = MIN(MIN(q->cluster_size, qcow_table_bytes(q)), QCOW_PAGE);
     pages_free(q->l1);
     pages_free(q->l2);
     q->l1 = pages_new(q->file, QCOW_PAGE, CACHE_BYTES);
-    q->l2 = pages_new(q->file, QCOW_PAGE, CACHE_BYTES);
+    q->l2 = pages_new(q->file, (uint32_t)l2_page, CACHE_BYTES);
 }
 
 static bool qcow_open(struct blk *b, json_t *opts, GError **error)
@@ -295,8 +301,8 @@ static bool qcow_open(struct blk *b, json_t *opts, GError **error)
     if (!read_header(q, error)) {
         return false;
     }
-    if (q->crypt_method && !(blk_open_flags(b) & BLK_OPEN_NO_IO)) {
-        return error_msg(error, "encrypted qcow images are not supported here");
+    if (!qcow_open_crypt(q, opts, error)) {
+        return false;
     }
     qcow_new_pages(q);
     q->end = q->file->content_len;
@@ -312,6 +318,7 @@ static void qcow_close(struct blk *b)
         pages_free(q->l1);
         pages_free(q->l2);
         bitset_free(q->meta);
+        cipher_free(q->crypt);
         g_free(q->backing_name);
         g_free(q);
     }
@@ -334,27 +341,6 @@ static void qcow_info(struct blk *b, json_t *info)
 /* ---- new images
  * ---------------------------------------------------------------------- */
 
-static bool take_crypt(json_t *opts, GError **error)
-{
-    const char *format = blk_opt_str(opts, "encrypt.format", NULL);
-    bool old = blk_opt_bool(opts, "encryption", false);
-    if (!format && !old) {
-        return true;
-    }
-    if (format && json_object_get(opts, "encryption")) {
-        return error_msg(
-            error, "Options encryption and encrypt.format are mutually exclusive");
-    }
-    if (format && !g_str_equal(format, "aes")) {
-        return error_msg(error, "Unsupported encryption format");
-    }
-    if (!json_object_get(opts, "encrypt.key-secret")) {
-        return error_msg(error,
-                         "Parameter 'encrypt.key-secret' is required for cipher");
-    }
-    return error_msg(error, "encrypted qcow images are not supported here");
-}
-
 static bool take_all(struct qcow *q, json_t *opts, GError **error)
 {
     const char *backing = blk_opt_str(opts, "backing_file", NULL);
@@ -362,7 +348,7 @@ static bool take_all(struct qcow *q, json_t *opts, GError **error)
     if (q->size == 0) {
         return error_msg(error, "Image size is too small, cannot be zero length");
     }
-    if (!take_crypt(opts, error)) {
+    if (!qcow_take_crypt(q, q->file, opts, error)) {
         return false;
     }
     q->backing_name = backing && *backing ? g_strdup(backing) : NULL;
@@ -390,6 +376,7 @@ static int write_image(struct qcow *q)
         memcpy(h + QCOW_HEADER_BYTES, q->backing_name, name);
     }
     be64_put(h + 24, q->size);
+    be32_put(h + 36, q->crypt_method);
     h[32] = (uint8_t)q->cluster_bits;
     h[33] = (uint8_t)q->l2_bits;
     be64_put(h + 40, q->l1_offset);
@@ -431,6 +418,7 @@ static const struct blk_create_ops qcow_create_ops = {
 
 static const struct blk_option qcow_options[] = {
     {"backing", BLK_OPT_NODE, NULL, "what unallocated parts are read from, or null"},
+    {"encrypt", BLK_OPT_NODE, NULL, "format (aes) and key-secret"},
     {0},
 };
 

@@ -27,6 +27,7 @@
  *
  *   qcow.c   header, map, new images
  *   write.c  changing what the guest sees
+ *   crypt.c  encrypted images
  */
 
 #define QCOW_MAGIC      UINT32_C(0x514649fb)
@@ -45,7 +46,8 @@ struct qcow {
     unsigned cluster_bits, l2_bits;
     uint64_t cluster_size, size;
     uint64_t l1_offset, l1_size; /* bytes in the file; entries */
-    uint32_t crypt_method;
+    uint32_t crypt_method;       /* 0 or 1 */
+    struct blk_crypt *crypt;     /* once there is a key; or NULL */
     char *backing_name;
     uint64_t end; /* of what is in use of the file; new things go behind it */
     struct pages *l1, *l2;
@@ -71,6 +73,10 @@ bool qcow_over_l1(const struct qcow *q, uint64_t offset, uint64_t len);
 
 /* For new images and the pages of old ones. */
 void qcow_new_pages(struct qcow *q);
+
+/* ---- crypt.c: keys of old images, and what new ones are to have. */
+bool qcow_open_crypt(struct qcow *q, json_t *opts, GError **error);
+bool qcow_take_crypt(struct qcow *q, struct blk *file, json_t *opts, GError **error);
 
 extern const struct blk_write_ops qcow_write_ops;
 extern const struct blk_amend_ops qcow_amend_ops;

@@ -210,6 +210,8 @@ static int qcow_reserve(struct blk *b, struct blk_reservation *r)
     r->child = q->file;
     r->child_offset = place;
     r->fill = BLK_FILL_OLD;
+    r->crypt = q->crypt;
+    r->iv_offset = first;
     r->tag[TAG_PLACE] = place;
     r->tag[TAG_COUNT] = n;
     r->tag[TAG_TABLE] = table;
@@ -246,7 +248,7 @@ static void qcow_cancel(struct blk *b, const struct blk_reservation *r)
 static const struct blk_codec *qcow_codec(const struct blk *b, uint64_t *ret_chunk)
 {
     const struct qcow *q = b->priv;
-    *ret_chunk = q->cluster_size;
+    *ret_chunk = q->crypt_method ? 0 : q->cluster_size; /* it would be readable */
     return &blk_codec_deflate;
 }
 
