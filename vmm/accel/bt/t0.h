@@ -230,7 +230,8 @@ struct t1_hot {
     uint64_t seg_mask[2];
     uint64_t vec_away; /* 0: the vector registers are in the host's, MXCSR too */
     uint64_t vec_want; /* bring them there before going on */
-    struct t1_jump jumps[2][T1_JUMP_SIZE]; /* of kernel and user code */
+    /* No entry is on two cache lines. Of kernel and user code. */
+    _Alignas(64) struct t1_jump jumps[2][T1_JUMP_SIZE];
     struct t1_bucket filled[T1_NB_GROUPS][T1_BUCKETS];
 };
 
@@ -275,7 +276,7 @@ struct t0_cpu {
     struct t1_hot t1;
     struct t0_jump_entry jumps[T0_JUMP_SIZE];
     struct t0_itlb_entry itlb[T0_ITLB_SIZE];
-    struct t0_tlb_entry banks[T0_NB_BANKS][T0_TLB_SIZE];
+    _Alignas(64) struct t0_tlb_entry banks[T0_NB_BANKS][T0_TLB_SIZE];
     /* The rest is t0_priv.h's: block cache, page-walk caches, counters. */
     struct t0_core *core;
 };

@@ -142,6 +142,15 @@ void t0_update_mode(struct t0_cpu *c)
     t0_update_bank(c);
 }
 
+void t0_update_level(struct t0_cpu *c)
+{
+    unsigned mode = c->mode & ~(unsigned)T0_MODE_CPL3;
+    mode |= c->s.cpl == 3 ? T0_MODE_CPL3 : 0;
+    c->mode = (uint16_t)mode;
+    c->mode_key = c->canon_shift == 7 ? mode_key_la57(mode) : (uint64_t)mode << 48;
+    t0_update_bank(c);
+}
+
 static void bt_get_state(struct vcpu *vcpu, void *ret_state)
 {
     struct t0_cpu *c = vcpu->accel;

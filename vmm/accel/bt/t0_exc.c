@@ -52,18 +52,19 @@ bool t0_inner_stack(struct t0_cpu *c, unsigned cpl, uint32_t ext, uint16_t *ret_
     unsigned type = tr->attr & X86_SEG_TYPE;
     bool tss16 = type == X86_SYS_TSS16 || type == X86_SYS_TSS16_BUSY;
     uint32_t off = tss16 ? 2 + cpl * 4 : 4 + cpl * 8;
-    unsigned size = tss16 ? 4 : t0_long_mode(c) ? 8 : 6;
+    unsigned size = t0_long_mode(c) ? 8 : tss16 ? 4 : 6;
     uint8_t b[8] = {0};
     if (off + size - 1 > tr->limit) {
         return t0_fail(c, X86_EXC_TS, (tr->sel & 0xfffcu) | ext);
     }
+    if (t0_long_mode(c)) {
+        *ret_ss = 0;
+        return !t0_sys_words(c, tr->base + off, ret_sp, 1);
+    }
     if (t0_sys_read(c, tr->base + off, b, size)) {
         return false;
     }
-    if (t0_long_mode(c)) {
-        *ret_ss = 0;
-        *ret_sp = le64_get(b);
-    } else if (tss16) {
+    if (tss16) {
         *ret_sp = le16_get(b);
         *ret_ss = le16_get(b + 2);
     } else {
@@ -175,21 +176,21 @@ static bool read_gate(const struct delivery *d, struct gate *g)
     struct t0_cpu *c = d->c;
     bool lm = t0_long_mode(c);
     unsigned size = lm ? 16 : 8;
-    uint8_t b[16] = {0};
+    uint64_t w[2];
     if (d->vector * size + size - 1 > c->s.idtr.limit) {
         return fail_gate(d, X86_EXC_GP);
     }
-    if (t0_sys_read(c, c->s.idtr.base + d->vector * size, b, size)) {
+    if (t0_sys_words(c, c->s.idtr.base + d->vector * size, w, size / 8)) {
         return false;
     }
-    g->off = le16_get(b) | (uint64_t)le16_get(b + 6) << 16;
-    g->sel = le16_get(b + 2);
-    g->ist = b[4] & 7;
-    g->type = b[5] & 0x1f; /* S included, which no gate has set */
-    unsigned dpl = b[5] >> 5 & 3;
-    bool present = b[5] & 0x80;
+    g->off = (w[0] & 0xffff) | (w[0] >> 32 & 0xffff0000);
+    g->sel = (uint16_t)(w[0] >> 16);
+    g->ist = w[0] >> 32 & 7;
+    g->type = w[0] >> 40 & 0x1f; /* S included, which no gate has set */
+    unsigned dpl = w[0] >> 45 & 3;
+    bool present = w[0] >> 47 & 1;
     if (lm) {
-        g->off |= (uint64_t)le32_get(b + 8) << 32;
+        g->off |= w[1] << 32;
     }
     bool known = g->type == X86_SYS_INT || g->type == X86_SYS_TRAP ||
                  (!lm && (g->type == X86_SYS_INT16 || g->type == X86_SYS_TRAP16 ||
@@ -255,7 +256,11 @@ static void enter_handler(const struct delivery *d, const struct gate *g,
     c->s.seg[X86_CS] = *cs;
     c->s.cpl = (uint8_t)cpl;
     c->s.rip = g->off;
-    t0_update_mode(c);
+    if (likely(t0_is64(c) && (cs->attr & X86_SEG_L))) {
+        t0_update_level(c);
+    } else {
+        t0_update_mode(c);
+    }
 }
 
 /* IST entry @ist of the TSS (APM 2 12.2.5). */
@@ -263,15 +268,10 @@ static bool ist_stack(const struct delivery *d, unsigned ist, uint64_t *ret_sp)
 {
     struct t0_cpu *c = d->c;
     uint32_t off = 0x24 + (ist - 1) * 8;
-    uint8_t b[8];
     if (off + 7 > c->s.tr.limit) {
         return fail_sel(d, X86_EXC_TS, c->s.tr.sel);
     }
-    if (t0_sys_read(c, c->s.tr.base + off, b, 8)) {
-        return false;
-    }
-    *ret_sp = le64_get(b);
-    return true;
+    return !t0_sys_words(c, c->s.tr.base + off, ret_sp, 1);
 }
 
 /* APM 2 8.9. */
@@ -306,7 +306,15 @@ static bool deliver_long(const struct delivery *d)
     unsigned n = d->has_error ? 48 : 40;
     sp = (sp & ~UINT64_C(15)) - n;
     struct t0_tlb_entry *old = t0_use_bank(c, t0_bank_for(c, cpl));
-    uint64_t bad = t0_write_bytes(c, sp, frame + !d->has_error, n, X86_SS);
+    uint8_t *h = t0_host_write(c, sp, n);
+    uint64_t bad = 0;
+    if (likely(h != NULL)) {
+        for (unsigned i = 0; i < n / 8; i++) {
+            gmem_copy(h + i * 8, frame + !d->has_error + i, 8);
+        }
+    } else {
+        bad = t0_write_bytes(c, sp, frame + !d->has_error, n, X86_SS);
+    }
     c->tlb = old;
     if (bad) {
         return false;
@@ -428,14 +436,15 @@ bool t0_deliver(struct t0_cpu *c, enum t0_event kind, uint8_t vector, bool has_e
     if (!(c->s.cr0 & X86_CR0_PE)) {
         d.has_error = false;
         ok = deliver_real(&d);
+        t0_update_mode(c);
     } else if (t0_long_mode(c)) {
         ok = deliver_long(&d);
     } else {
         ok = deliver_protected(&d);
+        t0_update_mode(c); /* a task switch */
     }
     if (ok) {
         c->s.int_shadow = false;
-        t0_update_mode(c);
     }
     return ok;
 }

@@ -7,6 +7,7 @@
 
 #include <glib.h>
 
+#include "lib/base/bytes.h"
 #include "lib/isa/x86/cpu_model.h"
 #include "vmm/accel/bt/t0.h"
 #include "vmm/arch/x86/kvm_pv.h"
@@ -222,6 +223,9 @@ struct t0_core {
 /* Recompute mode, mode_key, seg_base and the TLB bank from c->s. */
 void t0_update_mode(struct t0_cpu *c);
 
+/* The same where only the level has changed, between 64-bit code and 64-bit code. */
+void t0_update_level(struct t0_cpu *c);
+
 /* Recompute only the bank: after EFLAGS.AC or CR4.SMAP changed. */
 void t0_update_bank(struct t0_cpu *c);
 
@@ -409,6 +413,34 @@ bool t0_monitor_hit(const struct t0_cpu *c);
 uint64_t t0_sys_read(struct t0_cpu *c, uint64_t la, void *buf, unsigned size);
 uint64_t t0_sys_write(struct t0_cpu *c, uint64_t la, const void *buf, unsigned size);
 
+/* As t0_host_read(), with CPL 0's rights. */
+static inline const void *t0_sys_host(const struct t0_cpu *c, uint64_t la,
+                                      unsigned size)
+{
+    const struct t0_tlb_entry *e = &c->t1.kernel_bank[(la >> 12) & (T0_TLB_SIZE - 1)];
+    return likely(t0_tlb_hit(la, size, e->read)) ? (void *)(uintptr_t)(la + e->addend)
+                                                 : NULL;
+}
+
+/* t0_sys_read() of @n little-endian words of 8 bytes, 1 or 2. */
+static inline uint64_t t0_sys_words(struct t0_cpu *c, uint64_t la, uint64_t *ret,
+                                    unsigned n)
+{
+    const uint8_t *h = t0_sys_host(c, la, 8 * n);
+    if (unlikely(!h)) {
+        uint8_t b[16];
+        uint64_t bad = t0_sys_read(c, la, b, 8 * n);
+        for (unsigned i = 0; i < n && !bad; i++) {
+            ret[i] = le64_get(b + 8 * i);
+        }
+        return bad;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        gmem_copy(&ret[i], h + 8 * i, 8);
+    }
+    return 0;
+}
+
 /* The bank for accesses with @cpl's rights; t0_use_bank() returns the previous. */
 unsigned t0_bank_for(const struct t0_cpu *c, unsigned cpl);
 struct t0_tlb_entry *t0_use_bank(struct t0_cpu *c, unsigned bank);
@@ -491,8 +523,9 @@ uint64_t t0_desc_accessed(struct t0_cpu *c, const struct t0_desc *d);
  * with c->exc set. The caller calls t0_update_mode() when all is done. */
 uint64_t t0_load_seg(struct t0_cpu *c, unsigned seg, uint16_t sel);
 
-/* After a return to an outer level: data segments that it may not use become null. */
-void t0_drop_outer_segs(struct t0_cpu *c);
+/* After a return to an outer level: data segments that it may not use become null.
+ * Whether there was one. */
+bool t0_drop_outer_segs(struct t0_cpu *c);
 
 /* Flat code / stack segments of SYSCALL and friends. */
 struct x86_segment t0_flat_code(uint16_t sel, unsigned dpl, bool long_mode);

@@ -13,6 +13,8 @@ struct popper {
     uint64_t sp;
     unsigned size;
     bool bad;
+    unsigned at, nb; /* of words that have been read at once */
+    uint64_t word[5];
 };
 
 static uint64_t pop_next(struct popper *p)
@@ -22,6 +24,10 @@ static uint64_t pop_next(struct popper *p)
     if (p->bad) {
         return 0;
     }
+    if (p->at < p->nb) {
+        p->sp += 8;
+        return p->word[p->at++];
+    }
     c->gpr[X86_RSP] = p->sp;
     struct t0_val v = t0_pop_peek(c, p->size);
     t0_sp_add(c, p->size);
@@ -29,6 +35,18 @@ static uint64_t pop_next(struct popper *p)
     c->gpr[X86_RSP] = saved;
     p->bad = v.fault;
     return v.v;
+}
+
+/* All that IRET pops in 64-bit code, when it is in one page. */
+static void pop_frame(struct popper *p)
+{
+    const uint8_t *h = t0_host_read(p->c, p->sp, sizeof(p->word));
+    if (likely(h != NULL)) {
+        p->nb = ARRAY_LEN(p->word);
+        for (unsigned i = 0; i < ARRAY_LEN(p->word); i++) {
+            gmem_copy(&p->word[i], h + 8 * i, 8);
+        }
+    }
 }
 
 /* The code segment that a far return goes to; the new CPL is its RPL. */
@@ -160,6 +178,9 @@ bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
     struct popper p = {.c = c, .sp = c->gpr[X86_RSP], .size = size};
     struct x86_segment cs, ss;
     bool from64 = t0_is64(c);
+    if (iret && from64 && size == 8) {
+        pop_frame(&p);
+    }
     uint64_t rip = pop_next(&p);
     uint16_t sel = (uint16_t)pop_next(&p);
     uint64_t flags = iret ? pop_next(&p) : 0;
@@ -198,12 +219,13 @@ bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
         c->s.seg[X86_SS] = ss;
     }
     c->s.rip = to64 ? rip : (uint32_t)rip;
-    t0_update_mode(c);
-    set_sp(c, sp);
-    if (cpl > old_cpl) {
-        t0_drop_outer_segs(c);
+    bool dropped = cpl > old_cpl && t0_drop_outer_segs(c);
+    if (likely(from64 && to64 && !dropped)) {
+        t0_update_level(c);
+    } else {
         t0_update_mode(c);
     }
+    set_sp(c, sp);
     return true;
 }
 

@@ -18,7 +18,6 @@ int t0_desc_get(struct t0_cpu *c, uint16_t sel, struct t0_desc *ret)
 {
     uint64_t base = c->s.gdtr.base;
     uint32_t limit = c->s.gdtr.limit;
-    uint8_t b[8];
     ret->raw = 0;
     ret->sel = sel;
     if (sel & 4) {
@@ -32,11 +31,7 @@ int t0_desc_get(struct t0_cpu *c, uint16_t sel, struct t0_desc *ret)
         return T0_DESC_LIMIT;
     }
     ret->addr = base + (sel & 0xfff8u);
-    if (t0_sys_read(c, ret->addr, b, 8)) {
-        return T0_DESC_FAULT;
-    }
-    ret->raw = le64_get(b);
-    return T0_DESC_OK;
+    return t0_sys_words(c, ret->addr, &ret->raw, 1) ? T0_DESC_FAULT : T0_DESC_OK;
 }
 
 struct x86_segment t0_desc_segment(uint16_t sel, uint64_t raw)
@@ -163,16 +158,19 @@ uint64_t t0_load_seg(struct t0_cpu *c, unsigned seg, uint16_t sel)
     return 0;
 }
 
-void t0_drop_outer_segs(struct t0_cpu *c)
+bool t0_drop_outer_segs(struct t0_cpu *c)
 {
+    bool any = false;
     static const uint8_t which[] = {X86_ES, X86_DS, X86_FS, X86_GS};
     for (unsigned i = 0; i < sizeof(which); i++) {
         struct x86_segment *s = &c->s.seg[which[i]];
         bool conforming = (s->attr & X86_SEG_CODE) && (s->attr & X86_SEG_DOWN);
         if ((s->attr & X86_SEG_P) && dpl_of(s) < c->s.cpl && !conforming) {
             *s = (struct x86_segment){.base = s->base}; /* 64-bit code sees it */
+            any = true;
         }
     }
+    return any;
 }
 
 /* After a load of @seg. SS keeps interrupts away from the next instruction. */

@@ -26,11 +26,16 @@ struct x86_segment t0_flat_stack(uint16_t sel, unsigned dpl)
     };
 }
 
+/* CS, SS and the level are those of the new place. */
 static const struct t0_op *switched(struct t0_cpu *c, const struct t0_op *op,
                                     uint64_t rip)
 {
     c->core->no_trap = true;
-    t0_update_mode(c);
+    if (likely(t0_is64(c) && (c->s.seg[X86_CS].attr & X86_SEG_L))) {
+        t0_update_level(c);
+    } else {
+        t0_update_mode(c);
+    }
     return t0_jump(c, op, rip);
 }
 
@@ -81,7 +86,7 @@ HANDLER(op_sysret)
     }
     bool to64 = op->size == 8;
     uint64_t rip = to64 ? c->gpr[X86_RCX] : (uint32_t)c->gpr[X86_RCX];
-    if (to64 && !is_amd(c) && !t0_canonical(c, rip)) {
+    if (to64 && !t0_canonical(c, rip) && !is_amd(c)) {
         return gp0(c, op);
     }
     uint16_t sel = (uint16_t)(star >> 48);

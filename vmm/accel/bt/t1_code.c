@@ -13,18 +13,59 @@
 
 /* --- What translations call -------------------------------------------------- */
 
+/*
+ * Deliver the exception that is due, as the run loop does. False: it has to. So it has
+ * for a second fault that ends in a shutdown, which is found again, and outside of long
+ * mode, where a task switch may be half done then.
+ */
+static bool deliver(struct t0_cpu *c)
+{
+    struct t0_core *core = c->core;
+    struct t0_exception e = c->exc;
+    if (c->debug || !t0_long_mode(c) || core->tvm->lockstep) {
+        return false;
+    }
+    core->exc_pending = false;
+    core->chain_wanted = NULL;
+    if (!t0_deliver_exc(c)) {
+        c->exc = e;
+        core->exc_pending = true;
+        return false;
+    }
+    core->n.exceptions++;
+    return true;
+}
+
+/* Whether something else comes before the instruction at s.rip. */
+static bool interrupted(const struct t0_cpu *c)
+{
+    const struct t0_core *core = c->core;
+    return t1_kept_out(c) || core->tvm->lockstep || core->exit_wanted ||
+           vcpu_wants_attention(c->vcpu) ||
+           (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow ||
+                                lapic_nmi_pending(c->vcpu))) ||
+           c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF);
+}
+
 /* The code to go on with at s.rip, or 0: back to the run loop, which looks at all the
  * other reasons to do something else. */
 static uint64_t go_on(struct t0_cpu *c, uint32_t site, uint32_t generation)
 {
     struct t0_core *core = c->core;
     struct t1_core *t1 = core->t1;
-    if (t1_kept_out(c) || core->tvm->lockstep || core->exc_pending ||
-        core->exit_wanted || vcpu_wants_attention(c->vcpu) ||
-        (core->irq_maybe && ((c->s.rflags & X86_FL_IF) || c->s.int_shadow ||
-                             lapic_nmi_pending(c->vcpu))) ||
-        c->s.activity != X86_ACTIVE || (c->s.rflags & X86_FL_TF)) {
+    if (unlikely(core->exc_pending)) {
+        if (!deliver(c)) {
+            return 0;
+        }
+        site = 0;
+    }
+    if (unlikely(interrupted(c))) {
         return 0;
+    }
+    const struct t1_jump *known = site ? NULL : t1_find_jump(c, c->s.rip);
+    if (known) {
+        c->t1.page_base = known->page;
+        return known->code;
     }
     struct t0_block *b = t0_block_get(c);
     if (!b) {
@@ -155,7 +196,14 @@ static bool make_ready(struct t0_cpu *c, uint32_t what)
     return true;
 }
 
-/* Another instruction by T0. Returns non-zero when the translation is left. */
+/* The translation is left, with all in the vCPU's state: what t1_do_step() says. */
+static uint64_t leave(struct t0_cpu *c, uint32_t generation)
+{
+    uint64_t code = go_on(c, 0, generation);
+    return code ? code : T1_LEAVE;
+}
+
+/* Another instruction by T0. */
 uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
 {
     struct t1_core *t1 = c->core->t1;
@@ -177,15 +225,18 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     c->block = single;
     if (what & T1_PUSH_RETURN) {
         c->block = b;
-        return t0_push(c, c->rip_base + op->next, t0_is64(c) ? 8 : 4) &&
-               !T0_FAULT(c, op);
+        if (likely(!t0_push(c, c->rip_base + op->next, t0_is64(c) ? 8 : 4))) {
+            return 0;
+        }
+        T0_FAULT(c, op);
+        return leave(c, generation);
     }
     c->insns += i;
     c->stay_out = true;
     bool left = !fn(c, &single->ops[0]);
     c->stay_out = false;
     if (left) {
-        return 1;
+        return leave(c, generation);
     }
     if (unlikely(c->tlb == c->banks[T0_BANK_USER_AC] || generation != t1->generation ||
                  drops != t1->t2_drops || (b->flags & T0_BLOCK_DEAD) ||
@@ -196,7 +247,7 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
         if (!t0_is64(c)) {
             c->s.rip = (uint32_t)c->s.rip;
         }
-        return 1;
+        return leave(c, generation);
     }
     c->insns -= i;
     return 0;

@@ -194,7 +194,16 @@ void t1_make_glue(struct t1_core *t1)
     put_spill(&e, 8);
     put_c_call(&e, t1_do_step, 8);
     uint32_t on = t1_jcc(&e, 4, 0); /* jz */
-    put_return(&e, 8);
+    t1_lea(&e, T1_SP, (struct t1_mem){T1_SP, T1_NO_REG, 0, 8});
+    t1_op_reg(&e, &(struct t1_enc){.w = true, .opcode = 0x83}, 7, X86_RAX); /* cmp */
+    t1_u8(&e, T1_LEAVE);
+    _Static_assert(T1_LEAVE == 1, "no address of code");
+    uint32_t other = t1_jcc(&e, 5, 0); /* jne */
+    put_return(&e, 0);
+    t1_set_rel32(&e, other, t1_pos(&e));
+    t1_store(&e, T1_FIELD(t1.target), X86_RAX);
+    put_reload(&e, 0);
+    t1_op_mem(&e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
     t1_set_rel32(&e, on, t1_pos(&e));
     put_wanted(&e, 8);
     put_reload(&e, 8);

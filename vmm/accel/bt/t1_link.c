@@ -102,6 +102,13 @@ bool t1_kernel_jumps_local(const struct t0_cpu *c)
     return c->core->t1 && c->core->t1->kernel_local;
 }
 
+const struct t1_jump *t1_find_jump(const struct t0_cpu *c, uint64_t rip)
+{
+    unsigned i = jump_index(rip), user = t1_is_user(c->mode);
+    const struct t1_jump *j = &c->t1.jumps[user][i];
+    return j->minus_rip == -rip ? j : NULL;
+}
+
 void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
 {
     struct t1_core *t1 = c->core->t1;

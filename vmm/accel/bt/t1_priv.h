@@ -377,6 +377,8 @@ static inline struct t0_block *t1_block_at(const struct t0_cpu *c, t0_ref ref)
 void t1_links_init(struct t0_cpu *c);
 /* Site @index leads to @to from now on, when it may. */
 void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to);
+/* Where the indirect branch to @rip leads, or NULL. The entry looks for attention. */
+const struct t1_jump *t1_find_jump(const struct t0_cpu *c, uint64_t rip);
 /* The indirect branch to @rip, where @b is, is found from now on. */
 void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip);
 /* Site @index leads nowhere any more, nor is in a list. */
@@ -434,7 +436,9 @@ void t1_make_glue(struct t1_core *t1);
 
 /* What the glue calls, with the state in @c: go on at a direct branch that is not
  * linked; a branch, another instruction by T0. The first two return the code to go on
- * with, or 0 for the run loop; the last, whether the translation is left. */
+ * with, or 0 for the run loop; the last 0 when the translation goes on, else the code
+ * to go on with, or T1_LEAVE for the run loop. */
+enum { T1_LEAVE = 1 };
 uint64_t t1_do_resolve(struct t0_cpu *c, uint32_t site);
 uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what);
 uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what);
