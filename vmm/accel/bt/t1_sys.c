@@ -273,7 +273,8 @@ bool t1_xadd_alone(struct t1_ctx *t, unsigned reg, unsigned size, struct t1_mem 
     const struct t1_enc load = {.w = size == 8, .opcode = 0x8b};
     const struct t1_enc xadd = {.w = size == 8, .map = 1, .opcode = 0xc1};
     const struct t1_enc store = {.w = size == 8, .opcode = 0x89};
-    if (size < 4 || !(t->insn->prefixes & X86_P_LOCK) || t1_lock_prefix(t)) {
+    if (size < 4 || !(t->insn->prefixes & X86_P_LOCK) || t1_lock_prefix(t) ||
+        m.base == reg) { /* the address would change before the store */
         return false;
     }
     t1_op_mem(&t->e, &load, T1_RCX, m);
