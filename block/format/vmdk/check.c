@@ -26,12 +26,13 @@ static int fix(struct vmdk_extent *e, struct blk_check *c, uint64_t in)
 
 static int check_extent(struct vmdk_extent *e, struct blk_check *c)
 {
-    uint64_t length = blk_length(e->file), step = e->grain;
+    uint64_t length = blk_length(e->file), step;
     bool repair = (c->fix & BLK_FIX_ERRORS) && e->kind == VMDK_SPARSE;
     for (uint64_t in = 0; in < e->len; in += step) {
         enum vmdk_grain kind;
         uint64_t place = 0, sector = (e->start + in) / VMDK_SECTOR;
         int r = vmdk_lookup(e, in, false, &kind, &place);
+        step = r ? e->grain : vmdk_step(e, in, kind);
         if (r < 0) {
             tell(c, "could not get cluster_offset", sector, "");
             c->result.corruptions++;

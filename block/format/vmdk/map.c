@@ -157,6 +157,21 @@ static int map_packed(const struct vmdk_extent *e, uint64_t in, uint64_t place,
     return 0;
 }
 
+uint64_t vmdk_step(struct vmdk_extent *e, uint64_t in, enum vmdk_grain kind)
+{
+    uint64_t table = e->grain * e->gt_entries;
+    uint64_t place = e->gd + in / table * (e->kind == VMDK_SE ? 8 : 4), entry = 0;
+    if (kind == VMDK_GRAIN_NONE) {
+        uint32_t sector = 0;
+        int r = e->kind == VMDK_SE ? get_64(e->pages, place, true, &entry)
+                                   : pages_get_le32(e->pages, place, true, &sector);
+        if (r == 0 && entry == 0 && sector == 0) {
+            return table - in % table;
+        }
+    }
+    return e->grain - in % e->grain;
+}
+
 /* How far grains of the same kind, one behind the other, go on. */
 static void extend_run(struct vmdk_extent *e, uint64_t in, uint64_t len, bool cached,
                        enum vmdk_grain kind, uint64_t place, struct blk_extent *ret)
@@ -165,12 +180,12 @@ static void extend_run(struct vmdk_extent *e, uint64_t in, uint64_t len, bool ca
     uint64_t first = in - in % e->grain;
     for (unsigned n = 1; n < MOST && ret->len < len; n++) {
         enum vmdk_grain k;
-        uint64_t p = 0;
-        if (vmdk_lookup(e, first + n * e->grain, cached, &k, &p) < 0 || k != kind ||
-            (k == VMDK_GRAIN_DATA && p != place + n * e->grain)) {
+        uint64_t p = 0, at = in + ret->len;
+        if (vmdk_lookup(e, at, cached, &k, &p) < 0 || k != kind ||
+            (k == VMDK_GRAIN_DATA && p != place + (at - first))) {
             break;
         }
-        ret->len = MIN(len, ret->len + e->grain);
+        ret->len = MIN(len, ret->len + vmdk_step(e, at, k));
     }
 }
 
@@ -183,7 +198,7 @@ static int map_sparse(struct blk *b, struct vmdk_extent *e, uint64_t in, uint64_
     if (r < 0) {
         return r;
     }
-    ret->len = MIN(len, e->grain - in % e->grain);
+    ret->len = MIN(len, vmdk_step(e, in, kind));
     switch (kind) {
     case VMDK_GRAIN_NONE:
         ret->kind = BLK_EXT_UNALLOCATED;

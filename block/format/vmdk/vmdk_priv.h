@@ -144,6 +144,10 @@ enum vmdk_grain { VMDK_GRAIN_NONE, VMDK_GRAIN_ZERO, VMDK_GRAIN_DATA };
 /* Of the grain at @in bytes of @e. 0 or -errno; with @cached -EAGAIN. */
 int vmdk_lookup(struct vmdk_extent *e, uint64_t in, bool cached,
                 enum vmdk_grain *ret_kind, uint64_t *ret_place);
+
+/* From @in to the end of its grain, or of the table when there is none for it. */
+uint64_t vmdk_step(struct vmdk_extent *e, uint64_t in, enum vmdk_grain kind);
+
 struct vmdk_extent *vmdk_extent_at(const struct vmdk *v, uint64_t offset);
 int vmdk_map(struct blk *b, uint64_t offset, uint64_t len, struct blk_extent *ret);
 int vmdk_map_cached(struct blk *b, uint64_t offset, uint64_t len,
