@@ -1,5 +1,8 @@
 """Both directions for one format: what each program makes, the other reads and changes."""
-from images import IMG, IO, QEMU_IMG, QEMU_IO, Model, io, out, run, same
+import json
+import os
+
+from images import IMG, IO, QEMU_IMG, QEMU_IO, Model, out, run
 
 TOOLS = {"ours": (IMG, IO), "qemu": (QEMU_IMG, QEMU_IO)}
 SIZE = (5 << 20) + 512 * 3
@@ -28,7 +31,6 @@ def fcheck(tool, fmt, image):
 
 
 def length(fmt, image):
-    import json
     return json.loads(out(QEMU_IMG, "info", "-f", fmt, "--output=json", image))["virtual-size"]
 
 
@@ -66,8 +68,17 @@ def converts(tmp_path, fmt, options, flags=(), size=SIZE):
     assert back.read_bytes()[:size] == bytes(model.data)
 
 
+def settle(folder):
+    """Have the file system decide how much space the files of a folder take."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with open(path, "rb") as f:
+                os.fsync(f.fileno())
+
+
 def reports(fmt, image, maps=True):
     """The reports about one image, which both programs make."""
+    settle(image.parent)
     for argv in (["info"], ["info", "--output=json"], ["check"], ["check", "--output=json"],
                  ["measure", "-O", "raw"], *([["map"], ["map", "--output=json"]] if maps else [])):
         argv = [argv[0], "-f", fmt, *argv[1:], image]

@@ -35,11 +35,11 @@ def fix_sum(data, at, length):
     data[at + 4:at + 8] = struct.pack("<I", crc32c(data[at:at + length]))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_random_operations_by_turns(tmp_path, shape, seed):
     unit = {"1m": MIB, "log": 2 * MIB}.get(shape, 8 * MIB)
-    pairs.by_turns(tmp_path, "vhdx", SHAPES[shape], seed, unit, size=20 * MIB + 1536)
+    pairs.by_turns(tmp_path, "vhdx", SHAPES[shape], seed, unit, size=11 * MIB + 1536)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -92,13 +92,11 @@ OPTIONS = [*SHAPES.values(), "block_size=512k", "block_size=512M", "block_size=1
            "log_size=1500k"]
 
 
-@pytest.mark.parametrize("size", ["1", "50M", "33G", "200G", "64T", "65T"])
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options,size", [
+    *((options, "50M") for options in OPTIONS), ("", "1"), ("", "33G"), ("", "200G"), ("", "64T"),
+    ("", "65T"), ("block_size=1M", "33G"), ("block_state_zero=off", "200G"),
+    ("subformat=fixed", "1")])
 def test_new_images_are_qemus(tmp_path, options, size):
-    if "fixed" in options and size[-1] in "GT":
-        pytest.skip("the file would be as large")
-    if "block_size" in options and size == "64T":
-        pytest.skip("a BAT of hundreds of megabytes")
     argv = ["create", "-f", "vhdx", *(["-o", options] if options else []), "x.vhdx", size]
     pairs.says_the_same(tmp_path, argv)
     made = [masked(tmp_path / "x.vhdx") for tool in (IMG, QEMU_IMG)
@@ -236,9 +234,9 @@ def test_a_bad_entry_is_refused_and_nothing_written(crashed, name):
 def test_killed_programs_leave_sound_images(tmp_path):
     """What was flushed is there after a crash, for qemu-img as well."""
     image, raw = tmp_path / "a.vhdx", tmp_path / "raw"
-    pairs.create(IMG, "vhdx", "block_size=1M", image, "30M")
-    model = Model(30 * MIB, 4)
-    for turn in range(6):
+    pairs.create(IMG, "vhdx", "block_size=1M", image, "12M")
+    model = Model(12 * MIB, 4)
+    for _ in range(3):
         commands = [model.command(MIB) for _ in range(6)]
         argv = [a for c in [*commands, "flush", "sigraise 9"] for a in ("-c", c)]
         run(IO, "-f", "vhdx", "-d", "unmap", *argv, image, ok=False)
@@ -357,11 +355,11 @@ def test_check_says_what_qemu_says(tmp_path, index, value):
     assert image.read_bytes() == bytes(data)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_hostile(tmp_path, seed):
     image = tmp_path / "a.vhdx"
     pairs.create(QEMU_IMG, "vhdx", "block_size=1M", image, "6M")
     pairs.fio(QEMU_IO, "vhdx", image, ["write -P 1 0 3M", "write -P 2 5M 100k"])
     places = [*range(META, META + 200), *range(META + 65536, META + 65536 + 40),
               *range(BAT, BAT + 64), *range(65536, 65536 + 80)]
-    hostile.attack(image, "vhdx", places, seed, rounds=12)
+    hostile.attack(image, "vhdx", places, seed, rounds=8)

@@ -21,7 +21,7 @@ STREAM = "subformat=streamOptimized"
 GRAIN = 65536
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_random_operations_by_turns(tmp_path, shape, seed):
     pairs.by_turns(tmp_path, "vmdk", SHAPES[shape], seed, GRAIN)
@@ -115,14 +115,10 @@ CREATES = [*SHAPES.values(), STREAM, "adapter_type=lsilogic,toolsversion=9", "hw
            "adapter_type=legacyESX", "zeroed_grain=on,subformat=twoGbMaxExtentSparse"]
 
 
-@pytest.mark.parametrize("size", ["1000", "1M", "100M", "5G", "64T"])
-@pytest.mark.parametrize("options", CREATES)
+@pytest.mark.parametrize("options,size", [
+    *((options, size) for options in CREATES for size in ("1000", "100M", "5G")), ("", "1T")])
 def test_new_images_are_qemus(tmp_path, options, size):
     """Every file of them, byte for byte but for the random CID."""
-    if size == "64T":
-        if options:
-            pytest.skip("large tables once are enough")
-        size = "1T"
     made = []
     argv = ["create", "-f", "vmdk", *(["-o", options] if options else []), "x.vmdk", size]
     pairs.says_the_same(tmp_path, argv)
