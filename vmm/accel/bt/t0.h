@@ -220,6 +220,7 @@ struct t1_hot {
     uint64_t align16_mask, align32_mask;     /* for PEXT: bits to look at */
     uint64_t x87_mask, not_if, not_df, not_ac, df, tsd, fsgsbase; /* for PEXT, too */
     uint64_t arith, pushf_keep, bits[3];
+    uint64_t fcw_mask, mxcsr_masks, mxcsr_high;
     uint64_t tsc_add;                 /* to the host's TSC: the guest's */
     struct t0_tlb_entry *kernel_bank; /* the current one while EFLAGS.AC is clear */
     uint64_t low[T1_NB_SIZES];        /* bits that are 0 in an aligned address; */

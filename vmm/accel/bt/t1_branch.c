@@ -241,6 +241,35 @@ static void ret(struct t1_ctx *t)
     go_found(t, T1_S2);
 }
 
+/* LOOP, LOOPE, LOOPNE and JRCXZ. */
+static bool loop(struct t1_ctx *t)
+{
+    const struct x86_insn *insn = t->insn;
+    int64_t next = t1_next_off(t), target = next + insn->imm;
+    unsigned cx = t->host[X86_RCX];
+    const struct t1_enc mov = {.w = insn->addrsize == 8, .opcode = 0x8b};
+    const struct t1_enc lea = {.w = insn->addrsize == 8, .opcode = 0x8d};
+    if (insn->addrsize < 4 || cx == T1_MEMORY) {
+        return false;
+    }
+    count(t);
+    if (insn->op != X86_OP_JCXZ) {
+        t1_op_mem(&t->e, &lea, cx, (struct t1_mem){(uint8_t)cx, T1_NO_REG, 0, -1});
+    }
+    t1_op_reg(&t->e, &mov, T1_RCX, cx);
+    uint32_t zero = t1_jrcxz(&t->e);
+    uint32_t other = insn->op == X86_OP_LOOPE    ? t1_jcc(&t->e, 4, 0)
+                     : insn->op == X86_OP_LOOPNE ? t1_jcc(&t->e, 5, 0)
+                                                 : t1_jmp(&t->e, 0);
+    t1_here8(&t->e, zero);
+    bool jcxz = insn->op == X86_OP_JCXZ;
+    t->nb_stubs = 2;
+    go(t, jcxz ? target : next, jcxz && is_backward(t, target), &t->stub[0]);
+    t1_set_rel32(&t->e, other, t1_pos(&t->e));
+    go(t, jcxz ? next : target, !jcxz && is_backward(t, target), &t->stub[1]);
+    return true;
+}
+
 bool t1_branch(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
@@ -251,6 +280,10 @@ bool t1_branch(struct t1_ctx *t)
     }
     switch (insn->op) {
     case X86_OP_JCC: jcc(t); return true;
+    case X86_OP_JCXZ:
+    case X86_OP_LOOP:
+    case X86_OP_LOOPE:
+    case X86_OP_LOOPNE: return loop(t);
     case X86_OP_JMP:
         if (!direct) {
             return jmp_indirect(t);

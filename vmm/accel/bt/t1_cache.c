@@ -201,6 +201,9 @@ bool t1_init(struct t0_cpu *c, GError **error)
     c->t1.df = X86_FL_DF;
     c->t1.tsd = X86_CR4_TSD;
     c->t1.fsgsbase = X86_CR4_FSGSBASE;
+    c->t1.fcw_mask = 0x1f3f;
+    c->t1.mxcsr_masks = T0_MXCSR_MASKS;
+    c->t1.mxcsr_high = 0xffff0000;
     c->t1.arith = X86_FL_ARITH;
     c->t1.pushf_keep = ~(uint64_t)(X86_FL_ARITH | X86_FL_VM | X86_FL_RF);
     for (unsigned i = 0; i < 3; i++) {

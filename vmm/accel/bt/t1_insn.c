@@ -449,7 +449,8 @@ static bool push(struct t1_ctx *t)
     bool mem = o->kind == X86_OPND_MEM;
     int32_t word = (int32_t)t1_word(t);
     if (insn->opsize != word || (mem && !t1_ea_possible(t, true)) ||
-        (!mem && o->kind != X86_OPND_REG && o->kind != X86_OPND_IMM)) {
+        (!mem && o->kind != X86_OPND_REG && o->kind != X86_OPND_IMM &&
+         o->kind != X86_OPND_SEG)) {
         return false;
     }
     if (mem) {
@@ -462,6 +463,10 @@ static bool push(struct t1_ctx *t)
         t1_u32(&t->e, (uint32_t)insn->imm);
     } else if (mem) {
         t1_load(&t->e, T1_RCX, T1_FIELD(t1.target));
+        t1_store_word(t, m, T1_RCX);
+    } else if (o->kind == X86_OPND_SEG) {
+        t1_op_mem(&t->e, &(struct t1_enc){.map = 1, .opcode = 0xb7}, T1_RCX,
+                  t1_selector(o->reg)); /* movzx */
         t1_store_word(t, m, T1_RCX);
     } else {
         t1_store_word(t, m, t1_in_reg(t, o->reg, T1_RCX));
@@ -603,12 +608,14 @@ bool t1_insn(struct t1_ctx *t)
     case X86_OP_PUSH: return push(t);
     case X86_OP_POP: return pop(t);
     case X86_OP_LEAVE: return leave(t);
+    case X86_OP_XLAT: return t1_xlat(t);
     case X86_OP_DIV:
     case X86_OP_IDIV: return divide(t);
     default: break;
     }
     switch (d->cls) {
     case X86_CLASS_X87: return t1_x87(t);
+    case X86_CLASS_MMX:
     case X86_CLASS_SSE:
     case X86_CLASS_AVX: return t1_simd(t);
     default: return t1_system(t);

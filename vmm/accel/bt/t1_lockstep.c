@@ -113,8 +113,8 @@ static bool note_string(struct t0_cpu *c, struct lockstep *l,
     bool dst = insn->op != X86_OP_LODS;
     bool write = insn->op == X86_OP_STOS || insn->op == X86_OP_MOVS;
     uint64_t n = rep ? c->gpr[X86_RCX] : 1;
-    if (n > MOST / insn->opsize || (c->s.rflags & X86_FL_DF) || insn->addrsize != 8 ||
-        insn->seg >= X86_FS) {
+    if (n > MOST / insn->opsize || (c->s.rflags & X86_FL_DF) ||
+        insn->addrsize != (t0_is64(c) ? 8 : 4) || insn->seg >= X86_FS) {
         return false;
     }
     unsigned size = (unsigned)n * insn->opsize;

@@ -108,6 +108,13 @@ static inline struct t1_mem t1_field(size_t off)
 #define T1_FIELD(name) t1_field(offsetof(struct t0_cpu, name))
 #define T1_GPR(n)      t1_field(offsetof(struct t0_cpu, gpr) + 8 * (size_t)(n))
 
+/* Of segment register @seg, 2 bytes. */
+static inline struct t1_mem t1_selector(unsigned seg)
+{
+    return t1_field(offsetof(struct t0_cpu, s.seg) + seg * sizeof(struct x86_segment) +
+                    offsetof(struct x86_segment, sel));
+}
+
 /* --- Translating ------------------------------------------------------------ */
 
 /*
@@ -348,6 +355,7 @@ bool t1_simd(struct t1_ctx *t);
 bool t1_x87(struct t1_ctx *t);
 bool t1_system(struct t1_ctx *t);
 bool t1_string(struct t1_ctx *t);
+bool t1_xlat(struct t1_ctx *t);
 
 /* The host register with guest register @reg: its own, or @scratch after loading. */
 unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch);

@@ -12,8 +12,12 @@
  * the guest's MXCSR, with all exceptions masked; while the guest has one unmasked the
  * registers do not come, and T0 executes.
  *
- * What stays T0's: MMX, gathers and masked moves, MXCSR, unmasked exceptions. A
- * misaligned operand goes the same way, and T0 raises #GP.
+ * MMX instructions need the x87 registers in the host's (t1_x87.c), and do to them
+ * there what they do to the guest's. A masked move is itself when all of its operand is
+ * in a page that is at hand, masked elements included.
+ *
+ * What stays T0's: gathers, MASKMOVDQU, unmasked exceptions. A misaligned operand goes
+ * the same way, and T0 raises #GP.
  */
 
 /* --- One instruction -------------------------------------------------------- */
@@ -23,6 +27,7 @@ struct places {
     bool reg_vector, rm_vector;
     bool is4;      /* the last byte names a vector register */
     bool with_gpr; /* or memory in place of one */
+    bool with_mmx;
     uint8_t reg, rm, vvvv;
 };
 
@@ -36,6 +41,16 @@ static bool sort_operands(const struct x86_insn *insn, struct places *p)
         case X86_ENC_V:
             p->reg_vector = true;
             p->reg = o->reg;
+            break;
+        case X86_ENC_P:
+            p->with_mmx = true;
+            p->reg = o->reg;
+            break;
+        case X86_ENC_Q:
+        case X86_ENC_N:
+            p->with_mmx |= o->kind == X86_OPND_MMX;
+            p->rm = o->reg;
+            p->mem = o->kind == X86_OPND_MEM ? o : p->mem;
             break;
         case X86_ENC_W:
         case X86_ENC_U:
@@ -63,9 +78,6 @@ static bool sort_operands(const struct x86_insn *insn, struct places *p)
         case X86_ENC_IS: break;
         default: return false;
         }
-        if (o->kind == X86_OPND_MMX) {
-            return false;
-        }
     }
     return true;
 }
@@ -80,27 +92,30 @@ static bool is_special(unsigned op)
     case X86_OP_VSTMXCSR:
     case X86_OP_MASKMOVDQU:
     case X86_OP_VMASKMOVDQU:
-    case X86_OP_MASKMOVQ:
-    case X86_OP_VMASKMOVPS:
-    case X86_OP_VMASKMOVPD:
-    case X86_OP_VPMASKMOVD:
-    case X86_OP_VPMASKMOVQ: return true;
+    case X86_OP_MASKMOVQ: return true;
     default: return false;
     }
+}
+
+/* Of the control bits, those that forbid instructions of @cls. */
+static unsigned forbidding(unsigned cls)
+{
+    return T0_MODE_TS | (cls == X86_CLASS_MMX   ? T0_MODE_EM
+                         : cls == X86_CLASS_AVX ? T0_MODE_NOAVX
+                                                : T0_MODE_NOSSE);
 }
 
 static bool possible(const struct t1_ctx *t, const struct places *p)
 {
     const struct x86_insn *insn = t->insn;
     const struct x86_desc *d = x86_insn_desc(insn);
-    bool avx = d->cls == X86_CLASS_AVX;
-    unsigned bad = T0_MODE_TS | (avx ? T0_MODE_NOAVX : T0_MODE_NOSSE);
-    if ((d->cls != X86_CLASS_SSE && !avx) || (t->b->mode & bad) ||
+    bool simd =
+        d->cls == X86_CLASS_SSE || d->cls == X86_CLASS_AVX || d->cls == X86_CLASS_MMX;
+    if (!simd || (t->b->mode & forbidding(d->cls)) ||
         (d->gpr_read & ~(1u << X86_RAX | 1u << X86_RDX)) ||
         (d->gpr_written & ~(1u << X86_RCX)) || is_special(insn->op) ||
         !(insn->prefixes & X86_P_MODRM) ||
-        (d->props &
-         (X86_D_VSIB | X86_D_VSIB_HALF | X86_D_IMPL_MEM | X86_D_MMX | X86_D_STACK))) {
+        (d->props & (X86_D_VSIB | X86_D_VSIB_HALF | X86_D_IMPL_MEM | X86_D_STACK))) {
         return false;
     }
     return !p->mem || (p->mem->size >= 1 && p->mem->size <= 32 && p->mem->access &&
@@ -183,7 +198,7 @@ static void put_insn(struct t1_ctx *t, const struct places *p, unsigned reg,
 /* VZEROUPPER, VZEROALL; in 32-bit code of the first eight registers. */
 static bool zero(struct t1_ctx *t)
 {
-    if (t->b->mode & (T0_MODE_TS | T0_MODE_NOAVX)) {
+    if (t->b->mode & forbidding(X86_CLASS_AVX)) {
         return false;
     }
     t1_ensure(t, T1_NEED_VEC);
@@ -202,17 +217,69 @@ static bool zero(struct t1_ctx *t)
     return true;
 }
 
+/* LDMXCSR and STMXCSR. The host's MXCSR is the guest's but for bits above 15, with
+ * which the instruction is T0's, as is one that unmasks an exception. */
+static bool mxcsr(struct t1_ctx *t, bool load)
+{
+    struct t1_emit *e = &t->e;
+    const struct t1_mem field = T1_FIELD(s.fpu.mxcsr);
+    const struct t1_enc op = {.map = 1, .opcode = 0xae};
+    if ((t->b->mode & forbidding(x86_insn_desc(t->insn)->cls)) ||
+        !t1_ea_possible(t, true)) {
+        return false;
+    }
+    t1_ensure(t, T1_NEED_VEC);
+    if (!load) {
+        t1_load32(e, T1_RCX, field);
+        t1_check_zero(t, T1_RCX, T1_FIELD(t1.mxcsr_high));
+        t1_op_mem(e, &op, 3, t1_operand(t, 4, true, false));
+        return true;
+    }
+    t1_load32(e, T1_S1, t1_operand(t, 4, false, false));
+    t1_check_zero(t, T1_S1, T1_FIELD(t1.mxcsr_high));
+    t1_mov_rr(e, T1_RCX, T1_S1);
+    t1_not(e, T1_RCX);
+    t1_check_zero(t, T1_RCX, T1_FIELD(t1.mxcsr_masks));
+    t1_op_mem(e, &(struct t1_enc){.opcode = 0x89}, T1_S1, field);
+    t1_op_mem(e, &op, 2, field);
+    return true;
+}
+
+static bool emms(struct t1_ctx *t)
+{
+    if (t->b->mode & forbidding(X86_CLASS_MMX)) {
+        return false;
+    }
+    t1_ensure(t, T1_NEED_X87);
+    t1_u8(&t->e, 0x0f);
+    t1_u8(&t->e, 0x77);
+    return true;
+}
+
 bool t1_simd(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
     struct places p;
+    switch (insn->op) {
+    case X86_OP_LDMXCSR:
+    case X86_OP_VLDMXCSR: return mxcsr(t, true);
+    case X86_OP_STMXCSR:
+    case X86_OP_VSTMXCSR: return mxcsr(t, false);
+    case X86_OP_EMMS: return emms(t);
+    default: break;
+    }
     if (insn->op == X86_OP_VZEROUPPER || insn->op == X86_OP_VZEROALL) {
         return zero(t);
     }
     if (!sort_operands(insn, &p) || !possible(t, &p)) {
         return false;
     }
-    t1_ensure(t, T1_NEED_VEC);
+    if (x86_insn_desc(insn)->cls != X86_CLASS_MMX) {
+        t1_ensure(t, T1_NEED_VEC);
+    }
+    if (p.with_mmx) {
+        t1_ensure(t, T1_NEED_X87);
+    }
     struct t1_mem m = {0};
     if (p.mem) {
         m = t1_operand(t, p.mem->size, p.mem->access & X86_ACC_W, aligned(t, &p));

@@ -60,10 +60,6 @@ void t1_x87_note(struct t1_emit *e, const struct t1_x87 *x)
 static bool is_control(unsigned op)
 {
     switch (op) {
-    case X86_OP_FWAIT:
-    case X86_OP_FLDCW:
-    case X86_OP_FNSTCW:
-    case X86_OP_FNSTSW:
     case X86_OP_FNCLEX:
     case X86_OP_FNINIT:
     case X86_OP_FNSTENV:
@@ -77,6 +73,59 @@ static bool is_control(unsigned op)
     }
 }
 
+/*
+ * The control word is c->s.fpu.fcw, and the host's while the registers are there. One
+ * that unmasks an exception is T0's.
+ */
+static void fldcw(struct t1_ctx *t)
+{
+    struct t1_emit *e = &t->e;
+    const struct t1_mem fcw = T1_FIELD(s.fpu.fcw);
+    t1_ensure(t, T1_NEED_X87);
+    struct t1_mem m = t1_operand(t, 2, false, false);
+    t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = 0xb7}, T1_S1, m); /* movzx */
+    t1_mov_rr(e, T1_RCX, T1_S1);
+    t1_not(e, T1_RCX);
+    t1_check_zero(t, T1_RCX, T1_FIELD(t1.bits[2])); /* all six are masked */
+    t1_pext(e, T1_S1, T1_S1, T1_FIELD(t1.fcw_mask));
+    t1_pdep(e, T1_S1, T1_S1, T1_FIELD(t1.fcw_mask));
+    t1_lea(e, T1_S1, (struct t1_mem){T1_S1, T1_NO_REG, 0, 0x40}); /* always 1 */
+    t1_op_mem(e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x89}, T1_S1, fcw);
+    t1_op_mem(e, &(struct t1_enc){.opcode = 0xd9}, 5, fcw);
+}
+
+static void fnstcw(struct t1_ctx *t)
+{
+    struct t1_mem m = t1_operand(t, 2, true, false);
+    t1_op_mem(&t->e, &(struct t1_enc){.map = 1, .opcode = 0xb7}, T1_RCX,
+              T1_FIELD(s.fpu.fcw)); /* movzx */
+    t1_op_mem(&t->e, &(struct t1_enc){.p66 = 0x66, .opcode = 0x89}, T1_RCX, m);
+}
+
+static void fnstsw(struct t1_ctx *t)
+{
+    t1_ensure(t, T1_NEED_X87);
+    if (x86_insn_mem(t->insn)) {
+        t1_op_mem(&t->e, &(struct t1_enc){.opcode = 0xdd}, 7,
+                  t1_operand(t, 2, true, false));
+    } else {
+        t1_u8(&t->e, 0xdf);
+        t1_u8(&t->e, 0xe0);
+    }
+}
+
+/* What is done often and is no arithmetic: these leave no address behind. */
+static bool control(struct t1_ctx *t)
+{
+    switch (t->insn->op) {
+    case X86_OP_FWAIT: t1_ensure(t, T1_NEED_X87); return true;
+    case X86_OP_FLDCW: fldcw(t); return true;
+    case X86_OP_FNSTCW: fnstcw(t); return true;
+    case X86_OP_FNSTSW: fnstsw(t); return true;
+    default: return false;
+    }
+}
+
 bool t1_x87(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
@@ -86,6 +135,9 @@ bool t1_x87(struct t1_ctx *t)
         (mem && (!mem->access || !mem->size || mem->size > 16 || insn->seg >= X86_FS ||
                  !t1_ea_possible(t, true)))) {
         return false;
+    }
+    if (control(t)) {
+        return true;
     }
     t1_ensure(t, T1_NEED_X87);
     if (mem) {
