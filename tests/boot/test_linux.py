@@ -6,6 +6,8 @@ import zlib
 
 import pytest
 
+import assets
+
 KIB, MIB = 1 << 10, 1 << 20
 
 REPORT = """
@@ -159,3 +161,34 @@ def test_read_only_disk_is_read_only_in_the_guest(make_guest, tmp_path):
     assert sha(guest.image.read_bytes()) == before
     lines = target.read_bytes()[4096:].split(b"\0")[0].decode().split()
     assert lines == ["ro=1", "end=here"]
+
+
+PROGRAMS_32 = """
+b=/bin32/busybox
+{
+    echo "sum=$($b sha256sum </data/in | cut -d ' ' -f 1)"
+    echo "whole=$($b gzip -c </data/in | $b gzip -dc | $b sha256sum | cut -d ' ' -f 1)"
+    echo "sorted=$($b od -An -v -tx1 -w4 </data/in | $b sort | $b md5sum | cut -d ' ' -f 1)"
+    echo "awk=$($b awk 'BEGIN { for (i = 1; i <= 2000; i++) s += i * i / (i % 7 + 1.5);
+                          printf "%.3f", s }')"
+    echo "class=$(head -c 5 $b | tail -c 1 | $b od -An -tu1 | tr -d ' ')"
+} >/report
+"""
+
+
+@TIERS
+def test_32_bit_programs_compute_right_under_a_64_bit_kernel(make_guest, is_lodge, accel):
+    data = os.urandom(64 * KIB)
+    lines = sorted(f" {data[i]:02x} {data[i + 1]:02x} {data[i + 2]:02x} {data[i + 3]:02x}\n"
+                   for i in range(0, len(data), 4))
+    guest = make_guest(PROGRAMS_32, {"/data/in": data,
+                                     "/bin32/busybox": assets.busybox("i386")})
+
+    guest.finish("-no-reboot", accel=accel if is_lodge else None)
+
+    report = guest.report()
+    assert report["class"] == "1"  # ELFCLASS32
+    assert report["sum"] == report["whole"] == sha(data)
+    assert report["sorted"] == hashlib.md5("".join(lines).encode()).hexdigest()
+    total = sum(i * i / (i % 7 + 1.5) for i in range(1, 2001))
+    assert report["awk"] == f"{total:.3f}"

@@ -123,9 +123,24 @@ static uint32_t immediate(uint32_t g)
     return (g & 0xff) * 0x01010101u;
 }
 
+/* The same code by 32-bit code in compatibility mode. */
+static bool in_32;
+__asm__(".pushsection .text\n.code32\n"
+        "call_32: call *%edx\n"
+        "lret\n"
+        ".code64\n.popsection\n"
+        ".pushsection .rodata\n"
+        "far_32: .long call_32; .word 0x30\n"
+        ".popsection");
+
 static uint32_t call_patched(void)
 {
     uint32_t (*fn)(void);
+    uint32_t v;
+    if (in_32) {
+        __asm__ volatile("lcall *far_32" : "=a"(v) : "d"(patched) : "rcx", "memory");
+        return v;
+    }
     __asm__("" : "=r"(fn) : "0"(patched));
     return fn();
 }
@@ -198,19 +213,31 @@ static bool patch_holds(uint32_t g)
     return alive && got == immediate(g);
 }
 
-GUEST_TEST(aligned_stores_into_running_code_are_seen_whole)
+static void store_into_running_code(uint32_t times)
 {
     if (!begin(CPUS)) {
         return;
     }
     start_patching(run_patched, NULL);
     bool good = true;
-    for (uint32_t g = 1; good && g <= PATCHES; g++) {
+    for (uint32_t g = 1; good && g <= times; g++) {
         *(volatile uint64_t *)patched = code_with(immediate(g));
         generation = g;
         good = patch_holds(g);
     }
     stop_patching();
+}
+
+GUEST_TEST(aligned_stores_into_running_code_are_seen_whole)
+{
+    store_into_running_code(PATCHES);
+}
+
+GUEST_TEST(aligned_stores_into_running_32_bit_code_are_seen_whole)
+{
+    in_32 = true;
+    store_into_running_code(PATCHES / 8);
+    in_32 = false;
 }
 
 static void breakpoint(uint64_t *frame)
@@ -302,6 +329,7 @@ static volatile uint32_t *find_rng(void)
 static void set_up_rng(volatile uint32_t *r)
 {
     r[0x70 / 4] = 0;
+    vq.avail.idx = vq.used.idx = 0;
     r[0x70 / 4] = 3; /* ACKNOWLEDGE, DRIVER */
     r[0x24 / 4] = 1; /* features 32..63: VERSION_1 */
     r[0x20 / 4] = 1;
@@ -325,7 +353,7 @@ static void call_into(void *arg)
     *(uint32_t *)arg = call_patched();
 }
 
-GUEST_TEST(code_written_by_a_device_takes_effect)
+static void write_code_by_device(void)
 {
     if (!begin(2)) {
         return;
@@ -364,4 +392,16 @@ GUEST_TEST(code_written_by_a_device_takes_effect)
     }
     CHECK(changes > 190); /* random words do not repeat */
     rng[0x70 / 4] = 0;
+}
+
+GUEST_TEST(code_written_by_a_device_takes_effect)
+{
+    write_code_by_device();
+}
+
+GUEST_TEST(code_of_32_bits_written_by_a_device_takes_effect)
+{
+    in_32 = true;
+    write_code_by_device();
+    in_32 = false;
 }
