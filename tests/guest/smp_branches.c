@@ -455,3 +455,107 @@ GUEST_TEST(every_loop_is_interrupted)
     }
     smp_handler[0x41] = NULL;
 }
+
+/* --- What functions begin and end with ----------------------------------------------
+ */
+
+/* Each of the instructions is one byte. */
+extern const uint8_t user_pushes_start[], user_pops_start[];
+
+static USER_CODE void user_pushes(void *stack)
+{
+    __asm__ volatile("mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
+                     "mov $1, %%eax; mov $2, %%ebx; mov $3, %%ecx; mov $4, %%edx\n"
+                     "user_pushes_start:\n"
+                     "push %%rax; push %%rbx; push %%rcx; push %%rdx; push %%rdi\n"
+                     "mov %%r8, %%rsp"
+                     :
+                     : "D"(stack)
+                     : "rax", "rbx", "rcx", "rdx", "r8", "memory");
+}
+
+static USER_CODE void user_pops(void *stack)
+{
+    __asm__ volatile("mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
+                     "xor %%eax, %%eax; xor %%ebx, %%ebx; xor %%ecx, %%ecx\n"
+                     "user_pops_start:\n"
+                     "pop %%rax; pop %%rbx; pop %%rcx; pop %%rdx; pop %%rdi\n"
+                     "mov %%r8, %%rsp"
+                     :
+                     : "D"(stack)
+                     : "rax", "rbx", "rcx", "rdx", "r8", "memory");
+}
+
+static void map_for_user(unsigned i, unsigned to, bool present)
+{
+    *guest_pte(i) = present ? (uint64_t)page(to) | PTE_P | PTE_W | PTE_U : 0;
+    invlpg(linear(i));
+}
+
+GUEST_TEST(pushes_fault_at_the_one_that_reaches_the_next_page)
+{
+    struct trap t;
+    map_for_user(1, 1, false);
+    map_for_user(2, 2, true);
+    for (unsigned i = 0; i < 40; i++) {
+        uint64_t *words = (uint64_t *)page(2), nb = i % 7;
+        for (unsigned k = 0; k < 8; k++) {
+            words[k] = 99;
+        }
+        bool trapped = guest_try_user(&t, user_pushes, (void *)(linear(2) + 8 * nb));
+        CHECK_EQ(trapped, nb < 5);
+        if (trapped) {
+            CHECK_EQ(t.vector, 14);
+            CHECK_EQ(t.error, 6);
+            CHECK_EQ(t.cr2, linear(2) - 8);
+            CHECK_EQ(t.rsp, linear(2));
+            CHECK_EQ(t.rip, (uint64_t)user_pushes_start + nb);
+        }
+        for (unsigned k = 0; k < nb && k < 4; k++) {
+            CHECK_EQ(words[nb - 1 - k], k + 1);
+        }
+    }
+}
+
+GUEST_TEST(pushes_over_a_page_are_in_both)
+{
+    struct trap t;
+    for (unsigned i = 0; i < 40; i++) {
+        unsigned lower = i & 1, nb = i % 6;
+        map_for_user(1, lower, true);
+        map_for_user(2, 2, true);
+        uint64_t *top = (uint64_t *)(page(lower) + 4096), *words = (uint64_t *)page(2);
+        for (int k = 0; k < 8; k++) {
+            top[-1 - k] = words[k] = 0;
+        }
+        CHECK(!guest_try_user(&t, user_pushes, (void *)(linear(2) + 8 * nb)));
+        for (unsigned k = 0; k < 4; k++) {
+            CHECK_EQ(k < nb ? words[nb - 1 - k] : top[(int)nb - 1 - (int)k], k + 1);
+        }
+    }
+}
+
+GUEST_TEST(pops_fault_at_the_one_that_reaches_the_next_page)
+{
+    struct trap t;
+    uint64_t *top = (uint64_t *)(page(2) + 4096);
+    map_for_user(2, 2, true);
+    map_for_user(3, 3, false);
+    for (unsigned k = 0; k < 8; k++) {
+        top[-1 - (int)k] = 100 + k;
+    }
+    for (unsigned i = 0; i < 40; i++) {
+        unsigned nb = i % 7;
+        bool trapped = guest_try_user(&t, user_pops, (void *)(linear(3) - 8 * nb));
+        CHECK_EQ(trapped, nb < 5);
+        if (trapped) {
+            CHECK_EQ(t.vector, 14);
+            CHECK_EQ(t.error, 4);
+            CHECK_EQ(t.cr2, linear(3));
+            CHECK_EQ(t.rsp, linear(3));
+            CHECK_EQ(t.rip, (uint64_t)user_pops_start + nb);
+            CHECK_EQ(t.gpr[0], nb > 0 ? 100 + nb - 1 : 0);
+            CHECK_EQ(t.gpr[3], nb > 1 ? 100 + nb - 2 : 0);
+        }
+    }
+}

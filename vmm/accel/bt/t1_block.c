@@ -194,28 +194,36 @@ static void put_check(struct t1_ctx *t, uint32_t leave)
     }
 }
 
+void t1_put_insn(struct t1_ctx *t, const struct t1_decoded *d, unsigned i)
+{
+    const struct t0_block *b = t->b;
+    t->insn = &d->insn[i];
+    t->bytes = d->bytes + b->ops[i].start;
+    t->index = i;
+    t->cur = NULL;
+    bool last = i + 1u == b->nb_insns && !(b->flags & T0_BLOCK_HAS_END);
+    if (last) {
+        t1_let_go(t);
+        t1_x87_note(&t->e, &t->x87);
+        t->x87.pending = t->vec_ready = t->x87_ready = false;
+    }
+    if (!(last ? t1_branch(t) : t1_insn(t))) {
+        fall_back(t);
+    }
+    if (t->cur) {
+        t->cur->resume = t1_pos(&t->e);
+        t->cur->branch = last;
+    }
+}
+
 static void put_insns(struct t1_ctx *t, const struct t1_decoded *d)
 {
     const struct t0_block *b = t->b;
     for (unsigned i = 0; i < b->nb_insns; i++) {
-        t->insn = &d->insn[i];
-        t->bytes = d->bytes + b->ops[i].start;
-        t->index = i;
         t->at[i] = t1_pos(&t->e);
-        t->cur = NULL;
-        bool last = i + 1u == b->nb_insns && !(b->flags & T0_BLOCK_HAS_END);
-        if (last) {
-            t1_let_go(t);
-            t1_x87_note(&t->e, &t->x87);
-            t->x87.pending = t->vec_ready = t->x87_ready = false;
-        }
-        if (!(last ? t1_branch(t) : t1_insn(t))) {
-            fall_back(t);
-        }
-        if (t->cur) {
-            t->cur->resume = t1_pos(&t->e);
-            t->cur->branch = last;
-        }
+        t1_run_begin(t, d, i);
+        t1_put_insn(t, d, i);
+        t1_run_step(t, d, i);
     }
     if (b->flags & T0_BLOCK_HAS_END) {
         t1_let_go(t);
@@ -270,6 +278,7 @@ bool t1_translate(struct t0_cpu *c, struct t0_block *b)
     put_insns(t, d);
     t1->used = t1_pos(&t->e);
     t->e.p = t1->write + t1->cold;
+    t1_put_runs(t, d);
     t1_put_slows(t);
     t1_put_stubs(t);
     tell_perf(t, tr->entry_poll, t1->used);

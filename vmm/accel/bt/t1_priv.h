@@ -170,6 +170,18 @@ struct t1_stub {
 /* Of each instruction one, and one for each kind of registers to make ready. */
 #define T1_MAX_SLOW (3 * T0_BLOCK_MAX_INSNS)
 
+struct t1_decoded;
+
+/* Pushes, or pops, that are checked together: t1_run.c. */
+struct t1_run {
+    uint8_t first, end;  /* instructions of the block */
+    bool write;          /* pushes */
+    uint32_t from, back; /* the jump to their other copy, and where that goes on */
+    uint32_t addend_at;  /* here r11 is still the addend */
+    bool vec_ready, x87_ready;
+    struct t1_x87 x87;
+};
+
 struct t1_ctx {
     struct t1_emit e;
     struct t0_cpu *c;
@@ -196,6 +208,8 @@ struct t1_ctx {
     bool vec_ready, x87_ready; /* known to be in the host's registers */
     bool lone;                 /* no other vCPU */
     struct t1_x87 x87;
+    struct t1_run runs[T0_BLOCK_MAX_INSNS / 2], *run; /* of the current instruction */
+    unsigned nb_runs;
 };
 
 /* Offset from page_base of the instruction after the current one. */
@@ -324,6 +338,16 @@ bool t1_lea_insn(struct t1_ctx *t);
 /* Translate the current instruction, which is no branch. False: nothing was emitted,
  * T0 is to execute it. */
 bool t1_insn(struct t1_ctx *t);
+
+/* Instruction @i of the block, whatever it is. */
+void t1_put_insn(struct t1_ctx *t, const struct t1_decoded *d, unsigned i);
+
+/* Runs of stack accesses: before and after instruction @i; where the stack pointer +
+ * @disp is accessed, with t->run; and, out of line, what is not checked together. */
+void t1_run_begin(struct t1_ctx *t, const struct t1_decoded *d, unsigned i);
+void t1_run_step(struct t1_ctx *t, const struct t1_decoded *d, unsigned i);
+struct t1_mem t1_run_access(struct t1_ctx *t, int32_t disp);
+void t1_put_runs(struct t1_ctx *t, const struct t1_decoded *d);
 
 /* The same for a branch. */
 bool t1_branch(struct t1_ctx *t);

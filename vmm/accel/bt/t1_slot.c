@@ -239,7 +239,8 @@ struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned si
 
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
 {
-    return t1_probe_stack_operand(t, disp, size, write, false);
+    return t->run ? t1_run_access(t, disp)
+                  : t1_probe_stack_operand(t, disp, size, write, false);
 }
 
 /* --- Refilling, out of line --------------------------------------------------- */
