@@ -32,7 +32,11 @@
 
 enum { PAGES = 17, PAGE = 4096, OFTEN = 60 };
 
+/* What is written all the time is compared and no longer watched: each kind of test has
+ * memory of its own. */
 static uint8_t area[PAGES * PAGE] __attribute__((aligned(4096)));
+static uint8_t beside[8 * PAGE] __attribute__((aligned(4096)));
+static uint8_t jit[PAGES * PAGE] __attribute__((aligned(4096)));
 
 /* Calls code that expects EDI and ESI, changes any register but the stack pointer, and
  * returns EAX. */
@@ -81,11 +85,6 @@ static uint8_t *put_constant(uint8_t *p, uint32_t v)
     put32(p + 1, v);
     *(volatile uint8_t *)(p + 5) = 0xc3;
     return p + 6;
-}
-
-static void wipe(void)
-{
-    memset(area, 0xcc, sizeof(area));
 }
 
 /* --- The block itself, ahead of RIP ---------------------------------------------- */
@@ -141,7 +140,6 @@ GUEST_TEST(a_store_changes_the_next_instruction)
         /* Inside a page, and over the border of two. */
         for (unsigned at = PAGE / 2; at < PAGE + 8;
              at += at < PAGE - 40 ? PAGE / 2 - 24 : 1) {
-            wipe();
             unsigned len = (unsigned)(all[i].end - all[i].code);
             uint8_t *code = area + at;
             for (unsigned n = 0; n < 3; n++) {
@@ -163,7 +161,6 @@ SNIPPET(counting_loop, "mov $1000, %ecx; xor %eax, %eax\n"
 
 GUEST_TEST(a_loop_changes_its_own_immediate)
 {
-    wipe();
     for (unsigned n = 0; n < 20; n++) {
         uint8_t *code = COPY(area + 100, counting_loop);
         uint8_t *imm = code;
@@ -204,21 +201,18 @@ static void change_function(uint8_t *at, uint8_t *callers)
 
 GUEST_TEST(functions_in_the_same_page_change)
 {
-    wipe();
     change_function(area + 0x400, area + 0x420);
     change_function(area + 0x1800, area + 0x1000);
 }
 
 GUEST_TEST(functions_in_another_page_change)
 {
-    wipe();
     change_function(area + 0x400, area + 0x3420);
     change_function(area + 0x5800, area + 0x1000);
 }
 
 GUEST_TEST(instructions_over_a_page_boundary_change_in_both_halves)
 {
-    wipe();
     for (unsigned before = 1; before < 6; before++) {
         uint8_t *at = area + 2 * PAGE - before;
         put_constant(at, 0);
@@ -233,7 +227,6 @@ GUEST_TEST(instructions_over_a_page_boundary_change_in_both_halves)
 /* Targets of branches: jnz rel8 to one of 16 ways out. */
 GUEST_TEST(branches_change_their_targets)
 {
-    wipe();
     uint8_t *code = area + 3 * PAGE - 64, *out = code + 8;
     static const uint8_t head[] = {0x85, 0xff, 0x75, 0x00, 0xb8, 0xff, 0xff, 0xff};
     copy(code, head, head + 8);
@@ -250,7 +243,6 @@ GUEST_TEST(branches_change_their_targets)
 /* Two streams of instructions in the same bytes: b8 b8 <imm> ... from 0 and from 1. */
 GUEST_TEST(overlapping_instructions_change_together)
 {
-    wipe();
     uint8_t *p = area + 0x123;
     static const uint8_t bytes[] = {0xb8, 0xb8, 1, 2, 3, 0x04, 0xc3};
     copy(p, bytes, bytes + sizeof(bytes));
@@ -289,14 +281,13 @@ static unsigned put_sum(uint8_t *p, unsigned n, uint32_t seed, uint32_t *ret_sum
 GUEST_TEST(fresh_code_over_old_code)
 {
     unsigned at = 0;
-    wipe();
     for (uint32_t n = 0; n < 4000; n++) {
         uint32_t sum;
         unsigned terms = 1 + n * 7 % 37;
-        if (at + 3 + 5 * terms > sizeof(area)) {
+        if (at + 3 + 5 * terms > sizeof(jit)) {
             at = n % 61;
         }
-        uint8_t *p = area + at;
+        uint8_t *p = jit + at;
         at += put_sum(p, terms, n, &sum) + n % 3;
         unsigned times = n % 8 ? 2 : OFTEN;
         for (unsigned k = 0; k < times; k++) {
@@ -316,14 +307,13 @@ GUEST_TEST(data_beside_code_counts)
 {
     static const unsigned distance[] = {20, 32, 64, 128, 256, 512, 1024, 2048, 3000};
     enum { ROUNDS = 30000 };
-    wipe();
     for (unsigned i = 0; i < sizeof(distance) / sizeof(distance[0]); i++) {
-        uint8_t *code = COPY(area + 0x40, count_at), *data = code + distance[i];
+        uint8_t *code = COPY(beside + 0x40, count_at), *data = code + distance[i];
         put32(data, i);
         CHECK_EQ(call(code, (uintptr_t)data, ROUNDS), i + ROUNDS);
         /* The page was stored to all the time, and now its code changes. */
-        change_function(area + 0xf00, area + 0xf20);
-        change_function(area + 0xf40, area + 3 * PAGE);
+        change_function(beside + 0xf00, beside + 0xf20);
+        change_function(beside + 0xf40, beside + 3 * PAGE);
         CHECK_EQ(call(code, (uintptr_t)data, 10), i + ROUNDS + 10);
     }
 }
@@ -332,33 +322,33 @@ GUEST_TEST(data_beside_code_counts)
 GUEST_TEST(code_changes_in_a_page_of_data)
 {
     for (unsigned round = 0; round < 2; round++) {
-        wipe();
         for (unsigned page = 0; page < 4; page++) {
-            uint8_t *code = COPY(area + page * PAGE + 0xe00, count_at);
-            uint8_t *data = area + page * PAGE + 0xff0;
+            uint8_t *code = COPY(beside + page * PAGE + 0xe00, count_at);
+            uint8_t *data = beside + page * PAGE + 0xff0;
             put32(data, 0);
             CHECK_EQ(call(code, (uintptr_t)data, 20000), 20000);
         }
-        change_function(area + 0x400, area + 0x420);
-        change_function(area + 0x1400, area + 0x2420);
+        change_function(beside + 0x400, beside + 0x420);
+        change_function(beside + 0x1400, beside + 0x2420);
         for (unsigned before = 1; before < 6; before++) {
-            uint8_t *at = area + 2 * PAGE - before;
+            uint8_t *at = beside + 2 * PAGE - before;
             put_constant(at, 0);
             for (uint32_t n = 0; n < 40; n++) {
                 ((volatile uint8_t *)at)[1 + n % 4] = (uint8_t)(n * 7);
                 CHECK_EQ(call(at, 0, 0), get32(at + 1));
             }
         }
-        uint8_t *code = COPY(area + 0x600, counting_loop), *imm = code;
+        uint8_t *code = COPY(beside + 0x600, counting_loop), *imm = code;
         while (get32(imm) != 0x11111111) {
             imm++;
         }
         put32(imm, 0);
         CHECK_EQ(call(code, (uintptr_t)imm, 0), 1000 * 999 / 2);
-        copy(area + 0x700, by_mov, by_mov_end);
+        copy(beside + 0x700, by_mov, by_mov_end);
         CHECK_EQ(
-            call(area + 0x700,
-                 (uintptr_t)find_one(area + 0x700, (unsigned)(by_mov_end - by_mov)), 0),
+            call(beside + 0x700,
+                 (uintptr_t)find_one(beside + 0x700, (unsigned)(by_mov_end - by_mov)),
+                 0),
             0x22);
     }
 }

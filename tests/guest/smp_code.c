@@ -26,7 +26,6 @@ static bool begin(unsigned wanted)
     }
     smp_run_all(wanted, flush, NULL);
     cli();
-    memset(area, 0xcc, sizeof(area));
     return true;
 }
 

@@ -195,6 +195,20 @@ static void invlpg_drops_the_whole_page_and_no_other(void)
     t0_test_free(t);
 }
 
+/* One that was only read, and may not be written. */
+static void invlpg_drops_what_is_only_read(void)
+{
+    struct t0_test *t;
+    struct t0_cpu *c = machine(&t);
+    le64_put(t->ram + PT + 8 * 2, 0x202000 | P | U);
+    touch(c, GIB1 + 0x2000, T0_BANK_USER, READ);
+    g_assert_true(knows(c, GIB1 + 0x2000, 4 * KIB));
+    t0_tlb_flush_page(c, GIB1 + 0x2abc);
+    check_sets(c);
+    g_assert_false(knows(c, GIB1 + 0x2000, 4 * KIB));
+    t0_test_free(t);
+}
+
 static void cr3_leaves_what_is_global(void)
 {
     struct t0_test *t;
@@ -324,6 +338,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/t0/tlb/invlpg", invlpg_drops_the_whole_page_and_no_other);
+    g_test_add_func("/t0/tlb/invlpg_read", invlpg_drops_what_is_only_read);
     g_test_add_func("/t0/tlb/cr3", cr3_leaves_what_is_global);
     g_test_add_func("/t0/tlb/global_changes", a_page_changes_its_being_global);
     g_test_add_func("/t0/tlb/drop_writes", writes_are_dropped_at_every_address);

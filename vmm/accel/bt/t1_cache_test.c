@@ -166,6 +166,24 @@ T0_TEST_ASM(
     "1: mov %rdx, %rbx\n 2: dec %rbx\n mov 0x80000(,%rbx,8), %rdi\n call *%rdi\n"
     "test %rbx, %rbx\n jnz 2b\n dec %ecx\n jnz 1b\n hlt");
 
+/* Translations and blocks know each other; dead ones do not. */
+static void check_translations(struct t0_test *t)
+{
+    struct t0_cpu *c = t->vcpu->accel;
+    const struct t1_core *t1 = core_of(t);
+    for (unsigned i = 0; i < t1->nb_regions; i++) {
+        const struct t1_region *r = &t1->region[i];
+        uint32_t last = i == t1->current ? t1->nb_trans : r->nb_trans;
+        for (uint32_t k = r->first_trans + 1; k <= last; k++) {
+            if (t1->trans[k].block) {
+                const struct t0_block *b = t1_block_at(c, t1->trans[k].block);
+                g_assert_cmpuint(b->t1, ==, k);
+                g_assert_false(b->flags & T0_BLOCK_DEAD);
+            }
+        }
+    }
+}
+
 static void run_web(struct web *w, unsigned nb)
 {
     uint32_t want = 0;
@@ -182,6 +200,7 @@ static void run_web(struct web *w, unsigned nb)
     w->t->s.gpr[X86_RDX] = nb;
     RUN(w->t);
     g_assert_cmphex(w->t->s.gpr[X86_RAX], ==, want);
+    check_translations(w->t);
 }
 
 static void links_between_what_goes_and_what_stays(void)
