@@ -9,6 +9,8 @@
 
 /* A hash by place and a list by use, newest first. */
 
+enum { SECTOR = 512 };
+
 struct pages {
     struct blk *file;
     uint32_t bytes;
@@ -51,18 +53,14 @@ static void push_newest(struct pages *p, struct page *pg)
     p->newest = pg;
 }
 
-static bool is_dirty(const struct page *pg)
-{
-    return pg->dirty_from != pg->dirty_to;
-}
-
 static void drop_page(struct pages *p, struct page *pg)
 {
-    p->nb_dirty -= is_dirty(pg);
+    p->nb_dirty -= pg->dirty;
     unlink_page(p, pg);
     g_hash_table_remove(p->by_offset, &pg->offset);
     p->count--;
     g_free(pg->data);
+    g_free(pg->spans);
     g_free(pg);
 }
 
@@ -97,7 +95,7 @@ static int make_room(struct pages *p)
     if (p->count < p->max) {
         return 0;
     }
-    if (is_dirty(p->oldest)) {
+    if (p->oldest->dirty) {
         int r = p->on_full ? p->on_full(p->opaque) : pages_write(p);
         if (r < 0) {
             return r;
@@ -126,6 +124,7 @@ static int read_page(struct pages *p, uint64_t at, struct page **ret)
     struct page *pg = g_new0(struct page, 1);
     pg->offset = at;
     pg->data = g_steal_pointer(&data);
+    pg->spans = g_new0(struct page_span, p->bytes / SECTOR);
     g_hash_table_insert(p->by_offset, &pg->offset, pg);
     push_newest(p, pg);
     p->count++;
@@ -148,15 +147,17 @@ void pages_dirty(struct pages *p, uint64_t offset, uint32_t len)
 {
     uint64_t at = ALIGN_DOWN(offset, (uint64_t)p->bytes);
     struct page *pg = find(p, at);
-    uint32_t from = (uint32_t)(offset - at), to = from + len;
-    if (!is_dirty(pg)) {
-        pg->dirty_from = from;
-        pg->dirty_to = to;
-        p->nb_dirty++;
-        return;
+    uint32_t from = (uint32_t)(offset - at), end = from + len;
+    p->nb_dirty += !pg->dirty;
+    pg->dirty = true;
+    while (from < end) {
+        struct page_span *span = &pg->spans[from / SECTOR];
+        uint16_t in = from % SECTOR, to = (uint16_t)MIN(end - from + in, SECTOR);
+        bool fresh = span->from == span->to;
+        span->from = fresh ? in : MIN(span->from, in);
+        span->to = fresh ? to : MAX(span->to, to);
+        from += to - in;
     }
-    pg->dirty_from = MIN(pg->dirty_from, from);
-    pg->dirty_to = MAX(pg->dirty_to, to);
 }
 
 int pages_get_le32(struct pages *p, uint64_t offset, bool cached, uint32_t *ret)
@@ -237,7 +238,7 @@ GPtrArray *pages_changed(struct pages *p)
 {
     GPtrArray *list = g_ptr_array_new();
     for (struct page *pg = p->newest; p->nb_dirty && pg; pg = pg->older) {
-        if (is_dirty(pg)) {
+        if (pg->dirty) {
             g_ptr_array_add(list, pg);
         }
     }
@@ -249,8 +250,30 @@ GPtrArray *pages_changed(struct pages *p)
 
 void pages_clean(struct pages *p, struct page *page)
 {
-    p->nb_dirty -= is_dirty(page);
-    page->dirty_from = page->dirty_to = 0;
+    p->nb_dirty -= page->dirty;
+    page->dirty = false;
+    memset(page->spans, 0, p->bytes / SECTOR * sizeof(page->spans[0]));
+}
+
+/* Each run of changed bytes, across sectors where it goes on. */
+static int write_page(struct pages *p, const struct page *pg)
+{
+    uint32_t sectors = p->bytes / SECTOR;
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < sectors; i++) {
+        const struct page_span *s = pg->spans;
+        uint32_t from = i * SECTOR + s[i].from;
+        if (s[i].from == s[i].to) {
+            continue;
+        }
+        while (s[i].to == SECTOR && i + 1 < sectors && s[i + 1].from == 0 &&
+               s[i + 1].to > 0) {
+            i++;
+        }
+        uint32_t len = i * SECTOR + s[i].to - from;
+        r = blk_pwrite(p->file, pg->offset + from, pg->data + from, len);
+    }
+    return r;
 }
 
 int pages_write(struct pages *p)
@@ -261,11 +284,9 @@ int pages_write(struct pages *p)
     int r = blk_run(p->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
     g_autoptr(GPtrArray) list = pages_changed(p);
     for (unsigned i = 0; r == 0 && i < list->len; i++) {
-        struct page *pg = list->pdata[i];
-        r = blk_pwrite(p->file, pg->offset + pg->dirty_from, pg->data + pg->dirty_from,
-                       pg->dirty_to - pg->dirty_from);
+        r = write_page(p, list->pdata[i]);
         if (r == 0) {
-            pages_clean(p, pg);
+            pages_clean(p, list->pdata[i]);
         }
     }
     return r;

@@ -8,21 +8,29 @@
  * tables lie where they are (vdi, vpc, vmdk, vhdx): a table of any size costs the
  * memory of what is used of it.
  *
- * What is changed is remembered by the byte, so a page may hold something else beside
- * the table: guest data next to it is never written back. All calls with the node's
- * metadata lock held; the plain ones may block.
+ * What is changed is remembered by the sector and the byte, so a page may hold
+ * something else beside tables: guest data next to one, or in the sectors between two,
+ * is never written back. All calls with the node's metadata lock held; the plain ones
+ * may block.
  */
 
 struct pages;
 
+/* Bytes of a sector of 512; equal: nothing was changed. */
+struct page_span {
+    uint16_t from, to;
+};
+
 struct page {
-    uint64_t offset;               /* in the file, a multiple of the page's size */
-    uint32_t dirty_from, dirty_to; /* bytes within; equal: nothing was changed */
+    uint64_t offset; /* in the file, a multiple of the page's size */
+    bool dirty;
+    struct page_span *spans; /* what was changed of each sector */
     uint8_t *data;
     struct page *newer, *older;
 };
 
-/* Pages of @page_bytes (a power of two) of @file, together at most about @max_bytes. */
+/* Pages of @page_bytes (a power of two, 512 or more) of @file, together at most about
+ * @max_bytes. */
 struct pages *pages_new(struct blk *file, uint32_t page_bytes, uint64_t max_bytes);
 
 /* What was changed and not written is lost. NULL is fine. */

@@ -283,13 +283,10 @@ static int qcow_probe(const uint8_t *head, size_t len, const char *filename)
 
 void qcow_new_pages(struct qcow *q)
 {
-    /* Each in one table: what was changed of a page is written as one range, and data
-     * between two tables would go with it. */
-    uint64_t l2_page = MIN(MIN(q->cluster_size, qcow_table_bytes(q)), QCOW_PAGE);
     pages_free(q->l1);
     pages_free(q->l2);
     q->l1 = pages_new(q->file, QCOW_PAGE, CACHE_BYTES);
-    q->l2 = pages_new(q->file, (uint32_t)l2_page, CACHE_BYTES);
+    q->l2 = pages_new(q->file, QCOW_PAGE, CACHE_BYTES);
 }
 
 static bool qcow_open(struct blk *b, json_t *opts, GError **error)
