@@ -112,14 +112,22 @@ struct t1_jitdump;
  * Attention is looked at on backward and on indirect branches (through entry_poll):
  * every loop has one.
  *
+ * What the system does. Exceptions that a translation's instruction raises, SYSCALL,
+ * SYSRET and IRET are T0's work; where they lead is looked up in c->t1.jumps by the C
+ * code that was called, and the translation there is entered without the run loop
+ * (t1_code.c, go_on), unless an interrupt or anything else comes first. String
+ * operations are the host's own on memory that a look in the TLB has found for both of
+ * their ends (t1_string.c). STAC and CLAC are a store to c->tlb. The guest's
+ * time-stamp counter is the host's and c->t1.tsc_add.
+ *
  * Thread: everything here belongs to the vCPU's thread.
  *
  * Files: t1_emit.h an assembler; t1_block.c translation of a block; t1_insn.c of one
- * instruction, t1_simd.c, t1_x87.c and t1_sys.c of those kinds, t1_branch.c of
- * branches; t1_link.c where these lead; t1_mem.c registers and memory, t1_slot.c the
- * slots, t1_run.c pushes and pops; t1_cache.c memory for code; t1_code.c what code
- * calls, and how it is entered; t1_glue.c how it is called; t1_view.c counters and
- * names for perf; t1_lockstep.c a check.
+ * instruction, t1_simd.c, t1_x87.c, t1_string.c and t1_sys.c of those kinds,
+ * t1_branch.c of branches; t1_link.c where these lead; t1_mem.c registers and memory,
+ * t1_slot.c the slots, t1_run.c pushes and pops; t1_cache.c memory for code; t1_code.c
+ * what code calls, and how it is entered; t1_glue.c how it is called; t1_view.c
+ * counters and names for perf; t1_lockstep.c a check.
  */
 
 #define T1_BIAS  52
