@@ -473,8 +473,8 @@ bool blk_set_backing(struct blk *b, const char *name, const char *format,
 {
     const struct blk_amend_ops *ops = amend_ops(b);
     if (!ops || !ops->set_backing) {
-        return error_errno(error, ENOTSUP, "images of type '%s' have no backing file",
-                           blk_get_driver_name(b));
+        return error_msg(error, "%s",
+                         g_strerror(ENOTSUP)); /* as QEMU's users know it */
     }
     blk_drain(b);
     blk_meta_lock(b);
