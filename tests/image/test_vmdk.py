@@ -216,7 +216,7 @@ def descriptor(tmp_path, kind, *lines):
 LINES = [
     'RW 128 FLAT "part" 0', 'RW 128 FLAT "part"', 'RW 128 FLAT "part" x', 'RW 128 FLAT "part" -1',
     'RW 128 FLAT part 0', 'RW x FLAT "part" 0', 'RW 0 FLAT "part" 0', 'RW -5 FLAT "part" 0',
-    'RW 128 NOPE "part" 0', 'RW 128 VMFS "part"', 'RW 128 SPARSE "part"',
+    'RW 128 NOPE "part" 0', 'RW 128 VMFS "part"', 'RW 128 VMFS "part" 0', 'RW 128 VMFS "part" 1', 'RW 128 SPARSE "part"',
     'RW 128 SPARSE "part" 5', 'RW 128 FLAT "none" 0', 'RW 128 FLAT "part" 64', "",
     "x" * 3000, 'RW 128 FLAT "part" 0 more',
 ]
@@ -368,6 +368,9 @@ HEADERS = {
     "capacity-none": (12, le(0, 8)),
     "grain-none": (20, le(0, 8)),
     "grain-huge": (20, le(1 << 22, 8)),
+    "grain-all": (20, le(-1, 8)),
+    "capacity-large": (12, le(0xffffffff, 8)),
+    "table-of-one": (44, le(1, 4)),
     "entries-none": (44, le(0, 4)),
     "entries-many": (44, le(513, 4)),
     "entries-huge": (44, le(-1, 4)),

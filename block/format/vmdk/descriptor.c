@@ -156,11 +156,7 @@ static bool bad_line(const char *line, struct vmdk_line *l, GError **error)
 static bool judge_rest(const char *line, const char *p, struct vmdk_line *l,
                        GError **error)
 {
-    bool flat = g_str_equal(l->type, "FLAT"), vmfs = g_str_equal(l->type, "VMFS");
-    bool ok = true;
-    if (flat || (vmfs && !at_end(p))) {
-        ok = take_number(&p, &l->flat_sector);
-    }
+    bool ok = !g_str_equal(l->type, "FLAT") || take_number(&p, &l->flat_sector);
     return (ok && at_end(p)) || bad_line(line, l, error);
 }
 

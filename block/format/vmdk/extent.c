@@ -121,10 +121,11 @@ static bool judge_kdmv(struct blk *b, struct vmdk_extent *e, const uint8_t *h,
     if (e->gt_entries > 512) {
         return error_msg(error, "L2 table size too big");
     }
-    if (!ck_mul(grain, e->gt_entries, &per_table) || per_table == 0) {
+    if (grain == 0 || e->gt_entries == 0) {
         return error_msg(error, "L1 entry size is invalid");
     }
-    if (!sector_fits(capacity) || !sector_fits(gd) || !sector_fits(overhead)) {
+    if (!ck_mul(grain, e->gt_entries, &per_table) || !sector_fits(capacity) ||
+        !sector_fits(gd) || !sector_fits(overhead)) {
         return error_msg(error, "Invalid granularity, image may be corrupt");
     }
     if (e->file->content_len < overhead * VMDK_SECTOR) {
