@@ -210,6 +210,7 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     struct t0_block *b = t1_block_at(c, ref), *single = (struct t0_block *)t1->single;
     unsigned i = what & T1_INDEX;
     uint32_t generation = t1->generation, drops = t1->t2_drops;
+    uint32_t forgets = t1->forgets;
     t0_fn fn;
     const struct t0_op *op = enter_op(c, b, i, &fn);
     if ((what & T1_ENSURE) && (make_ready(c, what) || (what & T1_TRY))) {
@@ -240,6 +241,7 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     }
     if (unlikely(c->tlb == c->banks[T0_BANK_USER_AC] || generation != t1->generation ||
                  drops != t1->t2_drops || (b->flags & T0_BLOCK_DEAD) ||
+                 ((what & T1_STRICT) && forgets != t1->forgets) ||
                  vcpu_wants_attention(c->vcpu) || (what & T1_ENSURE) ||
                  !make_ready(c, what))) {
         c->insns++;

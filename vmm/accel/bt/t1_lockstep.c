@@ -280,7 +280,13 @@ const struct t0_op *t1_lockstep(struct t0_cpu *c, struct t0_block *b)
         memcpy(l.log[i].t0, l.log[i].host, l.log[i].size);
     }
     put_back(c, &l, rip);
+    if (c->core->t1->t2) {
+        c->core->t1->t2->left_early = false;
+    }
     t1_enter(c, b);
+    if (c->core->t1->t2 && c->core->t1->t2->left_early) {
+        return NULL;
+    }
     if (vcpu_wants_attention(c->vcpu)) {
         return NULL; /* it may have come meanwhile, and the translation left for it */
     }

@@ -248,6 +248,9 @@ struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write, bool align
     bool power = !(size & (size - 1));
     bool small = i->disp < INT32_MAX - room && i->disp > INT32_MIN + room;
     struct t1_mem at;
+    if (t->region && t2_shared_access(t, NULL, size, write, aligned, &at)) {
+        return at;
+    }
     if (power && (size <= 8 || aligned) && i->base == X86_RSP &&
         i->index == X86_REG_NONE && i->addrsize == t1_word(t) && i->seg < X86_FS &&
         !(t1_is_32(t) && i->seg == X86_CS) && small) {

@@ -38,7 +38,9 @@ struct t1_trans {
     uint16_t jump;              /* with T1_JUMPS_ONE: its place there */
     bool t2;                    /* entry and entry_poll are a hot region's */
     bool in_t2;                 /* the block is in some region */
+    bool t2_plain;              /* its region is to check each access */
     uint8_t t2_tried;           /* times it was recorded */
+    uint32_t own_entry;         /* with t2: the translation's own */
     uint32_t t2_samples;        /* times it was met since */
 };
 
@@ -72,6 +74,7 @@ struct t1_core {
     struct t1_used jumps_used[2];
     bool kernel_local;  /* jumps of kernel code hold pages that are not global */
     struct t2_core *t2; /* NULL: no hot regions */
+    uint32_t forgets;   /* counts what the TLB forgot */
     uint32_t t2_drops;  /* counts regions that were dropped */
     uint64_t checked;   /* in lockstep */
     uint64_t steps, branches, resolves, enters, linked;
@@ -123,6 +126,7 @@ static inline struct t1_mem t1_selector(unsigned seg)
  *   NEED_*       the translation goes on with these in the host's registers
  *   ENSURE       bring them there, and do not execute the op
  *   TRY          and go on if that is not possible
+ *   STRICT       leave when the TLB has forgotten anything
  */
 enum {
     T1_INDEX = 0xff,
@@ -130,6 +134,7 @@ enum {
     T1_NEED_X87 = 0x200,
     T1_ENSURE = 0x400,
     T1_TRY = 0x800,
+    T1_STRICT = 0x1000,
     T1_PUSH_RETURN = 0x8000,
 };
 
@@ -207,6 +212,7 @@ struct t1_ctx {
     unsigned oldest;
     bool vec_ready, x87_ready; /* known to be in the host's registers */
     bool lone;                 /* no other vCPU */
+    bool region;               /* of a hot region: t2_shared_access() */
     struct t1_x87 x87;
     struct t1_run runs[T0_BLOCK_MAX_INSNS / 2], *run; /* of the current instruction */
     unsigned nb_runs;
@@ -305,6 +311,14 @@ struct t1_mem t1_probe_slot(struct t1_ctx *t, struct t1_mem at, unsigned size,
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write);
 struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned size,
                                      bool write, bool aligned);
+/* A slot for an access of 1 << @log bytes, whose code begins here and is longer than a
+ * slot: its position, the code's in another mapping. Field @off of it. */
+uint32_t t1_new_slot(struct t1_ctx *t, unsigned log);
+struct t1_mem t1_slot_field(const struct t1_ctx *t, uint32_t slot, size_t off);
+/* In a hot region: an access to the instruction's operand, or to the @stack, that needs
+ * no check, or has one together with others. False: it is like any other. */
+bool t2_shared_access(struct t1_ctx *t, const struct t1_mem *stack, unsigned size,
+                      bool write, bool aligned, struct t1_mem *ret);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
 void t1_put_slot_glue(struct t1_core *t1, struct t1_emit *e);
 void t1_slots_init(struct t0_cpu *c);

@@ -70,8 +70,17 @@ static void forget_group(struct t0_cpu *c, unsigned group)
     }
 }
 
+/* For those who have found out something and have not used it yet. */
+static void tell(struct t0_cpu *c)
+{
+    if (c->core->t1) {
+        c->core->t1->forgets++;
+    }
+}
+
 void t1_slots_forget(struct t0_cpu *c, bool global_too)
 {
+    tell(c);
     forget_stack(c);
     forget_group(c, T1_GROUP_USER);
     forget_group(c, T1_GROUP_LOCAL);
@@ -82,6 +91,7 @@ void t1_slots_forget(struct t0_cpu *c, bool global_too)
 
 void t1_slots_forget_page(struct t0_cpu *c, uint64_t la)
 {
+    tell(c);
     forget_stack(c);
     for (unsigned group = 0; group < T1_NB_GROUPS; group++) {
         forget_bucket(&c->t1.filled[group][la >> 12 & (T1_BUCKETS - 1)]);
@@ -118,8 +128,7 @@ void t1_slots_init(struct t0_cpu *c)
 
 /* --- The check, in line ------------------------------------------------------ */
 
-/* Field @off of the slot at position @slot. */
-static struct t1_mem slot_field(const struct t1_ctx *t, uint32_t slot, size_t off)
+struct t1_mem t1_slot_field(const struct t1_ctx *t, uint32_t slot, size_t off)
 {
     return (struct t1_mem){T1_RIP, T1_NO_REG, 0, (int32_t)(t->t1->size + slot + off)};
 }
@@ -179,8 +188,7 @@ static struct t1_mem put_compare(struct t1_ctx *t, struct t1_refill *r,
     return m;
 }
 
-/* The slot of a site that begins here: the code's position in another mapping. */
-static uint32_t new_slot(struct t1_ctx *t, unsigned log)
+uint32_t t1_new_slot(struct t1_ctx *t, unsigned log)
 {
     _Static_assert(sizeof(struct t1_slot) == 32, "less than the code of an access");
     uint32_t at = t1_pos(&t->e) & ~31u;
@@ -201,7 +209,7 @@ struct t1_mem t1_probe_slot(struct t1_ctx *t, struct t1_mem at, unsigned size,
     struct t1_refill *r = &t->refill[t->nb_refill++];
     unsigned log = (unsigned)__builtin_ctz(size);
     bool any = !aligned && log && (log >= 4 || (t->b->any_sites >> t->index & 1));
-    uint32_t slot = new_slot(t, log);
+    uint32_t slot = t1_new_slot(t, log);
     *r = (struct t1_refill){.at = at,
                             .slot = slot,
                             .log = (uint8_t)log,
@@ -211,10 +219,10 @@ struct t1_mem t1_probe_slot(struct t1_ctx *t, struct t1_mem at, unsigned size,
     if (any) {
         put_pages(&t->e, at, size);
     } else {
-        put_page(&t->e, at, slot_field(t, slot, offsetof(struct t1_slot, mask)));
+        put_page(&t->e, at, t1_slot_field(t, slot, offsetof(struct t1_slot, mask)));
     }
-    return put_compare(t, r, slot_field(t, slot, offsetof(struct t1_slot, expected)),
-                       slot_field(t, slot, offsetof(struct t1_slot, addend)));
+    return put_compare(t, r, t1_slot_field(t, slot, offsetof(struct t1_slot, expected)),
+                       t1_slot_field(t, slot, offsetof(struct t1_slot, addend)));
 }
 
 struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned size,
@@ -239,6 +247,10 @@ struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned si
 
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
 {
+    struct t1_mem m = {t->host[X86_RSP], T1_NO_REG, 0, disp};
+    if (t->region && t2_shared_access(t, &m, size, write, false, &m)) {
+        return m;
+    }
     return t->run ? t1_run_access(t, disp)
                   : t1_probe_stack_operand(t, disp, size, write, false);
 }
@@ -273,7 +285,7 @@ void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
         slow_unless_zero(t);
     }
     if (r->kind != T1_FILL_STACK) {
-        t1_lea(e, T1_RCX, slot_field(t, r->slot, 0));
+        t1_lea(e, T1_RCX, t1_slot_field(t, r->slot, 0));
     }
     t1_call(e, t->t1->glue_fill[t1_is_user(t->b->mode)][r->write][r->log][r->kind]);
     slow_unless_zero(t);

@@ -13,7 +13,8 @@
 #define T2_GUARDS                                                      \
     2u /* targets that an indirect branch is compared with; of more, a \
           table is made */
-#define T2_SAMPLES 2u
+#define T2_SAMPLES   2u
+#define T2_MAX_FAILS 4096u
 
 /* A block of a region. */
 struct t2_node {
@@ -52,7 +53,8 @@ struct t2_region {
         int32_t page;
         uint64_t gpa;
     } pages[T2_MAX_PAGES];
-    bool vec, x87; /* these registers are in the host's throughout */
+    bool vec, x87;  /* these registers are in the host's throughout */
+    uint64_t fails; /* checks of several accesses that left it: t2_group.c */
     struct t2_node node[];
 };
 
@@ -71,6 +73,7 @@ struct t2_core {
     unsigned steps, laps;
     struct t2_region *rec;
     struct t2_next next[T2_MAX_NODES];
+    bool left_early; /* in lockstep: for a check */
     uint64_t nb_recorded, nb_built, nb_killed;
 };
 
@@ -79,6 +82,9 @@ void t2_regs(struct t0_cpu *c, const struct t2_region *r, uint8_t host[X86_NB_GP
 
 /* Translate @r, and lead T1's links to it. False: not possible. */
 bool t2_build(struct t0_cpu *c, const struct t2_region *r);
+
+/* Undo @r, which is freed. */
+void t2_drop(struct t0_cpu *c, struct t2_region *r);
 
 /* For t1_lockstep.c: the region that @b's translation enters, or NULL; *ret_node is
  * where. */

@@ -209,6 +209,14 @@ static bool is_hot(struct t0_cpu *c, struct t0_block *b)
         return false;
     }
     struct t1_trans *tr = &c->core->t1->trans[b->t1];
+    unsigned node;
+    struct t2_region *r = t2_region_at(c, b, &node);
+    if (r && r->fails > T2_MAX_FAILS) {
+        struct t1_trans *head = &c->core->t1->trans[r->node[0].b->t1];
+        head->t2_plain = true;
+        head->t2_tried = 0;
+        t2_drop(c, r);
+    }
     if (tr->t2 || tr->t2_tried == MAX_TRIED) {
         t2_thread_tell(c->core->tvm, false);
         return false;
