@@ -10,7 +10,8 @@ Without arguments: every suite but the long ones. A word is, in this order:
                     suites named have no others)
   a test            of Meson (base), or of pytest (boot/test_power.py::test_x)
   long              the tests marked long, of the suites named beside it or of all
-  mutants           mistakes planted in the software CPU, for the instruction fuzzer
+  mutants           mistakes planted in the software CPU, for the instruction fuzzer and
+                    for the tests of code that changes
 
 --tree asan, --tree tsan: what is run is that tree's, with its sanitizers' reports in
 build/test/reports. A report is a failure, whatever the test says.

@@ -214,7 +214,7 @@ GUEST_TEST(functions_in_another_page_change)
 GUEST_TEST(instructions_over_a_page_boundary_change_in_both_halves)
 {
     for (unsigned before = 1; before < 6; before++) {
-        uint8_t *at = area + 2 * PAGE - before;
+        uint8_t *at = area + 10 * PAGE - before; /* pages with few stores */
         put_constant(at, 0);
         for (uint32_t n = 0; n < 400; n++) {
             volatile uint8_t *byte = at + 1 + n / 4 % 4;

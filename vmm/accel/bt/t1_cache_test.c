@@ -216,6 +216,11 @@ static void links_between_what_goes_and_what_stays(void)
             le32_put(imm, w->value[i]);
             g_assert_cmpint(gmem_write(w->t->vm->gmem, place(i) + 1, imm, 4), ==, 0);
         }
+        /* Nothing is translated before they are dead. */
+        w->t->ram[TABLE - 8] = 0xf4;
+        w->t->s.rip = TABLE - 8;
+        RUN(w->t);
+        check_translations(w->t);
     }
     g_assert_cmpuint(core_of(w->t)->evictions, >, 10);
     g_assert_cmpuint(core_of(w->t)->linked, >, 10000);

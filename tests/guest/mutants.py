@@ -1,0 +1,186 @@
+"""Plant mistakes in what the software CPU does when code changes, and see the tests of
+that find each.
+
+usage: mutants.py [--build FOLDER] [--list] [NAME...]
+
+As tests/insn_fuzz/mutants.py, but for what random instruction sequences do not reach:
+each mutant names who has to find it: a unit test, or a bare-metal guest as
+GUEST:PROCESSORS:OPTIONS of -accel bt. A test that hangs has found it, too.
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests/insn_fuzz"))
+import mutants as base  # noqa: E402
+
+BT = base.BT
+CACHE = ["t1_cache_test"]
+CHECK = ["t0_check_test"]
+CORE = ["t0_core_test"]
+TLB = ["t0_tlb_test"]
+VIEW = ["t1_view_test"]
+SMC = ["smc:1:tier=1,heat=1"]
+SMP = ["smp_code:4:tier=1,heat=1", "smp_memory:4:tier=1,heat=1"]
+SECONDS = 60  # a hung test
+
+# (name, file, text, replacement, tests)
+MUTANTS = [
+    # Eviction.
+    ("evicted_stays_linked", BT + "t1_cache.c", "    t1_unlink_block(c, b);\n    b->t1 = 0;",
+     "    b->t1 = 0;", CACHE),
+    ("evicted_sites_stay_in_lists", BT + "t1_cache.c", "t1_forget_site(c, k);", "(void)k;", CACHE),
+    ("evicted_stays_in_jumps", BT + "t1_cache.c",
+     "t1->generation++; t1_jumps_flush(c, 0); t1_jumps_flush(c, 1);",
+     "t1->generation++;", CACHE),
+    ("evicted_stays_entered", BT + "t1_cache.c", "t1_block_cool(c, b);", "", CACHE),
+    ("dead_is_evicted", BT + "t1_code.c", "c->core->t1->trans[b->t1].block = 0;", "", CACHE),
+    ("list_without_way_back", BT + "t1_link.c", "t1->sites[s->next_in].prev_in = index;", "",
+     CACHE),
+    ("regions_share_sites", BT + "t1_cache.c", "r->first_site = r->nb_sites = t1->size / 64 / n * i;",
+     "r->first_site = r->nb_sites = 0;", CACHE),
+    ("writable_and_executable", BT + "t1_cache.c", "PROT_READ | PROT_EXEC",
+     "PROT_READ | PROT_WRITE | PROT_EXEC", CACHE),
+    # Compared pages.
+    ("last_byte_not_compared", BT + "t0_check.c", "for (; n; n--) {", "for (; n > 1; n--) {", CHECK),
+    ("last_byte_not_compared_inline", BT + "t1_block.c", "for (unsigned off = 0; off < first;) {",
+     "for (unsigned off = 0; off + 1 < first;) {", CHECK),
+    ("second_page_not_compared", BT + "t0_check.c", "(!k->host2 ||", "(1 || !k->host2 ||", CHECK),
+    ("second_page_not_compared_inline", BT + "t1_block.c",
+     "for (unsigned off = 0; off < b->len - first;) {",
+     "for (unsigned off = 0; off + 100 < b->len - first;) {", CHECK),
+    ("not_compared", BT + "t0_check.c", "if (likely(same(check_of(c, b), b))) {",
+     "if (same(check_of(c, b), b) || 1) {", CHECK),
+    ("not_compared_inline", BT + "t1_block.c", "put_check(t, leave);",
+     "if (t->index) { put_check(t, leave); }", CHECK),
+    ("goes_on_after_stores", BT + "t0_decode.c", "(f->checked && may_store(&d->insn[i]))",
+     "(f->checked && may_store(&d->insn[i]) && !stores(&d->insn[i]))", CHECK),
+    ("goes_on_after_string_stores", BT + "t0_decode.c", "dst |= insn->opnd[i].kind == X86_OPND_DST;",
+     "", CHECK),
+    ("checked_for_good", BT + "t0_block.c", "    p->checked = false;\n", "", CHECK),
+    ("protected_too_soon", BT + "t0_check.c", "return PERIOD << MIN(tries, MOST_TRIES);",
+     "return PERIOD;", CHECK),
+    ("never_compared", BT + "t0_check.c", "if (likely(++s->nb < STORES)) {", "if (++s->nb) {", CHECK),
+    ("same_bytes_always", BT + "t0_mmu.c", "if (exchange_keeps(h, v, size)) {",
+     "if (exchange_keeps(h, v, size) || 1) {", CORE),
+    ("same_bytes_never", BT + "t0_mmu.c", "if (exchange_keeps(h, v, size)) {",
+     "if (exchange_keeps(h, v, size) && 0) {", CHECK),
+    ("lines_end_early", BT + "t0_block.c", "(UINT64_MAX >> (63 - end / 64))",
+     "(UINT64_MAX >> (63 - start / 64))", CHECK + CORE),
+    # Stores to code.
+    ("device_tells_nobody", BT + "t0_block.c",
+     "post_range_locked(tvm, UINT64_MAX, NULL, gpa, len, false);", "", CORE),
+    ("others_are_not_told", BT + "t0_block.c", "tell_others(c, gpa, len, false);", "", SMP),
+    ("others_keep_stores", BT + "t0_block.c", "            drop_foreign_writes_locked(c);", ";", SMP),
+    ("waits_for_the_halted", BT + "t0_block.c",
+     "busy |= o != c && o->core->inbox.in_guest && o->core->inbox.drop_writes;",
+     "busy |= o != c && o->core->inbox.drop_writes;", SMP),
+    ("alone_waits_for_the_halted", BT + "t0_block.c",
+     "busy |= o != c && o->core->inbox.in_guest && !o->core->inbox.paused;",
+     "busy |= o != c && !o->core->inbox.paused;", SMP),
+    ("own_block_goes_on", BT + "t0_block.c", "        b->ops[i].fn = op_dead;", ";", CORE),
+    ("second_half_overlaps_nothing", BT + "t0_block.c",
+     "uint64_t start = which ? b->gpa2 : b->gpa;", "uint64_t start = which ? b->gpa2 + 8 : b->gpa;",
+     SMC),
+    # The TLB.
+    ("large_page_stays", BT + "t0_tlb.c", "bool large = large_at(core, la);", "bool large = false;", TLB),
+    ("gib_page_not_noted", BT + "t0_tlb.c",
+     "filter_has(core->large_seen, T0_BIG_FILTER, la >> 30 | UINT64_C(1) << 62)", "false", TLB),
+    ("word_stays_in_summary", BT + "t0_tlb.c", "s->words[i / 4096] &= ~(UINT64_C(1) << (i / 64 % 64));",
+     "", TLB),
+    ("global_is_local", BT + "t0_tlb.c", "        set_remove(&core->local[bank], i);\n    } else {",
+     "        set_add(&core->local[bank], i);\n    } else {", TLB),
+    ("write_survives_drop", BT + "t0_tlb.c", "(core->side[b][i].gpa & PAGE_MASK) == gpa",
+     "core->side[b][i].gpa == gpa", TLB),
+    ("write_side_not_looked_at", BT + "t0_tlb.c",
+     "core->side[b][idx].read == page || core->side[b][idx].write == page",
+     "core->side[b][idx].write == page", TLB),
+    # Views.
+    ("fallbacks_not_counted", BT + "t1_code.c", "    t1->steps++;\n    t1->fallbacks[what >> 16]++;",
+     "    t1->steps++;", VIEW),
+    ("bank_of_misses", BT + "t0_tlb.c", "core->n.fills[bank]++;", "core->n.fills[0]++;", VIEW),
+    ("jitdump_of_half_a_name", BT + "t1_view.c", "size_t name_size = strlen(name) + 1;",
+     "size_t name_size = strlen(name);", VIEW),
+    ("one_insn_is_many", BT + "bt_options.c", "t->one_insn ? 1 : T0_BLOCK_MAX_INSNS",
+     "t->one_insn ? 2 : T0_BLOCK_MAX_INSNS", VIEW),
+]
+
+
+def program(objects, test):
+    """The command line of @test, and what is to be built for it."""
+    if ":" not in test:
+        target = f"vmm/accel/bt/{test}"
+        return [str(objects / target)], [target]
+    guest, cpus, options = test.split(":")
+    target = f"tests/guest/{guest}.elf"
+    argv = [str(objects / "cmd/lodge-vmm"), "-M", "microvm", "-accel", f"bt,{options}", "-cpu",
+            "max", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot", "-serial",
+            "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-smp", cpus,
+            "-append", f"cpus={cpus}", "-device", "virtio-rng-device", "-kernel",
+            str(objects / target)]
+    return argv, ["cmd/lodge-vmm", target]
+
+
+def run_tests(objects, tests):
+    """('caught', why), ('missed', '') or ('does not build', why)."""
+    for test in tests:
+        argv, targets = program(objects, test)
+        done = base.run(["ninja", "-C", str(objects), *targets])
+        if done.returncode:
+            return "does not build", done.stdout[-1500:]
+        passes = 33 if ":" in test else 0
+        try:
+            done = base.run(argv, timeout=SECONDS, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            return "caught", f"{test}: did not come back"
+        if done.returncode != passes:
+            why = [line for line in done.stdout.splitlines()
+                   if line.startswith(("not ok", "Bail out", "#  ", "lodge-vmm:"))]
+            return "caught", f"{test}: {(why or ['ended with ' + str(done.returncode)])[0]}"
+    return "missed", ""
+
+
+def try_mutant(tree, objects, mutant):
+    what = base.resolve(tree, mutant[:4])
+    if isinstance(what, str):
+        return "stale", what
+    path, text, mutated = what
+    path.write_text(mutated)
+    try:
+        return run_tests(objects, mutant[4])
+    finally:
+        path.write_text(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/mutants")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    mutants = [m for m in MUTANTS if not args.names or m[0] in args.names]
+    if args.list:
+        print("\n".join(m[0] for m in mutants))
+        return 0
+    tree, objects = base.prepare(args.build)
+    verdict, detail = run_tests(objects, sorted({t for m in mutants for t in m[4]}))
+    if verdict != "missed":
+        sys.exit(f"without any mutant: {verdict}: {detail}")
+    bad = []
+    for mutant in mutants:
+        start = time.monotonic()
+        verdict, detail = try_mutant(tree, objects, mutant)
+        print(f"{verdict:8} {mutant[0]:32} {time.monotonic() - start:5.0f} s  {detail}", flush=True)
+        if verdict != "caught":
+            bad.append(mutant[0])
+    if bad:
+        print(f"not caught: {' '.join(bad)}")
+    print(f"{len(mutants) - len(bad)} of {len(mutants)} caught")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
