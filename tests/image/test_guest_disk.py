@@ -1,4 +1,4 @@
-"""A guest on a qcow2 disk: what it wrote is in the image, which QEMU finds sound."""
+"""A guest on disks with a format: what it wrote is in the image, which QEMU finds sound."""
 import hashlib
 
 import assets
@@ -24,3 +24,22 @@ def test_a_guest_lives_on_qcow2(tmp_path, make_guest, options):
     run(QEMU_IMG, "convert", "-O", "raw", top, back)
     a, b = (assets.image_read(back, f"/f{i}") for i in (1, 2))
     assert hashlib.sha256(a + b).hexdigest() in assets.image_read(back, "/sum").decode()
+
+
+@pytest.mark.parametrize("fmt,options", [
+    ("vdi", "static=off"), ("vpc", "force_size=on"), ("vmdk", "zeroed_grain=on"),
+    ("vmdk", "subformat=twoGbMaxExtentSparse"), ("vhdx", "block_size=1M")])
+def test_a_guest_lives_on_others_formats(tmp_path, make_guest, fmt, options):
+    guest = make_guest("dd if=/dev/urandom of=/f bs=64k count=40 2>/dev/null; sync\n"
+                       "dd if=/dev/urandom of=/f bs=4k count=9 seek=77 conv=notrunc 2>/dev/null\n"
+                       "sha256sum < /f > /sum; sync")
+    image, back = tmp_path / f"root.{fmt}", tmp_path / "back.raw"
+    run(IMG, "convert", "-O", fmt, "-o", options, guest.image, image)
+    vm = guest.start(root={"file": image, "format": fmt})
+    assert vm.wait(240) == 0, vm.errors
+    assert "lodge: script ended with 0" in vm.serial
+    if fmt != "vpc":  # has no check
+        check(QEMU_IMG, image)
+    run(QEMU_IMG, "convert", "-f", fmt, "-O", "raw", image, back)
+    content = assets.image_read(back, "/f")
+    assert hashlib.sha256(content).hexdigest() in assets.image_read(back, "/sum").decode()
