@@ -459,31 +459,33 @@ GUEST_TEST(every_loop_is_interrupted)
 /* --- What functions begin and end with ----------------------------------------------
  */
 
-/* Each of the instructions is one byte. */
+/* Each of the instructions is one byte. The access before them makes the page known. */
 extern const uint8_t user_pushes_start[], user_pops_start[];
 
 static USER_CODE void user_pushes(void *stack)
 {
     __asm__ volatile("mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
                      "mov $1, %%eax; mov $2, %%ebx; mov $3, %%ecx; mov $4, %%edx\n"
+                     "mov (%%rsp), %%r9; mov %%r9, (%%rsp)\n"
                      "user_pushes_start:\n"
                      "push %%rax; push %%rbx; push %%rcx; push %%rdx; push %%rdi\n"
                      "mov %%r8, %%rsp"
                      :
                      : "D"(stack)
-                     : "rax", "rbx", "rcx", "rdx", "r8", "memory");
+                     : "rax", "rbx", "rcx", "rdx", "r8", "r9", "memory");
 }
 
 static USER_CODE void user_pops(void *stack)
 {
     __asm__ volatile("mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
                      "xor %%eax, %%eax; xor %%ebx, %%ebx; xor %%ecx, %%ecx\n"
+                     "mov -8(%%rsp), %%r9\n"
                      "user_pops_start:\n"
                      "pop %%rax; pop %%rbx; pop %%rcx; pop %%rdx; pop %%rdi\n"
                      "mov %%r8, %%rsp"
                      :
                      : "D"(stack)
-                     : "rax", "rbx", "rcx", "rdx", "r8", "memory");
+                     : "rax", "rbx", "rcx", "rdx", "r8", "r9", "memory");
 }
 
 static void map_for_user(unsigned i, unsigned to, bool present)

@@ -230,14 +230,6 @@ T1_MUTANTS = [
      "    t1_store(e, T1_FIELD(t1.page_base), T1_S1);\n", ""),
     ("slow_call_does_all", BT + "t1_block.c", "t->cur->what |= T1_PUSH_RETURN;", ""),
     # Pushes and pops that are checked together.
-    ("run_looks_at_one_end", BT + "t1_run.c",
-     "put_page_number(t, T1_S2, r->write ? -1 : size - 1);",
-     "put_page_number(t, T1_S2, r->write ? -size : 0);"),
-    ("run_over_a_changed_stack_pointer", BT + "t1_run.c",
-     "return i->opnd[0].kind == X86_OPND_REG && i->opnd[0].reg != X86_RSP;\n",
-     "return i->opnd[0].kind == X86_OPND_REG;\n"),
-    ("run_loses_the_addend", BT + "t1_run.c",
-     "if (t->run->addend_at != t1_pos(&t->e)) {", "if (!t->run->addend_at) {"),
     ("careful_run_forgets_its_end", BT + "t1_run.c", "t1_jmp(&t->e, r->back);",
      "t1_jmp(&t->e, r->from + 4);"),
     # Slow paths and state.
