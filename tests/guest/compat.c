@@ -85,24 +85,26 @@ GUEST_TEST(upper_halves_of_registers_do_not_reach_32_bit_code)
 {
     volatile uint32_t *high = (volatile uint32_t *)(WINDOW + LOW);
     *guest_pte(LOW_PAGE) = (uint64_t)guest_page(3) | PTE_P | PTE_W;
+    *guest_pte(LOW_PAGE + 1) = (uint64_t)guest_page(4) | PTE_P | PTE_W;
     for (unsigned i = 0; i < 6; i++) {
-        high[0x40] = 0x2222 + i; /* also into the TLB */
-        high[0x41] = 0x3333;
         LOW32(0x100) = 0x1111 + i;
         LOW32(0x104) = 0;
         LOW32(0x108) = 0x4444 + i;
+        LOW32(0x1ff8) = 0;
+        high[0x40] = 0x2222 + i; /* the last one looked at, in the TLB */
+        high[0x41] = 0x3333;
         start(low_and_stack);
         frame.gpr[EBX] = WINDOW + LOW + 0x100;
         frame.gpr[ESI] = UINT64_C(0x4000000000000000);
-        frame.gpr[ESP] = WINDOW + LOW + 0x1000;
+        frame.gpr[ESP] = WINDOW + LOW + 0x2000;
         go_32();
         CHECK_EQ((uint32_t)frame.gpr[EAX], 0x1111 + i);
         CHECK_EQ((uint32_t)frame.gpr[ECX], 0x1111 + i);
         CHECK_EQ((uint32_t)frame.gpr[EDX], 0x4444 + i);
-        CHECK_EQ((uint32_t)frame.gpr[ESP], LOW + 0x1000);
+        CHECK_EQ((uint32_t)frame.gpr[ESP], LOW + 0x2000);
         CHECK_EQ(LOW32(0x104), 0x77);
         CHECK_EQ(high[0x41], 0x3333);
-        CHECK_EQ(LOW32(0xff8), 0x1111 + i); /* pushed behind the return address */
+        CHECK_EQ(LOW32(0x1ff8), 0x1111 + i); /* pushed behind the return address */
     }
 }
 
@@ -248,14 +250,18 @@ static bool leave_loop(unsigned vector, uint64_t *f)
 
 CODE32(jump_in, "sti; jmp *%ebx");
 
-/* Four jumps of 1 GiB forwards are a loop, and an interrupt gets out of it. */
+/* Four jumps of about 1 GiB forwards, each to another page of the same low memory, are
+ * a loop, and an interrupt gets out of it. */
 GUEST_TEST(forward_jumps_over_4_gib_are_interrupted)
 {
-    static const uint8_t jump[] = {0xe9, 0xfb, 0xff, 0xff, 0x3f};
-    uint8_t *low = (uint8_t *)(uint64_t)JUMP, kept[sizeof(jump)];
+    uint8_t *low = (uint8_t *)(uint64_t)JUMP, kept[4][5];
     uint64_t old[4];
-    __builtin_memcpy(kept, low, sizeof(jump));
-    __builtin_memcpy(low, jump, sizeof(jump));
+    for (unsigned i = 0; i < 4; i++, low += 4096) {
+        uint32_t by = i < 3 ? 0x40001000 : 0x3fffd000;
+        __builtin_memcpy(kept[i], low, 5);
+        low[0] = 0xe9;
+        *(volatile uint32_t *)(low + 1) = by - 5;
+    }
     for (unsigned i = 1; i < 4; i++) {
         old[i] = directory(i)[0];
         directory(i)[0] = PTE_P | PTE_W | PTE_PS;
@@ -278,6 +284,9 @@ GUEST_TEST(forward_jumps_over_4_gib_are_interrupted)
     for (unsigned i = 1; i < 4; i++) {
         directory(i)[0] = old[i];
     }
-    __builtin_memcpy(low, kept, sizeof(jump));
+    for (unsigned i = 4; i-- > 0;) {
+        low -= 4096;
+        __builtin_memcpy(low, kept[i], 5);
+    }
     guest_flush_tlb();
 }
