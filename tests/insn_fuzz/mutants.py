@@ -3,7 +3,8 @@
 usage: mutants.py [--tier N] [--count N] [--build FOLDER] [--list] [NAME...]
 
 Every mutant is one text replaced by another in one file of a copy of the source
-tree; only what changed is built again. --tier 1 has mistakes of the translator. A
+tree; only what changed is built again. --tier 1 has mistakes of the translator, --tier 2
+of hot regions. A
 mutant is caught when insn-fuzz, with seed 1, finds a difference (or its worker dies)
 within N sequences (default 1000000). Prints a line per mutant and fails when one is
 missed, or when a text is not there exactly once: then the tables below are to be
@@ -318,7 +319,54 @@ T1_MUTANTS = [
      "if (p.reg_gpr && (p.reg_gpr->access & X86_ACC_W) && reg == T1_RCX) {", "if (0) {"),
 ]
 
-TIERS = [MUTANTS, T1_MUTANTS]
+# Of hot regions. What they share with blocks is T1's.
+T2_MUTANTS = [
+    ("way_out_keeps_registers", BT + "t2_build.c",
+     """    t1_set_rel32(&t->e, o->from, t1_pos(&t->e));
+    exchange(u, false, 0);
+""", """    t1_set_rel32(&t->e, o->from, t1_pos(&t->e));
+"""),
+    ("way_in_keeps_registers", BT + "t2_build.c", "    exchange(u, true, 0);\n", ""),
+    ("slow_path_keeps_registers", BT + "t2_build.c",
+     """        t1_call(e, u->put_home);
+    }
+    move_base(u, u->n->page);
+""", """        t1_call(e, u->put_back);
+    }
+    move_base(u, u->n->page);
+"""),
+    ("slow_path_of_another_page", BT + "t2_build.c",
+     """    move_base(u, u->n->page);
+    t1_mov_ri(e, T1_RCX, (uint8_t *)t->b - t->c->core->arena);
+""", """    t1_mov_ri(e, T1_RCX, (uint8_t *)t->b - t->c->core->arena);
+"""),
+    ("branch_inverted_twice", BT + "t2_branch.c", "lead(u, t1_jcc(&t->e, cc ^ 1, 0), next);",
+     "lead(u, t1_jcc(&t->e, cc, 0), next);"),
+    ("return_guard_of_any_target", BT + "t2_branch.c",
+     "    t1_not(e, T1_RCX);\n    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 1});\n"
+     "    return t1_jrcxz(e);",
+     "    t1_mov_ri(e, T1_RCX, 0);\n    return t1_jrcxz(e);"),
+    ("return_leaves_the_stack", BT + "t2_branch.c", "T1_NO_REG, 0, 8 + more}", "T1_NO_REG, 0, more}"),
+    ("register_lent_though_used", BT + "t2_regs.c", "bool gives = !u->weight[r] ||",
+     "bool gives = u->weight[r] < 2 ||"),
+    ("fixed_register_moves", BT + "t2_regs.c", "(!(u->fixed >> r & 1) && !(own >> r & 1));",
+     "!(u->fixed >> r & 1);"),
+    ("vectors_not_made_ready", BT + "t2_build.c", "        make_ready(u, T1_NEED_VEC, 0);\n", ""),
+    ("group_checks_its_first_byte", BT + "t2_group.c", "plus(at, g->hi - 1 - a->off)",
+     "plus(at, g->lo - a->off)"),
+    ("group_checked_for_reading", BT + "t2_group.c", ".write = g->write,", ".write = false,"),
+    ("group_over_a_changed_register", BT + "t2_group.c",
+     "        if (o->kind == X86_OPND_REG && (o->access & X86_ACC_W)) {",
+     "        if (0) {"),
+    ("group_loses_a_constant", BT + "t2_group.c",
+     "        p->reg[insn->opnd[0].reg].delta += n;\n", ""),
+    ("group_without_alignment", BT + "t2_group.c", "    if (aligned) {", "    if (0) {"),
+    ("group_leaves_an_instruction_late", BT + "t2_build.c",
+     "t->b->ops[insn].start, false, &stub);", "t->b->ops[insn].next, false, &stub);"),
+    ("kill_not_noticed", BT + "t2_region.c", "    t1->t2_drops++;\n", ""),
+]
+
+TIERS = [MUTANTS, T1_MUTANTS, T2_MUTANTS]
 
 
 def places(text, old):

@@ -120,6 +120,9 @@ struct t1_jitdump;
  * their ends (t1_string.c). STAC and CLAC are a store to c->tlb. The guest's
  * time-stamp counter is the host's and c->t1.tsc_add.
  *
+ * Hot loops become larger translations with the same rules, where tier=2 wants it:
+ * t2.h.
+ *
  * Thread: everything here belongs to the vCPU's thread.
  *
  * Files: t1_emit.h an assembler; t1_block.c translation of a block; t1_insn.c of one

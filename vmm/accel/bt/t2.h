@@ -29,7 +29,12 @@ struct t0_block;
  *     way out     the other way round
  *
  * Branches between its blocks are jumps, or nothing when the blocks follow each other.
- * A return, and an indirect branch, compares its target with those that were recorded.
+ * A return, and an indirect branch, compares its target with those that were recorded,
+ * or looks it up in a table of the region's own when these are many.
+ *
+ * Memory. Accesses through the same registers to nearby places share a check of their
+ * page: t2_group.c.
+ *
  * page_base is that of the head's page throughout; the other pages of the region are
  * looked up in the instruction TLB on the way in, and nothing that a region executes
  * can change them.
@@ -57,8 +62,10 @@ struct t0_block;
  *
  * Thread: the vCPU's, but for t2_thread_*().
  *
- * Files: t2_record.c which blocks; t2_regs.c registers; t2_build.c translation;
- * t2_thread.c the thread.
+ * Files: t2_record.c which blocks, t2_thread.c the thread that samples; t2_shape.c
+ * their order, t2_regs.c registers; t2_build.c translation, t2_branch.c of branches,
+ * t2_group.c of accesses to one page; t2_region.c the end of a region, and what
+ * lockstep asks.
  */
 
 /* Memory of one vCPU. */
