@@ -347,8 +347,6 @@ T2_MUTANTS = [
      "    return t1_jrcxz(e);",
      "    t1_mov_ri(e, T1_RCX, 0);\n    return t1_jrcxz(e);"),
     ("return_leaves_the_stack", BT + "t2_branch.c", "T1_NO_REG, 0, 8 + more}", "T1_NO_REG, 0, more}"),
-    ("register_lent_though_used", BT + "t2_regs.c", "bool gives = !u->weight[r] ||",
-     "bool gives = u->weight[r] < 2 ||"),
     ("fixed_register_moves", BT + "t2_regs.c", "(!(u->fixed >> r & 1) && !(own >> r & 1));",
      "!(u->fixed >> r & 1);"),
     ("vectors_not_made_ready", BT + "t2_build.c", "        make_ready(u, T1_NEED_VEC, 0);\n", ""),

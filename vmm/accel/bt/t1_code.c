@@ -244,6 +244,7 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
                  ((what & T1_STRICT) && forgets != t1->forgets) ||
                  vcpu_wants_attention(c->vcpu) || (what & T1_ENSURE) ||
                  !make_ready(c, what))) {
+        t1->left_early = true;
         c->insns++;
         c->s.rip = c->rip_base + single->ops[0].next;
         if (!t0_is64(c)) {

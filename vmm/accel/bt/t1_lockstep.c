@@ -280,14 +280,9 @@ const struct t0_op *t1_lockstep(struct t0_cpu *c, struct t0_block *b)
         memcpy(l.log[i].t0, l.log[i].host, l.log[i].size);
     }
     put_back(c, &l, rip);
-    if (c->core->t1->t2) {
-        c->core->t1->t2->left_early = false;
-    }
+    c->core->t1->left_early = false;
     t1_enter(c, b);
-    if (c->core->t1->t2 && c->core->t1->t2->left_early) {
-        return NULL;
-    }
-    if (vcpu_wants_attention(c->vcpu)) {
+    if (c->core->t1->left_early || vcpu_wants_attention(c->vcpu)) {
         return NULL; /* it may have come meanwhile, and the translation left for it */
     }
     take(c, &l.t1);

@@ -75,6 +75,7 @@ struct t1_core {
     bool kernel_local;  /* jumps of kernel code hold pages that are not global */
     struct t2_core *t2; /* NULL: no hot regions */
     uint32_t forgets;   /* counts what the TLB forgot */
+    bool left_early;    /* a translation, for a reason that T0 has not */
     uint32_t t2_drops;  /* counts regions that were dropped */
     uint64_t checked;   /* in lockstep */
     uint64_t steps, branches, resolves, enters, linked;

@@ -256,7 +256,7 @@ static void put_leave(struct t2_build *u, unsigned insn)
     const struct t1_trans *tr = &t->t1->trans[t->b->t1];
     struct t1_stub stub;
     if (u->lockstep) {
-        t1_mov_ri(e, T1_S2, (int64_t)(uintptr_t)&t->t1->t2->left_early);
+        t1_mov_ri(e, T1_S2, (int64_t)(uintptr_t)&t->t1->left_early);
         t1_op_mem(e, &(struct t1_enc){.opcode = 0xc6}, 0,
                   (struct t1_mem){T1_S2, T1_NO_REG, 0, 0});
         t1_u8(e, 1);

@@ -73,7 +73,6 @@ struct t2_core {
     unsigned steps, laps;
     struct t2_region *rec;
     struct t2_next next[T2_MAX_NODES];
-    bool left_early; /* in lockstep: for a check */
     uint64_t nb_recorded, nb_built, nb_killed;
 };
 
