@@ -347,8 +347,6 @@ T2_MUTANTS = [
      "    return t1_jrcxz(e);",
      "    t1_mov_ri(e, T1_RCX, 0);\n    return t1_jrcxz(e);"),
     ("return_leaves_the_stack", BT + "t2_branch.c", "T1_NO_REG, 0, 8 + more}", "T1_NO_REG, 0, more}"),
-    ("fixed_register_moves", BT + "t2_regs.c", "(!(u->fixed >> r & 1) && !(own >> r & 1));",
-     "!(u->fixed >> r & 1);"),
     ("vectors_not_made_ready", BT + "t2_build.c", "        make_ready(u, T1_NEED_VEC, 0);\n", ""),
     ("group_checks_its_first_byte", BT + "t2_group.c", "plus(at, g->hi - 1 - a->off)",
      "plus(at, g->lo - a->off)"),
@@ -361,7 +359,6 @@ T2_MUTANTS = [
     ("group_without_alignment", BT + "t2_group.c", "    if (aligned) {", "    if (0) {"),
     ("group_leaves_an_instruction_late", BT + "t2_build.c",
      "t->b->ops[insn].start, false, &stub);", "t->b->ops[insn].next, false, &stub);"),
-    ("kill_not_noticed", BT + "t2_region.c", "    t1->t2_drops++;\n", ""),
 ]
 
 TIERS = [MUTANTS, T1_MUTANTS, T2_MUTANTS]
