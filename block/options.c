@@ -213,7 +213,7 @@ static void move_dotted(json_t *flat, json_t *tree)
     json_t *value;
     json_object_foreach_safe(flat, tmp, key, value)
     {
-        if (g_str_has_prefix(key, "file.") || g_str_has_prefix(key, "cache.")) {
+        if (strchr(key, '.')) {
             json_object_set_nocheck(tree, key, value);
             json_object_del(flat, key);
         }
@@ -225,15 +225,11 @@ static bool drive_into(json_t *flat, json_t *tree, GError **error)
     static const struct {
         const char *key, *to;
     } moves[] = {
-        {"format", "driver"},
-        {"discard", "discard"},
-        {"readonly", "read-only"},
-        {"read-only", "read-only"},
-        {"node-name", "node-name"},
-        {"detect-zeroes", "detect-zeroes"},
-        {"force-share", "force-share"},
-        {"file", "file.filename"},
-        {"aio", "file.aio"},
+        {"format", "driver"},           {"discard", "discard"},
+        {"readonly", "read-only"},      {"read-only", "read-only"},
+        {"node-name", "node-name"},     {"detect-zeroes", "detect-zeroes"},
+        {"force-share", "force-share"}, {"key-secret", "key-secret"},
+        {"file", "file.filename"},      {"aio", "file.aio"},
         {"locking", "file.locking"},
     };
     const char *snapshot = blk_opt_str(flat, "snapshot", "off");

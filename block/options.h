@@ -30,10 +30,11 @@ json_t *blk_options_from_blockdev(const char *text, GError **error);
 /*
  * The block part of -drive: takes out of @flat (as blk_options_parse() makes it) the
  * keys file, format, readonly, read-only, cache, discard, detect-zeroes, aio, locking,
- * force-share, snapshot=off and everything with "file." or "cache." in front, and makes
- * the tree. What remains in @flat (if, id, index, media, serial, werror...) is for the
- * device side. NULL with @error for a bad value: cache is none, writeback,
- * writethrough, directsync or unsafe; aio=native and snapshot=on are refused.
+ * force-share, key-secret, snapshot=off and everything with a dot (file.locking,
+ * encrypt.key-secret...), and makes the tree. What remains in @flat (if, id, index,
+ * media, serial, werror...) is for the device side. NULL with @error for a bad value:
+ * cache is none, writeback, writethrough, directsync or unsafe; aio=native and
+ * snapshot=on are refused.
  */
 json_t *blk_options_from_drive(json_t *flat, GError **error);
 

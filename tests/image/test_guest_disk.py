@@ -43,3 +43,26 @@ def test_a_guest_lives_on_others_formats(tmp_path, make_guest, fmt, options):
     run(QEMU_IMG, "convert", "-f", fmt, "-O", "raw", image, back)
     content = assets.image_read(back, "/f")
     assert hashlib.sha256(content).hexdigest() in assets.image_read(back, "/sum").decode()
+
+
+@pytest.mark.parametrize("fmt,options,key", [
+    ("luks", "key-secret=sec0,iter-time=10", "key-secret"),
+    ("qcow2", "encrypt.format=luks,encrypt.key-secret=sec0,encrypt.iter-time=10",
+     "encrypt.key-secret")])
+def test_a_guest_lives_on_an_encrypted_disk(tmp_path, make_guest, fmt, options, key):
+    guest = make_guest("dd if=/dev/urandom of=/f bs=64k count=40 2>/dev/null; sync\n"
+                       "echo a word in the clear > /word; sha256sum < /f > /sum; sync")
+    image, back = tmp_path / f"root.{fmt}", tmp_path / "back.raw"
+    secret = ("secret,id=sec0,file=" + str(tmp_path / "passphrase"))
+    (tmp_path / "passphrase").write_text("not to be guessed")
+    run(IMG, "convert", "--object", secret, "-O", fmt, "-o", options, guest.image, image)
+    vm = guest.start("-object", secret, root={"file": image, "format": fmt, key: "sec0"})
+    assert vm.wait(240) == 0, vm.errors
+    assert "lodge: script ended with 0" in vm.serial
+    assert b"a word in the clear" not in image.read_bytes()
+    run(QEMU_IMG, "convert", "--object", secret, "-O", "raw", "--image-opts",
+        f"driver={fmt},{key}=sec0,file.filename={image}", back)
+    content = assets.image_read(back, "/f")
+    assert hashlib.sha256(content).hexdigest() in assets.image_read(back, "/sum").decode()
+    vm = guest.start(root={"file": image, "format": fmt})
+    assert vm.wait(60) == 1 and f"Parameter '{key}' is required for cipher" in vm.errors

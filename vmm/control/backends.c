@@ -27,6 +27,7 @@ struct serial_dev {
 
 struct backends {
     const struct vmm_config *config;
+    const struct secrets *secrets;
     GPtrArray *images;   /* struct image *, in the order they are opened */
     GPtrArray *chardevs; /* struct serial_dev * */
     char *serial_ids[BOARD_SERIALS];
@@ -381,6 +382,7 @@ static bool open_image(struct backends *b, struct image *im, struct loop *loop,
         .find_node = find_node,
         .warn = warn,
         .opaque = b,
+        .secrets = b->secrets,
     };
 
     im->blk = blk_open(&args, im->tree, error);
@@ -401,8 +403,10 @@ static bool open_chardev(struct serial_dev *s, struct loop *loop, GError **error
     return true;
 }
 
-bool backends_open(struct backends *b, struct loop *loop, GError **error)
+bool backends_open(struct backends *b, struct loop *loop, const struct secrets *secrets,
+                   GError **error)
 {
+    b->secrets = secrets;
     for (guint i = 0; i < b->images->len; i++) {
         struct image *im = b->images->pdata[i];
 

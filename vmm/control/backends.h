@@ -13,6 +13,7 @@ struct backends;
 struct blk;
 struct chardev;
 struct loop;
+struct secrets;
 
 /*
  * The host's side of a VM: chardevs and disk images by their ids, and who uses them.
@@ -32,8 +33,10 @@ void backends_free(struct backends *b);
 /* Answers for devices that are only being checked: whether an id is there. */
 struct device_resolver backends_checker(struct backends *b);
 
-/* Open the images, then the chardevs, which may wait for a client. */
-bool backends_open(struct backends *b, struct loop *loop, GError **error);
+/* Open the images, then the chardevs, which may wait for a client. @secrets outlives
+ * them. */
+bool backends_open(struct backends *b, struct loop *loop, const struct secrets *secrets,
+                   GError **error);
 
 /* The serial ports' chardevs, BOARD_SERIALS of them, NULL where there is none. */
 struct chardev *const *backends_serials(const struct backends *b);

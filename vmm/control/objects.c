@@ -11,6 +11,7 @@ static const struct {
 } types[] = {
     {"rng-builtin", "random bytes of the host", false},
     {"rng-random", "the same; filename=/dev/urandom or /dev/random", true},
+    {"secret", "a passphrase: data=TEXT or file=NAME, format=raw|base64", false},
 };
 
 void objects_help(FILE *out)
@@ -39,12 +40,14 @@ static bool check_keys(const json_t *options, bool takes_filename, GError **erro
     return true;
 }
 
-static bool check_object(const json_t *options, GError **error)
+static bool check_object(const json_t *options, struct secrets *secrets, GError **error)
 {
     const char *type = json_string_value(json_object_get(options, "qom-type"));
     const char *names[ARRAY_LEN(types) + 1] = {0};
     const char *near;
 
+    if (g_strcmp0(type, "secret") == 0)
+        return secrets_add(secrets, options, error);
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         names[i] = types[i].name;
         if (g_strcmp0(type, names[i]) == 0)
@@ -73,14 +76,14 @@ static bool take_references(const struct vmm_config *c, GHashTable *ids, GError 
     return true;
 }
 
-bool objects_check(const struct vmm_config *c, GError **error)
+bool objects_check(const struct vmm_config *c, struct secrets *secrets, GError **error)
 {
     g_autoptr(GHashTable) ids = g_hash_table_new(g_str_hash, g_str_equal);
 
     for (guint i = 0; i < c->objects->len; i++) {
         const struct vmm_item *item = c->objects->pdata[i];
         const char *id = json_string_value(json_object_get(item->options, "id"));
-        bool ok = check_object(item->options, error);
+        bool ok = check_object(item->options, secrets, error);
 
         if (ok && !id)
             ok = error_msg(error, "'id' is missing");

@@ -6,15 +6,17 @@
 
 #include <glib.h>
 
+#include "lib/secret/secret.h"
 #include "vmm/control/config.h"
 
 /*
- * -object: back ends without a chardev's or an image's life. There are only sources of
- * randomness, and every device that needs one takes the host's getrandom(); so an
- * object is checked and otherwise nothing but a name. The references that devices make
- * (rng=ID) are checked and taken out of their options.
+ * -object: back ends without a chardev's or an image's life. Secrets go into
+ * @secrets. The others are sources of randomness, and every device that needs one takes
+ * the host's getrandom(); so such an object is checked and otherwise nothing but a
+ * name. The references that devices make (rng=ID) are checked and taken out of their
+ * options.
  */
-bool objects_check(const struct vmm_config *c, GError **error);
+bool objects_check(const struct vmm_config *c, struct secrets *secrets, GError **error);
 
 /* -object help. */
 void objects_help(FILE *out);

@@ -39,6 +39,7 @@ struct vmm {
     char *bios;       /* where -bios was found */
     GArray *fw_files; /* struct board_fw_file */
     struct loop *loop;
+    struct secrets *secrets; /* of -object secret */
     struct backends *backends;
     struct board *board;
     struct vm *vm;
@@ -258,8 +259,9 @@ static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **er
     const struct board_type *board =
         c->machine ? board_type_find(c->machine, error) : board_types[0];
 
+    v->secrets = secrets_new();
     if (!board || !choose_accel(v, accels, error) || !choose_cpu(v, board, error) ||
-        !check_sizes(v, board, error) || !objects_check(c, error))
+        !check_sizes(v, board, error) || !objects_check(c, v->secrets, error))
         return false;
     v->backends = backends_new(c, board, error);
     if (!v->backends || !globals_apply(c, error) || !check_devices(v, error) ||
@@ -300,7 +302,7 @@ static bool make_all(struct vmm *v, GError **error)
     if (!v->loop)
         return false;
     loop_attach(v->loop, NULL);
-    if (!backends_open(v->backends, v->loop, error))
+    if (!backends_open(v->backends, v->loop, v->secrets, error))
         return false;
     vc.loop = v->loop;
     vc.log = v->log;
@@ -423,6 +425,7 @@ void vmm_free(struct vmm *v)
     vm_free(v->vm);
     board_free(v->board);
     backends_free(v->backends);
+    secrets_free(v->secrets);
     loop_free(v->loop);
     vm_log_free(v->log);
     if (v->log_out && v->log_out != stderr)
