@@ -52,10 +52,12 @@ static void loop_with_call_is_one_region(void)
     t0_test_free(t);
 }
 
-/* From the 500th round on 3 is added instead of 1: the store is in the region too. */
+/* From the 500th round on 3 is added instead of 1. The store is in the region too, in
+ * another block, and in each round; most leave the code as it was. */
 T0_TEST_ASM(loop_changes_itself, 64,
-            "mov $1000, %ecx\n xor %eax, %eax\n lea 2f(%rip), %rdi\n"
-            "1: cmp $500, %ecx\n jne 2f\n movb $3, 2(%rdi)\n"
+            "mov $1000, %ecx\n xor %eax, %eax\n lea 2f(%rip), %rdi\n mov $3, %esi\n"
+            "1: mov $1, %edx\n cmp $500, %ecx\n cmovbe %esi, %edx\n"
+            "mov %dl, 2(%rdi)\n jmp 2f\n"
             "2: add $1, %eax\n dec %ecx\n jnz 1b\n hlt");
 
 static void region_is_left_when_its_code_changes(void)
