@@ -354,8 +354,6 @@ T2_MUTANTS = [
     ("group_over_a_changed_register", BT + "t2_group.c",
      "        if (o->kind == X86_OPND_REG && (o->access & X86_ACC_W)) {",
      "        if (0) {"),
-    ("group_loses_a_constant", BT + "t2_group.c",
-     "        p->reg[insn->opnd[0].reg].delta += n;\n", ""),
     ("group_without_alignment", BT + "t2_group.c", "    if (aligned) {", "    if (0) {"),
     ("group_leaves_an_instruction_late", BT + "t2_build.c",
      "t->b->ops[insn].start, false, &stub);", "t->b->ops[insn].next, false, &stub);"),
