@@ -236,6 +236,14 @@ struct t1_hot {
     struct t1_bucket filled[T1_NB_GROUPS][T1_BUCKETS];
 };
 
+/*
+ * A processor takes a load for one of what was stored shortly before when the lower
+ * bits of their addresses are the same, and waits: half of the speed of code that keeps
+ * much in guest registers that live in memory. So what translations load all the time
+ * is not at a multiple of 2 KiB from the guest's registers.
+ */
+#define T0_APART 448
+
 struct t0_cpu {
     /* Hot: what nearly every handler touches. */
     union {
@@ -274,6 +282,7 @@ struct t0_cpu {
     /* Where t0_rmw_begin() puts an operand that cannot be worked on in place. */
     _Alignas(16) uint8_t bounce[16];
 
+    uint8_t apart[T0_APART];
     struct t1_hot t1;
     struct t0_jump_entry jumps[T0_JUMP_SIZE];
     struct t0_itlb_entry itlb[T0_ITLB_SIZE];
@@ -281,6 +290,13 @@ struct t0_cpu {
     /* The rest is t0_priv.h's: block cache, page-walk caches, counters. */
     struct t0_core *core;
 };
+
+#define T0_APART_FROM_GPR(field) (offsetof(struct t0_cpu, field) % 2048)
+_Static_assert(T0_APART_FROM_GPR(t1) >= 256 && T0_APART_FROM_GPR(t1.jumps) > 256 &&
+                   offsetof(struct t0_cpu, gpr) + sizeof(((struct t0_cpu *)0)->gpr) <=
+                       256 &&
+                   T0_APART_FROM_GPR(t1) < T0_APART_FROM_GPR(t1.jumps),
+               "change T0_APART");
 
 /* --- Registers ------------------------------------------------------------- */
 
