@@ -171,9 +171,7 @@ static void look_up(struct t1_ctx *t)
     t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.jump_mask));
     t1_load(e, T1_RCX, entry_at(t, T1_S2, offsetof(struct t1_jump, minus_rip)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
-    uint32_t hit = t1_jrcxz(e);
-    t1_jump_slow(t);
-    t1_here8(e, hit);
+    t1_slow_unless_zero(t);
 }
 
 /* Go to what look_up() found; @offset is the register with its offset in the table. */

@@ -519,14 +519,6 @@ static bool leave(struct t1_ctx *t)
     return true;
 }
 
-/* The slow path unless rcx is 0. */
-static void slow_unless_zero(struct t1_ctx *t)
-{
-    uint32_t fine = t1_jrcxz(&t->e);
-    t1_jump_slow(t);
-    t1_here8(&t->e, fine);
-}
-
 /* The slow path if rcx is 0. */
 static void slow_if_zero(struct t1_ctx *t)
 {
@@ -568,7 +560,7 @@ static bool divide(struct t1_ctx *t)
     } else {
         t1_op_reg(e, &mov, T1_RCX, X86_RDX);
     }
-    slow_unless_zero(t);
+    t1_slow_unless_zero(t);
     t1_op_reg(e, &mov, T1_RCX, by);
     slow_if_zero(t);
     if (is_signed) {

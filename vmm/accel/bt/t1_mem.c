@@ -77,6 +77,13 @@ void t1_jump_slow(struct t1_ctx *t)
     s->from[s->nb++] = t1_jmp(&t->e, 0);
 }
 
+void t1_slow_unless_zero(struct t1_ctx *t)
+{
+    uint32_t zero = t1_jrcxz(&t->e);
+    t1_jump_slow(t);
+    t1_here8(&t->e, zero);
+}
+
 unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
 {
     if (t->host[reg] != T1_MEMORY) {
@@ -185,9 +192,7 @@ static size_t tag_of(bool write)
 /* After the test: rcx is 0 for a hit. */
 static void tlb_end(struct t1_ctx *t)
 {
-    uint32_t hit = t1_jrcxz(&t->e);
-    t1_jump_slow(t);
-    t1_here8(&t->e, hit);
+    t1_slow_unless_zero(t);
     t1_load(&t->e, T1_S2, tlb_field(t, offsetof(struct t0_tlb_entry, addend)));
 }
 

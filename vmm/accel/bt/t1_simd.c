@@ -125,9 +125,7 @@ static bool possible(const struct t1_ctx *t, const struct places *p)
 void t1_check_zero(struct t1_ctx *t, unsigned reg, struct t1_mem mask)
 {
     t1_pext(&t->e, T1_RCX, reg, mask);
-    uint32_t fine = t1_jrcxz(&t->e);
-    t1_jump_slow(t);
-    t1_here8(&t->e, fine);
+    t1_slow_unless_zero(t);
 }
 
 /* Whether the operand has to be aligned to its size. */

@@ -257,13 +257,6 @@ struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool
 
 /* --- Refilling, out of line --------------------------------------------------- */
 
-static void slow_unless_zero(struct t1_ctx *t)
-{
-    uint32_t fine = t1_jrcxz(&t->e);
-    t1_jump_slow(t);
-    t1_here8(&t->e, fine);
-}
-
 /* The address of the access. Only the stack's was not cut to 32 bits before. */
 static void put_address(struct t1_ctx *t, const struct t1_refill *r, unsigned to)
 {
@@ -282,13 +275,13 @@ void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
     put_address(t, r, T1_S2);
     if (r->aligned) {
         t1_pext(e, T1_RCX, T1_S2, t1_field(offsetof(struct t0_cpu, t1.low[r->log])));
-        slow_unless_zero(t);
+        t1_slow_unless_zero(t);
     }
     if (r->kind != T1_FILL_STACK) {
         t1_lea(e, T1_RCX, t1_slot_field(t, r->slot, 0));
     }
     t1_call(e, t->t1->glue_fill[t1_is_user(t->b->mode)][r->write][r->log][r->kind]);
-    slow_unless_zero(t);
+    t1_slow_unless_zero(t);
     if (r->kind == T1_FILL_STACK && t1_is_32(t)) {
         /* r11 is to be added to what has not been cut: += address - (rsp + disp) */
         put_address(t, r, T1_RCX);

@@ -27,13 +27,6 @@ static bool clear_flag(struct t1_ctx *t, struct t1_mem mask)
     return true;
 }
 
-void t1_slow_unless_zero(struct t1_ctx *t)
-{
-    uint32_t fine = t1_jrcxz(&t->e);
-    t1_jump_slow(t);
-    t1_here8(&t->e, fine);
-}
-
 /* STC of a flag in s.rflags: the one that @mask has not. */
 static void set_flag(struct t1_ctx *t, struct t1_mem mask)
 {
