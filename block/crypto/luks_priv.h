@@ -17,7 +17,6 @@
 #define LUKS_FIRST_SLOT 8u   /* sector of the first key material */
 #define LUKS_SLOT_ON    0x00ac71f3u
 #define LUKS_SLOT_OFF   0x0000deadu
-#define LUKS_PLACE      "the LUKS header"
 
 struct luks_slot {
     bool active;

@@ -204,8 +204,6 @@ static bool run(struct convert *c, json_t *opts)
 {
     struct img_progress progress;
     struct blk *backing = blk_get_child(c->target, "backing");
-    const char *prealloc = json_string_value(json_object_get(opts, "preallocation"));
-    bool mapped = prealloc && !g_str_equal(prealloc, "off");
     struct pump p = {
         .im = c->im,
         .sources = c->sources,
@@ -223,7 +221,6 @@ static bool run(struct convert *c, json_t *opts)
         .rate = c->rate,
         .progress = &progress,
     };
-    (void)mapped;
     img_progress_start(&progress, c->progress && !c->im->quiet);
     int r = c->total ? pump_run(&p) : 0;
     if (r == 0) {

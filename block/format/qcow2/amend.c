@@ -115,32 +115,24 @@ static bool begin(struct blk *b, GError **error)
     return r == 0 || error_errno(error, -r, "cannot write the header");
 }
 
-static bool qcow2_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
-                           GError **error)
+static bool resize_bitmaps(struct qcow2 *q, uint64_t length, GError **error)
+{
+    const struct qcow2_bitmap *bad = qcow2_inconsistent_bitmap(q);
+    if (bad) {
+        return error_msg(error,
+                         "Bitmap '%s' is inconsistent and cannot be used\nTry "
+                         "block-dirty-bitmap-remove to delete this bitmap from disk",
+                         bad->name);
+    }
+    int r = qcow2_resize_bitmaps(q, length);
+    return r == 0 || error_errno(error, -r, "Cannot resize the bitmaps");
+}
+
+static bool change_size(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
+                        GError **error)
 {
     struct qcow2 *q = b->priv;
     uint64_t old = q->size, entries = qcow2_l1_entries(q, length);
-    if (q->snapshots->len && q->version < 3) {
-        return error_errno(error, ENOTSUP,
-                           "Can't resize a v2 image which has "
-                           "snapshots");
-    }
-    if (length < old && prealloc != BLK_PREALLOC_OFF) {
-        return error_msg(error, "Preallocation can't be used for shrinking an image");
-    }
-    if (!begin(b, error)) {
-        return false;
-    }
-    int err = qcow2_resize_bitmaps(q, length);
-    if (err < 0) {
-        const struct qcow2_bitmap *bad = qcow2_inconsistent_bitmap(q);
-        return bad ? error_msg(error,
-                               "Bitmap '%s' is inconsistent and cannot be used\nTry "
-                               "block-dirty-bitmap-remove to delete this bitmap from "
-                               "disk",
-                               bad->name)
-                   : error_errno(error, -err, "Cannot resize the bitmaps");
-    }
     if (length < old) {
         if (!drop_tail(q, length, old, error)) {
             return false;
@@ -165,10 +157,34 @@ static bool qcow2_truncate(struct blk *b, uint64_t length, enum blk_prealloc pre
         return error_errno(error, -r, "Failed to update the image size");
     }
     b->content_len = length;
-    if (prealloc != BLK_PREALLOC_OFF && length > old) {
-        return qcow2_preallocate(q, ALIGN_DOWN(old, 512), length, prealloc, error);
-    }
     return true;
+}
+
+static bool qcow2_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
+                           GError **error)
+{
+    struct qcow2 *q = b->priv;
+    uint64_t old = q->size;
+    if (q->snapshots->len && q->version < 3) {
+        return error_errno(error, ENOTSUP,
+                           "Can't resize a v2 image which has "
+                           "snapshots");
+    }
+    if (length < old && prealloc != BLK_PREALLOC_OFF) {
+        return error_msg(error, "Preallocation can't be used for shrinking an image");
+    }
+    if (!begin(b, error)) {
+        return false;
+    }
+    if (!resize_bitmaps(q, length, error)) {
+        return false;
+    }
+    if (!change_size(b, length, prealloc, error)) {
+        qcow2_resize_bitmaps(q, old); /* their tables go by the disk's size */
+        return false;
+    }
+    return prealloc == BLK_PREALLOC_OFF || length <= old ||
+           qcow2_preallocate(q, ALIGN_DOWN(old, 512), length, prealloc, error);
 }
 
 const struct blk_resize_ops qcow2_resize_ops = {.truncate = qcow2_truncate};
