@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 import vm
-from images import IMG, IO
+from images import IMG, IO, QEMU_IMG, run
 
 MEMORY = 1 << 30
 SECONDS = 60
@@ -60,3 +60,16 @@ def attack(image, fmt, places, seed, rounds=16):
     for cut in (0, 1, 511, 512, 1024, 2048, len(good) // 2, len(good) - 1):
         image.write_bytes(good[:cut])
         use(image, fmt)
+
+
+def refused_alike(image, fmt, at, patch):
+    """@patch at byte @at of the image: both tools say the same, and leave it alone."""
+    data = bytearray(image.read_bytes())
+    data[at:at + len(patch)] = patch
+    image.write_bytes(data)
+    for command in ("info", "check", "map"):
+        done = attempt(IMG, command, "-f", fmt, image)
+        theirs = run(QEMU_IMG, command, "-f", fmt, image, ok=False)
+        assert done.returncode == theirs.returncode == 1
+        assert done.stderr.split(": ", 1)[1] == theirs.stderr.split(": ", 1)[1]
+    assert image.read_bytes() == bytes(data)
