@@ -457,11 +457,19 @@ void fz_native_run(const struct fz_mem *mem, struct fz_outcome *ret,
 struct fz_guest;
 struct fz_guest *fz_guest_new(unsigned tier);
 void fz_guest_free(struct fz_guest *g);
-/* @warm: its TLB knows the data and the stack. */
+enum {
+    FZ_WARM = 1,    /* its TLB knows the data and the stack */
+    FZ_NO_JUNK = 2, /* the upper halves of registers are 0 in 32-bit code, too */
+};
+/* @how: of the above. */
 void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcome *ret,
-                  const struct fz_state *from, bool warm);
-/* The tick of the watchdog, from its signal handler. */
+                  const struct fz_state *from, unsigned how);
+/*
+ * The tick of the watchdog, from its signal handler. What counts is the time that the
+ * thread had the processor, since the first tick of a run.
+ */
 #define FZ_TICK_US 20000
+uint64_t fz_cpu_time_ns(void);
 void fz_guest_tick(void);
 void fz_native_set_tick(void (*tick)(void));
 
@@ -473,6 +481,10 @@ enum fz_verdict {
     FZ_SKIPPED, /* cannot be compared: a system call, an endless loop, ... */
 };
 
+/* Clear in @s what is not state: both sides' in fz_compare(). */
+void fz_normalise(const struct fz_case *k, struct fz_state *s);
+/* Whether nothing differs in what is compared. */
+bool fz_equal(const struct fz_outcome *want, const struct fz_outcome *got);
 /* Forgives in @got what may differ. */
 enum fz_verdict fz_compare(const struct fz_case *k, const struct fz_outcome *want,
                            struct fz_outcome *got);

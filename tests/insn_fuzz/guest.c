@@ -42,10 +42,12 @@ struct fz_guest {
     unsigned next_table;
 };
 
-/* For the watchdog. */
+/* For the watchdog. As many instructions as the processor may take: the interpreter is
+ * slower. */
+#define LIMIT_NS UINT64_C(6000000000)
 static struct {
-    struct vcpu *_Atomic vcpu; /* NULL: not running */
-    volatile unsigned ticks;
+    struct vcpu *_Atomic vcpu;       /* NULL: not running */
+    volatile uint64_t first_tick_ns; /* 0: none yet */
 } watched;
 
 static uint64_t new_table(struct fz_guest *g)
@@ -171,6 +173,7 @@ static void make_kernel(struct fz_guest *g)
     put_descriptor(t, &gs32);
     /* No I/O permission bitmap: its offset is beyond the limit. */
     le16_put(t->ram + T0_TEST_TSS + 0x66, 0xffff);
+    memset(t->ram + EXIT_PHYS, 0xcc, FZ_PAGE); /* INT3 */
     for (unsigned i = 0; i < 2; i++) {
         uint8_t *p = t->ram + EXIT_PHYS + (i ? FZ_EXIT32 - FZ_EXIT : 0);
         p[0] = 0xcd;
@@ -324,8 +327,11 @@ static void take_state(struct fz_guest *g, struct fz_state *s)
 void fz_guest_tick(void)
 {
     struct vcpu *v = watched.vcpu;
-    /* As many instructions as the processor may take: the interpreter is slower. */
-    if (v && ++watched.ticks >= 200) {
+    uint64_t now = fz_cpu_time_ns();
+    if (v && !watched.first_tick_ns) {
+        watched.first_tick_ns = now;
+    }
+    if (v && now - watched.first_tick_ns >= LIMIT_NS) {
         atomic_fetch_or(&v->attention, VCPU_ATTN_STOP);
     }
 }
@@ -338,7 +344,7 @@ static enum vcpu_exit run(struct fz_guest *g, bool *ret_timeout)
     *ret_timeout = false;
     t->s.activity = X86_ACTIVE;
     g_assert_true(bt_accel_ops.set_state(t->vcpu, &t->s, &error));
-    watched.ticks = 0;
+    watched.first_tick_ns = 0;
     watched.vcpu = t->vcpu;
     do {
         exit = bt_accel_ops.run(t->vcpu);
@@ -350,21 +356,22 @@ static enum vcpu_exit run(struct fz_guest *g, bool *ret_timeout)
 }
 
 /* 32-bit code does not see the upper halves of registers: they are not those of the
- * processor's run, which are 0. The stack pointer's makes a canonical address of it. */
+ * processor's run, which are 0. The stack pointer's makes a canonical address of it.
+ * Sequences that go on in 64-bit code, where they show, have none. */
 static const uint64_t upper_halves = UINT64_C(0x00000fed) << 32;
 
 void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcome *ret,
-                  const struct fz_state *from, bool warm)
+                  const struct fz_state *from, unsigned how)
 {
     struct t0_test *t = g->t;
-    bool timeout;
+    bool timeout, junk = from->seg[X86_CS] != 0x33 && !(how & FZ_NO_JUNK);
 
     memcpy(t->ram + DATA_PHYS, mem->data, sizeof(mem->data));
     memcpy(t->ram + STACK_PHYS, mem->stack, sizeof(mem->stack));
     store_code(g, mem);
     t->s = from->seg[X86_CS] == 0x33 ? g->start : g->start32;
     memcpy(t->s.gpr, from->gpr, sizeof(from->gpr));
-    for (unsigned i = 0; from->seg[X86_CS] != 0x33 && i < X86_NB_GPR; i++) {
+    for (unsigned i = 0; junk && i < X86_NB_GPR; i++) {
         t->s.gpr[i] |= upper_halves * (i + 1);
     }
     t->s.rip = from->rip;
@@ -372,7 +379,7 @@ void fz_guest_run(struct fz_guest *g, const struct fz_mem *mem, struct fz_outcom
     t->s.seg[X86_FS].base = from->fs_base;
     t->s.seg[X86_GS].base = from->gs_base;
     fpu_from_xsave(&t->s.fpu, from->xsave);
-    if (warm) {
+    if (how & FZ_WARM) {
         start_warm(g, from);
     }
 

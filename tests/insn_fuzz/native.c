@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -40,6 +41,8 @@
  */
 
 #define HWCAP2_FSGSBASE (1u << 1)
+#define INT3_OPCODE     0xcc
+#define NATIVE_LIMIT_NS UINT64_C(30000000)
 
 /* Offsets are known to the assembly below. */
 struct native {
@@ -54,7 +57,7 @@ struct native {
     uint32_t pad;
     _Alignas(64) uint8_t xsave[1024]; /* 192 */
     volatile sig_atomic_t running;
-    volatile unsigned ticks;
+    volatile uint64_t first_tick_ns; /* 0: none yet */
     void (*tick)(void);
     struct fz_state *s;
 };
@@ -162,6 +165,23 @@ __attribute__((target("fsgsbase"))) static void take_context(ucontext_t *uc, int
     s->cr2 = g[REG_TRAPNO] == X86_EXC_PF ? (uint64_t)g[REG_CR2] : 0;
 }
 
+uint64_t fz_cpu_time_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Whether the sequence goes on after this tick. */
+static bool may_go_on(void)
+{
+    uint64_t now = fz_cpu_time_ns();
+    if (!fz_native.first_tick_ns) {
+        fz_native.first_tick_ns = now;
+    }
+    return now - fz_native.first_tick_ns < NATIVE_LIMIT_NS;
+}
+
 /* Returns what FS is to be. */
 __attribute__((target("fsgsbase"))) uint64_t fz_on_signal(int sig, siginfo_t *info,
                                                           void *opaque, uint64_t fs)
@@ -170,11 +190,10 @@ __attribute__((target("fsgsbase"))) uint64_t fz_on_signal(int sig, siginfo_t *in
     greg_t *g = uc->uc_mcontext.gregs;
 
     if (sig == SIGALRM) {
-        fz_native.ticks++;
-        if (!fz_native.running || fz_native.ticks < 3) {
-            if (!fz_native.running && fz_native.tick) {
-                fz_native.tick();
-            }
+        if (!fz_native.running && fz_native.tick) {
+            fz_native.tick();
+        }
+        if (!fz_native.running || may_go_on()) {
             return fs;
         }
     } else if (!fz_native.running) {
@@ -259,7 +278,7 @@ void fz_native_run(const struct fz_mem *mem, struct fz_outcome *ret,
     memset(n->xsave, 0, sizeof(n->xsave));
     memcpy(n->xsave, from->xsave, FZ_XSAVE_SIZE);
     n->s = &ret->s;
-    n->ticks = 0;
+    n->first_tick_ns = 0;
     n->running = true;
     if (from->seg[X86_CS] == 0x33) {
         fz_native_enter();
@@ -367,8 +386,11 @@ __attribute__((target("fsgsbase"))) void fz_native_init(void)
     map_at(FZ_STACK, 1, PROT_READ | PROT_WRITE);
     map_at(FZ_CODE, FZ_CODE_PAGES, PROT_READ | PROT_WRITE | PROT_EXEC);
     map_at(FZ_EXIT, 1, PROT_READ | PROT_WRITE | PROT_EXEC);
-    memcpy(at(FZ_EXIT), "\xff\x25\x1a\0\0\0", 6); /* jmp [rip + 1ah]; AC may be set */
-    le64_put(at(FZ_EXIT) + 32, (uint64_t)(uintptr_t)fz_native_exit);
+    /* Jumps into the middle of it stop there, as in the guest. */
+    memset(at(FZ_EXIT), INT3_OPCODE, FZ_PAGE);
+    memcpy(at(FZ_EXIT), "\xff\x25\xf2\x0f\0\0",
+           6); /* jmp [rip + ff2h]; AC may be set */
+    le64_put(at(FZ_EXIT) + FZ_PAGE - 8, (uint64_t)(uintptr_t)fz_native_exit);
     memcpy(at(FZ_EXIT32), "\xea\0\0\0\0\x33\0", 7); /* jmp far FZ_EXIT */
     le32_put(at(FZ_EXIT32) + 1, (uint32_t)FZ_EXIT);
     mprotect(at(FZ_EXIT), FZ_PAGE, PROT_READ | PROT_EXEC); /* as in the guest */
