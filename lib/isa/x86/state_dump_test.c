@@ -84,8 +84,8 @@ static void long_mode_is_as_qemu_prints_it(void)
     char *text = dump(&s, 0);
     static const char *const lines[] = {
         "RIP=ffffffff81000000 RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1\n",
-        "R12=0000000000000000 R13=0000000000000000 R14=0000000000000000 "
-        "R15=0000000000000015\n",
+        ("R12=0000000000000000 R13=0000000000000000 R14=0000000000000000 "
+         "R15=0000000000000015\n"),
         "CS =0010 0000000000000000 ffffffff 00af9b00 DPL=0 CS64 [-RA]\n",
         "SS =0018 0000000000000000 ffffffff 00cf9300 DPL=0 DS   [-WA]\n",
         "DS =0000 0000000000000000 00000000 00000000\n",
