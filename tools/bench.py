@@ -1,7 +1,7 @@
 """Measure Lodge against a peer, alternating in one run.
 
 usage: bench.py [NAME] [--rounds N] [--json] [--list]     (no name: boot and loops)
-       bench.py cpu [OPTION...]                           (--help: its own options)
+       bench.py cpu|img [OPTION...]                       (--help: their own options)
 """
 import argparse
 import difflib
@@ -12,9 +12,11 @@ import sys
 import assets
 import bench_boot
 import bench_cpu
+import bench_img
 import bench_loops
 
 BENCHES = {"boot": bench_boot, "loops": bench_loops}
+OWN = {"cpu": bench_cpu, "img": bench_img}  # with options of their own
 
 
 def parse():
@@ -27,7 +29,7 @@ def parse():
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
     if options.name and options.name not in BENCHES:
-        near = difflib.get_close_matches(options.name, [*BENCHES, "cpu"], 1)
+        near = difflib.get_close_matches(options.name, [*BENCHES, *OWN], 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         parser.error(f"no benchmark '{options.name}'{hint} (./dev bench --list)")
     return options
@@ -73,11 +75,11 @@ def show(bench, results):
 
 
 def main():
-    if sys.argv[1:2] == ["cpu"]:
-        return bench_cpu.main(sys.argv[2:])
+    if sys.argv[1:] and sys.argv[1] in OWN:
+        return OWN[sys.argv[1]].main(sys.argv[2:])
     options = parse()
     if options.list:
-        for name, bench in (BENCHES | {"cpu": bench_cpu}).items():
+        for name, bench in (BENCHES | OWN).items():
             print(f"{name}: {bench.__doc__.splitlines()[0]}")
         return 0
     everything = {}
