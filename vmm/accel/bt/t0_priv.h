@@ -134,6 +134,8 @@ struct t0_tlb_set {
     uint64_t words[(T0_TLB_SIZE + 4095) / 4096]; /* of bits that are not 0 */
 };
 
+#define T0_NB_LARGE 1024u
+
 /* Filters of page numbers: log2 of their bits. */
 #define T0_SMALL_FILTER    12
 #define T0_BIG_FILTER      16
@@ -181,9 +183,10 @@ struct t0_core {
     struct t0_tlb_side side[T0_NB_BANKS][T0_TLB_SIZE];
     struct t0_tlb_set filled[T0_NB_BANKS]; /* entries in use */
     struct t0_tlb_set local[T0_NB_BANKS];  /* of these, those that are not global */
-    /* Filters: 2 MiB and 1 GiB regions with large pages; linear pages that jump caches
-     * know kernel code of, and user code. */
-    uint64_t large_seen[T0_FILTER_WORDS(T0_BIG_FILTER)];
+    uint64_t large[2][T0_NB_LARGE]; /* regions with large pages: not global, global */
+    bool any_large[2];
+    /* Filters: linear pages that jump caches know kernel code of, and user code; and
+     * the regions that these are in. */
     uint64_t code_seen[T0_FILTER_WORDS(T0_BIG_FILTER)];
     uint64_t user_code_seen[T0_FILTER_WORDS(T0_SMALL_FILTER)];
     struct t0_tlb_set itlb_filled, itlb_local; /* the same of c->itlb */

@@ -10,27 +10,29 @@
  * bitmap above each says which words of it are not 0.
  *
  * All entries are 4 KiB, so INVLPG inside a large page has to drop every entry of that
- * page. Entries made from large pages are marked; a filter of large pages tells when to
- * look for them. The jump caches are looked through by nobody: filters of the pages
- * that code of user and kernel was run from tell when INVLPG drops them.
+ * page. Entries made from large pages are marked, and a table says in which regions of
+ * 2 MiB (4 MiB without PAE) and of 1 GiB there may be any: the entries of the former
+ * follow each other in the TLB. The jump caches are looked through by nobody: filters
+ * of the pages that code of user and kernel was run from, and of these regions, tell
+ * when INVLPG drops them.
  */
 
 #define PAGE_MASK (~UINT64_C(0xfff))
 
-static unsigned hash_bit(uint64_t v, unsigned bits)
+static unsigned hash_of(uint64_t v, unsigned bits)
 {
     return (unsigned)((v * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - bits));
 }
 
 static void filter_add(uint64_t *filter, unsigned bits, uint64_t v)
 {
-    unsigned i = hash_bit(v, bits);
+    unsigned i = hash_of(v, bits);
     filter[i / 64] |= UINT64_C(1) << (i % 64);
 }
 
 static bool filter_has(const uint64_t *filter, unsigned bits, uint64_t v)
 {
-    unsigned i = hash_bit(v, bits);
+    unsigned i = hash_of(v, bits);
     return filter[i / 64] >> (i % 64) & 1;
 }
 
@@ -63,23 +65,70 @@ static void set_remove(struct t0_tlb_set *s, unsigned i)
                          once_ = 1;                                                \
                      once_; once_ = 0)
 
-static void note_large(struct t0_cpu *c, uint64_t la, unsigned shift)
+/* --- Large pages ------------------------------------------------------------ */
+
+/* Regions around an address: of the size of large pages, and of 1 GiB. Paging with
+ * other large pages begins with nothing in the TLB. */
+enum { GIB1 = 30 };
+
+static unsigned large_shift(const struct t0_cpu *c)
 {
-    uint64_t *f = c->core->large_seen;
-    if (shift == 30) {
-        filter_add(f, T0_BIG_FILTER, la >> 30 | UINT64_C(1) << 62);
-    } else {
-        filter_add(f, T0_BIG_FILTER, la >> 21);
-        /* A 4 MiB page is two of 2 MiB. */
-        filter_add(f, T0_BIG_FILTER, la >> 21 ^ (shift == 22));
+    return (c->s.cr4 & X86_CR4_PAE) ? 21 : 22;
+}
+
+static uint64_t region_of(uint64_t la, unsigned shift)
+{
+    return la >> shift << 6 | shift;
+}
+
+#define LARGE_NONE UINT64_C(0)
+#define LARGE_MANY UINT64_C(1) /* some regions with the same place */
+
+static uint64_t *large_place(struct t0_core *core, bool global, uint64_t region)
+{
+    _Static_assert(T0_NB_LARGE == 1u << 10, "bits of the hash");
+    return &core->large[global][hash_of(region, 10)];
+}
+
+static void note_large(struct t0_cpu *c, uint64_t la, unsigned shift, bool global)
+{
+    uint64_t region = region_of(la, shift == GIB1 ? GIB1 : large_shift(c));
+    uint64_t *p = large_place(c->core, global, region);
+    if (*p != region) {
+        *p = *p == LARGE_NONE ? region : LARGE_MANY;
+        c->core->any_large[global] = true;
     }
 }
 
-static bool large_at(const struct t0_core *core, uint64_t la)
+/* Whether there may be large pages in the region of @la. */
+static bool large_at(struct t0_core *core, uint64_t la, unsigned shift)
 {
-    return filter_has(core->large_seen, T0_BIG_FILTER, la >> 21) ||
-           filter_has(core->large_seen, T0_BIG_FILTER, la >> 30 | UINT64_C(1) << 62);
+    uint64_t region = region_of(la, shift);
+    uint64_t local = *large_place(core, false, region);
+    uint64_t global = *large_place(core, true, region);
+    return local == region || local == LARGE_MANY || global == region ||
+           global == LARGE_MANY;
 }
+
+/* There are none any more. */
+static void forget_large(struct t0_core *core, uint64_t la, unsigned shift)
+{
+    uint64_t region = region_of(la, shift);
+    for (unsigned global = 0; global < 2; global++) {
+        uint64_t *p = large_place(core, global, region);
+        *p = *p == region ? LARGE_NONE : *p;
+    }
+}
+
+static void forget_all_large(struct t0_core *core, bool global)
+{
+    if (core->any_large[global]) {
+        memset(core->large[global], 0, sizeof(core->large[global]));
+        core->any_large[global] = false;
+    }
+}
+
+/* --- Filling ---------------------------------------------------------------- */
 
 void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
                  unsigned shift, bool global)
@@ -93,7 +142,7 @@ void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
         set_add(&core->local[bank], i);
     }
     if (shift > 12) {
-        note_large(c, la, shift);
+        note_large(c, la, shift, global);
     }
 }
 
@@ -110,7 +159,7 @@ void t0_itlb_note(struct t0_cpu *c, const struct t0_itlb_entry *e, uint64_t la,
         set_add(&core->itlb_local, i);
     }
     if (shift > 12) {
-        note_large(c, la, shift);
+        note_large(c, la, shift, global);
     }
 }
 
@@ -173,12 +222,18 @@ void t0_jumps_flush(struct t0_cpu *c)
     forget_kernel_jumps(c);
 }
 
-static void note_code(struct t0_core *core, bool user, uint64_t page)
+/* What stands for the region in the filters, beside numbers of pages. */
+static uint64_t region_bit(uint64_t la, unsigned shift)
+{
+    return region_of(la, shift) | UINT64_C(1) << 63;
+}
+
+static void note_code(struct t0_core *core, bool user, uint64_t v)
 {
     if (user) {
-        filter_add(core->user_code_seen, T0_SMALL_FILTER, page);
+        filter_add(core->user_code_seen, T0_SMALL_FILTER, v);
     } else {
-        filter_add(core->code_seen, T0_BIG_FILTER, page);
+        filter_add(core->code_seen, T0_BIG_FILTER, v);
     }
 }
 
@@ -191,15 +246,18 @@ void t0_jumps_note(struct t0_cpu *c, const struct t0_jump_entry *j, uint64_t lin
 
 void t0_jumps_page(struct t0_cpu *c, uint64_t lin)
 {
-    note_code(c->core, c->mode & T0_MODE_CPL3, lin >> 12);
+    bool user = c->mode & T0_MODE_CPL3;
+    note_code(c->core, user, lin >> 12);
+    note_code(c->core, user, region_bit(lin, large_shift(c)));
+    note_code(c->core, user, region_bit(lin, GIB1));
 }
 
-/* The page of @la is mapped no longer; @large: nor are others near it. */
-static void flush_jumps_of(struct t0_cpu *c, uint64_t la, bool large)
+/* What @what stands for in the filters is mapped no longer. */
+static void flush_jumps_of(struct t0_cpu *c, uint64_t what)
 {
     const struct t0_core *core = c->core;
-    bool user = large || filter_has(core->user_code_seen, T0_SMALL_FILTER, la >> 12);
-    bool kernel = large || filter_has(core->code_seen, T0_BIG_FILTER, la >> 12);
+    bool user = filter_has(core->user_code_seen, T0_SMALL_FILTER, what);
+    bool kernel = filter_has(core->code_seen, T0_BIG_FILTER, what);
     if (user || kernel) {
         forget_jumps(c);
     }
@@ -252,16 +310,54 @@ void t0_tlb_flush(struct t0_cpu *c, bool global_too)
     if (global_too || t1_kernel_jumps_local(c)) {
         forget_kernel_jumps(c);
     }
+    forget_all_large(core, false);
     if (global_too) {
-        memset(core->large_seen, 0, sizeof(core->large_seen));
+        forget_all_large(core, true);
     }
     core->last_region = NULL;
 }
 
-/* Whether entry @e's page is in the same large page as @la, as far as we know. */
-static bool same_large(uint64_t tag, uint64_t la)
+/* The entries that the pages of a region have, as words of the bitmaps: some that
+ * follow each other, or all. */
+struct span {
+    unsigned first, nb;
+};
+
+static struct span entries_of(uint64_t la, unsigned shift, unsigned size)
 {
-    return ((tag ^ la) >> 30) == 0;
+    unsigned nb = 1u << (shift - 12), first = (unsigned)(la >> shift << (shift - 12));
+    return nb >= size ? (struct span){0, size / 64}
+                      : (struct span){(first & (size - 1)) / 64, nb / 64};
+}
+
+/* Drop all entries of large pages in the region of @la. */
+static void drop_large(struct t0_cpu *c, uint64_t la, unsigned shift)
+{
+    struct t0_core *core = c->core;
+    struct span s = entries_of(la, shift, T0_TLB_SIZE);
+    for (unsigned w = s.first; w < s.first + s.nb; w++) {
+        for (unsigned b = 0; b < T0_NB_BANKS; b++) {
+            for (uint64_t m = core->filled[b].bits[w]; m; m &= m - 1) {
+                unsigned i = w * 64 + (unsigned)__builtin_ctzll(m);
+                const struct t0_tlb_side *side = &core->side[b][i];
+                if ((side->gpa & T0_SIDE_LARGE) && !((side->read ^ la) >> shift)) {
+                    t0_tlb_uncopy(c, &c->banks[b][i]);
+                    drop_entry(c, b, i);
+                }
+            }
+        }
+    }
+    s = entries_of(la, shift, T0_ITLB_SIZE);
+    for (unsigned w = s.first; w < s.first + s.nb; w++) {
+        for (uint64_t m = core->itlb_filled.bits[w]; m; m &= m - 1) {
+            unsigned i = w * 64 + (unsigned)__builtin_ctzll(m);
+            if ((c->itlb[i].gpa & T0_SIDE_LARGE) && !((c->itlb[i].tag ^ la) >> shift)) {
+                drop_code(c, i);
+            }
+        }
+    }
+    flush_jumps_of(c, region_bit(la, shift));
+    forget_large(core, la, shift);
 }
 
 void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
@@ -274,35 +370,19 @@ void t0_tlb_flush_page(struct t0_cpu *c, uint64_t la)
             drop_entry(c, b, idx);
         }
     }
-    bool large = large_at(core, la);
-    if (large) {
-        t1_slots_forget(c, true);
-    } else {
-        t1_slots_forget_page(c, la);
-    }
-    for (unsigned b = 0; large && b < T0_NB_BANKS; b++) {
-        SET_EACH(&core->filled[b], i)
-        {
-            struct t0_tlb_side *s = &core->side[b][i];
-            if ((s->gpa & T0_SIDE_LARGE) && same_large(s->read, la)) {
-                drop_entry(c, b, i);
-            }
-        }
-    }
+    t1_slots_forget_page(c, la);
     struct t0_itlb_entry *e = t0_itlb_slot(c, la);
     if ((e->tag & PAGE_MASK) == page) {
         drop_code(c, (unsigned)(e - c->itlb));
     }
-    if (large) {
-        SET_EACH(&core->itlb_filled, i)
-        {
-            e = &c->itlb[i];
-            if ((e->gpa & T0_SIDE_LARGE) && same_large(e->tag, la)) {
-                drop_code(c, i);
-            }
-        }
+    flush_jumps_of(c, la >> 12);
+    unsigned shift = large_shift(c);
+    if (large_at(core, la, shift)) {
+        drop_large(c, la, shift);
     }
-    flush_jumps_of(c, la, large);
+    if (large_at(core, la, GIB1)) {
+        drop_large(c, la, GIB1);
+    }
 }
 
 void t0_tlb_drop_writes(struct t0_cpu *c, uint64_t gpa)
