@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include "block/chunks.h"
 #include "block/driver.h"
 
 /*
@@ -11,7 +12,7 @@
  * Locks, in the order they may be taken; parents before children:
  *   blk_core.meta      the format's tables and every call into the format
  *   blk_ranges.lock    the list of active ranges of one node (a leaf)
- *   blk_core.chunk_lock  the decoded chunk (a leaf)
+ *   blk_chunks.lock    the decoded chunks of one node (a leaf)
  * The loop's thread never sleeps on meta: whoever holds it may be waiting for a
  * request that the loop must complete.
  */
@@ -61,6 +62,8 @@ void blk_data_copy_out(const struct blk_data *d, void *to, uint64_t len);
 void blk_data_zero(const struct blk_data *d, uint64_t len);
 bool blk_data_is_zero(const struct blk_data *d, uint64_t len);
 struct blk_data blk_data_at(const struct blk_data *d, uint64_t skip);
+/* Where @len bytes of @d are when they are in one piece; else NULL. */
+void *blk_data_flat(const struct blk_data *d, uint64_t len);
 
 /* ---- the node's private part --------------------------------------------------------
  */
@@ -102,11 +105,7 @@ struct blk_core {
     bool ranged; /* requests of this node enter its ranges */
     struct blk_ranges ranges;
 
-    pthread_mutex_t chunk_lock; /* the last decoded chunk */
-    uint8_t *chunk;
-    struct blk *chunk_child;
-    uint64_t chunk_offset, chunk_stored, chunk_len;
-    uint64_t chunk_generation; /* what publish, unmap and zero make old */
+    struct blk_chunks *chunks; /* decoded, for all reads of the node */
 
     /* Loop thread. */
     unsigned in_flight;
@@ -147,7 +146,20 @@ void blk_grew(struct blk *b, uint64_t end);
 uint64_t blk_backing_has(const struct blk *b, uint64_t offset, uint64_t len);
 
 /* blocking.c */
-void blk_forget_chunk(struct blk *b);
+
+/* How many bytes of decoded chunks a node keeps. */
+enum { BLK_CHUNKS_BYTES = 32 << 20 };
+
+/*
+ * The part of a READ at @offset that @e, a COMPRESSED extent, describes. With @now only
+ * when the chunk is in memory, else -EAGAIN; that never blocks.
+ */
+int blk_read_chunk(struct blk *b, uint64_t offset, const struct blk_extent *e,
+                   const struct blk_data *d, bool now);
+
+/* Everything is, or may be, mapped anew: for what changes images as a whole. */
+void blk_forget_chunks(struct blk *b);
+
 /* Stored bytes as what [offset, offset + len) reads as; enters the range itself. */
 int blk_store_chunk(struct blk *b, uint64_t offset, uint64_t len, const void *stored,
                     uint64_t stored_len);

@@ -73,80 +73,70 @@ static int read_data(const struct blk_extent *e, const struct blk_data *d)
     return r;
 }
 
-static bool chunk_is(const struct blk_core *c, const struct blk_extent *e)
-{
-    return c->chunk && c->chunk_child == e->child && c->chunk_offset == e->offset &&
-           c->chunk_stored == e->stored_len && c->chunk_len == e->guest_len;
-}
-
-static uint8_t *decode_chunk(const struct blk_extent *e, int *ret_err)
+/* The chunk of @e to @dst, guest_len bytes. */
+static int decode_chunk(const struct blk_extent *e, uint8_t *dst)
 {
     g_autofree uint8_t *stored = g_try_malloc(e->stored_len);
-    g_autofree uint8_t *chunk = g_try_malloc(e->guest_len);
-    *ret_err = -ENOMEM;
-    if (!stored || !chunk) {
-        return NULL;
+    if (!stored) {
+        return -ENOMEM;
     }
-    *ret_err = read_padded(e->child, e->offset, stored, e->stored_len);
-    if (*ret_err == 0 && e->crypt) {
-        *ret_err = e->crypt->decrypt(e->crypt, e->iv_offset, stored, e->stored_len);
+    int r = read_padded(e->child, e->offset, stored, e->stored_len);
+    if (r == 0 && e->crypt) {
+        r = e->crypt->decrypt(e->crypt, e->iv_offset, stored, e->stored_len);
     }
-    if (*ret_err == 0) {
-        *ret_err = e->codec->decode(stored, e->stored_len, chunk, e->guest_len);
-    }
-    return *ret_err == 0 ? g_steal_pointer(&chunk) : NULL;
+    return r ? r : e->codec->decode(stored, e->stored_len, dst, e->guest_len);
 }
 
-/*
- * A compressed chunk is decoded once for all the requests that read parts of it one
- * after the other. Its place in the file may get other content later: changes count the
- * generation up, and a chunk decoded meanwhile is not kept.
- */
-static int read_compressed(struct blk *b, uint64_t offset, const struct blk_extent *e,
+/* A part of a chunk, by way of the cache. */
+static int read_chunk_part(struct blk *b, uint64_t at, const struct blk_extent *e,
                            const struct blk_data *d)
 {
-    struct blk_core *c = b->core;
+    struct blk_chunks *cs = b->core->chunks;
+    bool mine;
+    int r = 0;
+    /* Who decodes may wait for a request that only the loop's thread can complete. */
+    struct blk_chunk *c = blk_chunks_get(cs, e, !loop_in_thread(b->loop), &mine);
+    if (!c) {
+        return -ENOMEM;
+    }
+    if (mine) {
+        r = decode_chunk(e, c->data);
+        blk_chunks_decoded(cs, c, r == 0);
+    } else if (c->state == BLK_CHUNK_BAD) {
+        r = -EIO;
+    }
+    if (r == 0) {
+        blk_data_copy_in(d, c->data + at, e->len);
+    }
+    blk_chunks_unref(cs, c);
+    return r;
+}
+
+int blk_read_chunk(struct blk *b, uint64_t offset, const struct blk_extent *e,
+                   const struct blk_data *d, bool now)
+{
     uint64_t at = offset - e->guest_start;
-    int err;
     if (offset < e->guest_start || !ck_range(at, e->len, e->guest_len) ||
         e->guest_len > CHUNK_MAX || e->stored_len > CHUNK_MAX || e->stored_len == 0) {
         return -EIO;
     }
-    pthread_mutex_lock(&c->chunk_lock);
-    uint64_t generation = c->chunk_generation;
-    bool hit = chunk_is(c, e);
-    if (hit) {
-        blk_data_copy_in(d, c->chunk + at, e->len);
-    }
-    pthread_mutex_unlock(&c->chunk_lock);
-    if (hit) {
+    struct blk_chunk *c = blk_chunks_peek(b->core->chunks, e);
+    if (c) {
+        blk_data_copy_in(d, c->data + at, e->len);
+        blk_chunks_unref(b->core->chunks, c);
         return 0;
     }
-    g_autofree uint8_t *chunk = decode_chunk(e, &err);
-    if (!chunk) {
-        return err;
+    if (now) {
+        return -EAGAIN;
     }
-    blk_data_copy_in(d, chunk + at, e->len);
-    pthread_mutex_lock(&c->chunk_lock);
-    if (c->chunk_generation == generation) {
-        g_free(c->chunk);
-        c->chunk = g_steal_pointer(&chunk);
-        c->chunk_child = e->child;
-        c->chunk_offset = e->offset;
-        c->chunk_stored = e->stored_len;
-        c->chunk_len = e->guest_len;
-    }
-    pthread_mutex_unlock(&c->chunk_lock);
-    return 0;
+    /* All of it and into one piece: nobody needs it in between. */
+    void *whole = e->len == e->guest_len ? blk_data_flat(d, e->len) : NULL;
+    return whole ? decode_chunk(e, whole) : read_chunk_part(b, at, e, d);
 }
 
-void blk_forget_chunk(struct blk *b)
+void blk_forget_chunks(struct blk *b)
 {
-    struct blk_core *c = b->core;
-    pthread_mutex_lock(&c->chunk_lock);
-    g_clear_pointer(&c->chunk, g_free);
-    c->chunk_generation++;
-    pthread_mutex_unlock(&c->chunk_lock);
+    blk_chunks_forget(b->core->chunks, 0, UINT64_MAX);
 }
 
 static int read_unallocated(struct blk *b, uint64_t offset, uint64_t len,
@@ -185,7 +175,7 @@ static int format_read(struct blk *b, uint64_t offset, uint64_t len,
         case BLK_EXT_DATA: r = read_data(&e, &d); break;
         case BLK_EXT_ZERO: blk_data_zero(&d, e.len); break;
         case BLK_EXT_UNALLOCATED: r = read_unallocated(b, offset, e.len, &d); break;
-        case BLK_EXT_COMPRESSED: r = read_compressed(b, offset, &e, &d); break;
+        case BLK_EXT_COMPRESSED: r = blk_read_chunk(b, offset, &e, &d, false); break;
         case BLK_EXT_INLINE: break;
         }
         if (r < 0) {
@@ -338,7 +328,7 @@ static int finish_reservation(struct blk *b, const struct blk_write_ops *w,
         w->cancel(b, r);
     }
     blk_meta_unlock(b);
-    blk_forget_chunk(b);
+    blk_chunks_forget(b->core->chunks, r->guest_start, r->guest_len);
     return err;
 }
 
@@ -507,7 +497,7 @@ static int format_zero(struct blk *b, uint64_t offset, uint64_t len, unsigned fl
             blk_meta_lock(b);
             r = w->zero(b, offset, step, flags, &done);
             blk_meta_unlock(b);
-            blk_forget_chunk(b);
+            blk_chunks_forget(b->core->chunks, offset, step);
         }
         if (r == -ENOTSUP) {
             r = zero_extent(b, offset, step, flags, &done);
@@ -529,9 +519,10 @@ static int format_discard(struct blk *b, uint64_t offset, uint64_t len)
         int r;
         if (w->unmap) {
             blk_meta_lock(b);
-            r = w->unmap(b, offset, unit_step(b, offset, len), &done);
+            uint64_t step = unit_step(b, offset, len);
+            r = w->unmap(b, offset, step, &done);
             blk_meta_unlock(b);
-            blk_forget_chunk(b);
+            blk_chunks_forget(b->core->chunks, offset, step);
         } else {
             struct blk_extent e;
             r = map_locked(b, offset, len, &e, NULL);

@@ -17,12 +17,14 @@
  *     job_step: map_cached ─ DATA ──────────> sub-request on the child
  *                          ├ UNALLOCATED ──> sub-request on the backing file
  *                          ├ ZERO, INLINE ─> done in place
+ *                          ├ COMPRESSED ───> from the decoded chunks, or decoded by
+ *                          │                 the pool, each chunk for itself
  *                          ├ -EAGAIN ──────> map in the pool, then go on here
  *                          └ anything else > the rest of the request in the pool,
  * through blk_format_run_held() (blocking.c), which can do everything
  *
  * Writes take the fast way only when all of their range is in place; what allocates,
- * decompresses, or encrypts goes to the pool, alone in its range.
+ * compresses, or encrypts goes to the pool, alone in its range.
  *
  * A completion that happens inside the submission is put off to a bottom half: callers
  * may rely on done() coming later. Jobs are kept for reuse, so a steady load allocates
@@ -350,6 +352,51 @@ static int job_map_cached(struct blk_job *j, uint64_t pos, struct blk_extent *e)
     return r;
 }
 
+/* A chunk to decode: each in its own pool thread, while the job goes on. */
+struct chunk_work {
+    struct loop_work work;
+    struct blk_job *job;
+    uint64_t pos;
+    struct blk_extent extent;
+    struct blk_data data;
+    int ret;
+};
+
+static void chunk_run(struct loop_work *w)
+{
+    struct chunk_work *cw = container_of(w, struct chunk_work, work);
+    cw->ret = blk_read_chunk(cw->job->blk, cw->pos, &cw->extent, &cw->data, false);
+}
+
+static void chunk_done(struct loop_work *w)
+{
+    struct chunk_work *cw = container_of(w, struct chunk_work, work);
+    struct blk_job *j = cw->job;
+    if (cw->ret < 0) {
+        job_fail(j, cw->ret);
+    }
+    g_free(cw);
+    job_put(j);
+}
+
+static void job_read_chunk(struct blk_job *j, const struct blk_extent *e,
+                           const struct blk_data *d)
+{
+    int r = blk_read_chunk(j->blk, j->pos, e, d, true);
+    if (r == -EAGAIN) {
+        struct chunk_work *cw = g_new(struct chunk_work, 1);
+        *cw = (struct chunk_work){.work = {.run = chunk_run, .done = chunk_done},
+                                  .job = j,
+                                  .pos = j->pos,
+                                  .extent = *e,
+                                  .data = *d};
+        j->pending++;
+        loop_work_submit(j->blk->loop, &cw->work);
+    } else if (r < 0) {
+        job_fail(j, r);
+    }
+}
+
 /* Do the part of a READ that @e describes; false when it needs the pool. May shorten
  * @e. */
 static bool job_read_extent(struct blk_job *j, struct blk_extent *e)
@@ -374,6 +421,7 @@ static bool job_read_extent(struct blk_job *j, struct blk_extent *e)
         return true;
     case BLK_EXT_ZERO: blk_data_zero(&d, e->len); return true;
     case BLK_EXT_INLINE: return true; /* copied under the lock */
+    case BLK_EXT_COMPRESSED: job_read_chunk(j, e, &d); return true;
     default: return false;
     }
 }

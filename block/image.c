@@ -401,7 +401,7 @@ bool blk_snapshot_apply(struct blk *b, const char *id, GError **error)
     blk_meta_lock(b);
     bool ok = begin_locked(b, error) && ops->apply(b, id, error);
     blk_meta_unlock(b);
-    blk_forget_chunk(b);
+    blk_forget_chunks(b);
     return ok;
 }
 
@@ -431,7 +431,7 @@ bool blk_snapshot_load(struct blk *b, const char *id, GError **error)
     blk_meta_lock(b);
     bool ok = ops->load(b, id, error);
     blk_meta_unlock(b);
-    blk_forget_chunk(b);
+    blk_forget_chunks(b);
     return ok;
 }
 
@@ -464,7 +464,7 @@ bool blk_amend(struct blk *b, json_t *opts, bool force, GError **error)
     blk_meta_lock(b);
     bool ok = begin_locked(b, error) && ops->amend(b, opts, force, error);
     blk_meta_unlock(b);
-    blk_forget_chunk(b);
+    blk_forget_chunks(b);
     return ok;
 }
 
@@ -494,7 +494,7 @@ bool blk_make_empty(struct blk *b, GError **error)
     blk_meta_lock(b);
     bool ok = begin_locked(b, error) && ops->make_empty(b, error);
     blk_meta_unlock(b);
-    blk_forget_chunk(b);
+    blk_forget_chunks(b);
     return ok;
 }
 

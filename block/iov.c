@@ -29,6 +29,19 @@ struct blk_data blk_data_at(const struct blk_data *d, uint64_t skip)
     return (struct blk_data){d->iov, d->nb, d->skip + skip};
 }
 
+void *blk_data_flat(const struct blk_data *d, uint64_t len)
+{
+    uint64_t skip = d->skip;
+    for (unsigned i = 0; i < d->nb; i++) {
+        const struct iovec *v = &d->iov[i];
+        if (skip < v->iov_len) {
+            return v->iov_len - skip >= len ? (char *)v->iov_base + skip : NULL;
+        }
+        skip -= v->iov_len;
+    }
+    return NULL;
+}
+
 /* What is done to each contiguous part; false stops. */
 typedef bool (*part_fn)(void *part, size_t len, void *opaque);
 

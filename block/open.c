@@ -391,7 +391,7 @@ static struct blk *node_new(struct loop *l)
     c->refs = 1;
     c->children = g_array_new(FALSE, TRUE, sizeof(struct blk_child));
     pthread_mutex_init(&c->meta, NULL);
-    pthread_mutex_init(&c->chunk_lock, NULL);
+    c->chunks = blk_chunks_new(BLK_CHUNKS_BYTES);
     blk_ranges_init(&c->ranges);
     c->done_last = &c->done_first;
     loop_bh_init(&c->done_bh, l, blk_done_bh, b);
@@ -423,8 +423,7 @@ static void node_free(struct blk *b)
     blk_core_free_jobs(b);
     blk_ranges_done(&c->ranges);
     pthread_mutex_destroy(&c->meta);
-    pthread_mutex_destroy(&c->chunk_lock);
-    g_free(c->chunk);
+    blk_chunks_free(c->chunks);
     g_free(c->probed_head);
     g_free(c);
     g_free(b->node_name);
