@@ -184,6 +184,8 @@ enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_ZERO, BLK_OP_COUN
 /* WRITE: store it compressed where that is shorter. Whole chunks of the format only,
  * else -EINVAL; -ENOTSUP when the format stores nothing compressed. */
 #define BLK_COMPRESS (1u << 2)
+/* ZERO: -ENOTSUP rather than writing zeros out one by one. */
+#define BLK_NO_FALLBACK (1u << 3)
 
 enum { BLK_REQ_DRIVER_BYTES = 192 };
 
@@ -259,15 +261,31 @@ int blk_run(struct blk *b, enum blk_op op, uint64_t offset, const struct iovec *
 int blk_pread(struct blk *b, uint64_t offset, void *buf, uint64_t len);
 int blk_pwrite(struct blk *b, uint64_t offset, const void *buf, uint64_t len);
 
-enum blk_prealloc { BLK_PREALLOC_OFF, BLK_PREALLOC_FALLOC, BLK_PREALLOC_FULL };
+enum blk_prealloc {
+    BLK_PREALLOC_OFF,
+    BLK_PREALLOC_METADATA, /* tables only */
+    BLK_PREALLOC_FALLOC,
+    BLK_PREALLOC_FULL
+};
 
 /*
- * Make the image @length bytes long, a multiple of 512; what is new reads as zero.
+ * Make the image @length bytes long, a multiple of 512 unless it is raw; what is new
+ * reads as zero.
  * Needs BLK_PERM_RESIZE. False with @error when the format cannot, or the host
  * cannot. No request may be in flight. Loop thread.
  */
 bool blk_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
                   GError **error);
+
+/*
+ * The state of a whole VM that formats with internal snapshots keep beside the disk:
+ * READ or WRITE @len bytes of @buf, both multiples of 512, at @offset of it. 0 or
+ * -errno, -ENOTSUP where no format from @b down keeps any. blk_vmstate_offset(): where
+ * it lies behind the disk, bytes; 0: nowhere. Block; any thread.
+ */
+int blk_vmstate(struct blk *b, enum blk_op op, uint64_t offset, void *buf,
+                uint64_t len);
+uint64_t blk_vmstate_offset(struct blk *b);
 
 /* ---- where data is -------------------------------------------------------------- */
 

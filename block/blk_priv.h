@@ -95,6 +95,7 @@ struct blk_core {
     bool discard;
     enum blk_detect detect;
     _Atomic bool write_cache;
+    _Atomic uint64_t vmstate_at; /* behind here lies the VM's state; 0: not used */
 
     pthread_mutex_t meta;
     _Atomic bool begun;   /* writable->begin was called                */
@@ -179,7 +180,7 @@ void blk_core_free_jobs(struct blk *b);
 void blk_done_bh(void *opaque);
 
 /* options.c: check and type @opts by @tables, which end with NULL. Keys that are in
- * none are an error of driver @who; with @who NULL they are let be. */
+ * none are an error, @who and the key; with @who NULL they are let be. */
 gboolean blk_options_check(json_t *opts, const struct blk_option *const *tables,
                            const char *who, GError **error);
 

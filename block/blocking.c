@@ -191,7 +191,8 @@ static int format_read(struct blk *b, uint64_t offset, uint64_t len,
 /* What a guest would read now, for the edges of a copy on write. */
 static int read_old(struct blk *b, uint64_t offset, uint8_t *buf, uint64_t len)
 {
-    uint64_t length = blk_length(b);
+    uint64_t state = atomic_load(&b->core->vmstate_at);
+    uint64_t length = state && offset >= state ? INT64_MAX : blk_length(b);
     uint64_t has = offset < length ? MIN(len, length - offset) : 0;
     memset(buf + has, 0, len - has);
     struct iovec iov = {buf, has};
@@ -468,6 +469,9 @@ static int zero_extent(struct blk *b, uint64_t offset, uint64_t len, unsigned fl
     if (e.kind == BLK_EXT_DATA && (e.flags & BLK_EXT_IN_PLACE) && !e.crypt) {
         return blk_run(e.child, BLK_ZERO, e.offset, NULL, 0, e.len, flags);
     }
+    if (flags & BLK_NO_FALLBACK) {
+        return -ENOTSUP;
+    }
     *ret_len = MIN(e.len, WRITE_STEP);
     return format_write(b, offset, *ret_len, &zeros, flags & ~(unsigned)BLK_MAY_UNMAP);
 }
@@ -660,6 +664,9 @@ int blk_proto_write_zeros(struct blk *b, uint64_t offset, uint64_t len, unsigned
 {
     uint64_t step = MIN(len, (uint64_t)ZERO_STEP);
     void *zeros = NULL;
+    if (flags & BLK_NO_FALLBACK) {
+        return -ENOTSUP;
+    }
     if (posix_memalign(&zeros, 4096, step) != 0) {
         return -ENOMEM;
     }
@@ -806,4 +813,64 @@ int blk_pwrite(struct blk *b, uint64_t offset, const void *buf, uint64_t len)
 {
     struct iovec iov = {(void *)buf, len};
     return blk_run(b, BLK_WRITE, offset, &iov, 1, len, 0);
+}
+
+/* ---- VM state ----------------------------------------------------------------------
+ */
+
+static struct blk *vmstate_keeper(struct blk *b)
+{
+    while (b && !(b->format && b->format->vmstate)) {
+        b = b->file;
+    }
+    return b;
+}
+
+/* Where it begins in the keeper, with room up to @end. */
+static int vmstate_find(struct blk *b, uint64_t end, uint64_t *ret)
+{
+    blk_meta_lock(b);
+    int r = end ? blk_begin_locked(b) : 0;
+    r = r ? r : b->format->vmstate(b, end, ret);
+    blk_meta_unlock(b);
+    if (r == 0) {
+        atomic_store(&b->core->vmstate_at, *ret);
+    }
+    return r;
+}
+
+uint64_t blk_vmstate_offset(struct blk *b)
+{
+    uint64_t at = 0;
+    return b->format && b->format->vmstate && vmstate_find(b, 0, &at) == 0 ? at : 0;
+}
+
+int blk_vmstate(struct blk *b, enum blk_op op, uint64_t offset, void *buf, uint64_t len)
+{
+    struct iovec iov = {buf, len};
+    struct blk_data d = {&iov, 1, 0};
+    struct blk_range range = {.exclusive = true};
+    struct blk *k = vmstate_keeper(b);
+    uint64_t end, at = 0;
+    if (!k) {
+        return -ENOTSUP;
+    }
+    if (op != BLK_READ && k->read_only) {
+        return -EROFS;
+    }
+    if (!ck_add(offset, len, &end) || end > INT64_MAX) {
+        return -EFBIG;
+    }
+    int r = vmstate_find(k, op == BLK_READ ? 0 : end, &at);
+    if (r < 0 || len == 0) {
+        return r;
+    }
+    if (!ck_add(at, end, &end) || end > INT64_MAX) {
+        return -EFBIG;
+    }
+    blk_range_of(k, at + offset, len, &range);
+    blk_ranges_enter_wait(&k->core->ranges, &range, k->loop);
+    r = blk_format_run_held(k, op, at + offset, len, &d, 0);
+    blk_ranges_leave(&k->core->ranges, &range);
+    return r;
 }

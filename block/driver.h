@@ -329,6 +329,13 @@ struct blk_format {
      */
     void (*info)(struct blk *b, json_t *info);
 
+    /*
+     * Where the state of the VM is kept, in the guest's offsets behind the disk; for
+     * @end > 0 with the tables large enough for so many bytes of it, to be written. 0
+     * or -errno. With meta held. NULL: it is not kept.
+     */
+    int (*vmstate)(struct blk *b, uint64_t end, uint64_t *ret_offset);
+
     const struct blk_write_ops *writable;     /* NULL: read-only format */
     const struct blk_resize_ops *resize;      /* NULL: fixed length     */
     const struct blk_create_ops *creatable;   /* NULL: cannot be made   */
@@ -383,6 +390,8 @@ struct blk_protocol {
 
     /* Bytes the host really uses for it, or -errno. NULL: not known. */
     int64_t (*allocated)(struct blk *b);
+
+    const struct blk_debug_ops *debug; /* block/event.h; NULL: no interest in events */
 };
 
 /* Complete a request that submit was given. Loop thread. */
@@ -392,6 +401,7 @@ void blk_req_done(struct blk_req *req, int ret);
  * ------------------------------------------------- */
 
 struct blk_core;
+struct blk_debug_ops;
 
 struct blk {
     /* Set before open, constant from then on. */

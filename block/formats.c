@@ -4,6 +4,7 @@
 
 #include "lib/base/base.h"
 
+#include "block/filter/copy_on_read.h"
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
 #include "block/format/bochs.h"
@@ -42,12 +43,15 @@ const struct blk_format *const blk_formats[] = {
 };
 /* clang-format on */
 
+/* clang-format off */
 const struct blk_protocol *const blk_protocols[] = {
     &file_protocol,
+    &copy_on_read_filter,
     &fault_filter,
     &logwrites_filter,
     NULL,
 };
+/* clang-format on */
 
 const struct blk_format *blk_probe(const uint8_t *head, size_t len,
                                    const char *filename)

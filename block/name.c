@@ -25,8 +25,10 @@ static json_t *from_json(const char *text, const char *format, GError **error)
     json_error_t why;
     json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, &why);
     if (!json_is_object(o)) {
-        error_msg(error, "Could not parse the JSON options: %s",
-                  o ? "not an object" : why.text);
+        const char *what = o ? "not an object" : why.text;
+        bool cut = !o && strstr(what, "near end of file");
+        error_msg(error, "Could not parse the JSON options: JSON parse error, %s",
+                  cut ? "premature EOI" : what);
         json_decref(o);
         return NULL;
     }

@@ -115,7 +115,11 @@ static bool check_options(struct blk *b, json_t *opts, GError **error)
     if (has_file_child(b)) {
         tables[n++] = file_child_options;
     }
-    return blk_options_check(opts, tables, blk_get_driver_name(b), error);
+    g_autofree char *who =
+        g_strdup_printf(b->format ? "Block format '%s' does not support the option"
+                                  : "Block protocol '%s' doesn't support the option",
+                        blk_get_driver_name(b));
+    return blk_options_check(opts, tables, who, error);
 }
 
 static bool check_cache(json_t *opts, GError **error)
@@ -126,7 +130,7 @@ static bool check_cache(json_t *opts, GError **error)
         return error_msg(error,
                          "'cache' is an object with direct, no-flush and writeback");
     }
-    return !cache || blk_options_check(cache, tables, "cache", error);
+    return !cache || blk_options_check(cache, tables, "'cache' does not have", error);
 }
 
 GBytes *blk_secret(struct blk *b, const char *id, GError **error)
@@ -282,7 +286,7 @@ static void add_child(struct blk *b, const char *role, struct blk *child)
 }
 
 static struct blk *find_named(const struct blk_open_args *args, const char *name,
-                              const struct blk *parent, GError **error)
+                              const struct blk *parent, bool read_only, GError **error)
 {
     struct blk *b = args->find_node ? args->find_node(args->opaque, name) : NULL;
     if (!b) {
@@ -293,7 +297,7 @@ static struct blk *find_named(const struct blk_open_args *args, const char *name
         error_msg(error, "Node '%s' belongs to another I/O thread", name);
         return NULL;
     }
-    if (b->read_only && !parent->read_only) {
+    if (b->read_only && !parent->read_only && !read_only) {
         error_msg(error, "Node '%s' is read-only, but the node above is to be written",
                   name);
         return NULL;
@@ -328,7 +332,7 @@ static struct blk *open_child(struct blk *b, const struct opening *up, const cha
     struct blk_perms perms = child_perms(b, role, &up->perms);
     struct blk *child;
     if (json_is_string(options)) {
-        child = find_named(up->args, json_string_value(options), b, error);
+        child = find_named(up->args, json_string_value(options), b, read_only, error);
         if (child && !blk_set_perms(child, &perms, error)) {
             blk_unref(g_steal_pointer(&child));
         }
@@ -471,10 +475,11 @@ static bool probe_format(struct blk *b, const struct blk_open_args *args,
         b->core->probed_len = len;
         if (args->warn) {
             g_autofree char *text = g_strdup_printf(
-                "Image format was not specified for '%s' and probing guessed raw. "
-                "Writes "
-                "that make its first bytes look like another format will be refused; "
-                "give format=raw to allow them.",
+                "Image format was not specified for '%s' and probing guessed raw.\n"
+                "         Automatically detecting the format is dangerous for raw "
+                "images, write operations on block 0 will be restricted.\n"
+                "         Specify the 'raw' format explicitly to remove the "
+                "restrictions.",
                 b->filename);
             args->warn(args->opaque, text);
         }
@@ -564,7 +569,7 @@ static bool build_node(struct blk *b, const struct opening *o, json_t *opts,
     if (has_file_child(b)) {
         json_t *file = json_object_get(opts, "file");
         if (!file) {
-            return error_msg(error, "driver '%s' needs 'file'", driver);
+            return error_msg(error, "A block device must be specified for \"file\"");
         }
         if (!open_child(b, o, "file", file, false, error)) {
             return false;

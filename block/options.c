@@ -124,6 +124,12 @@ static bool nest_into(json_t *tree, const char *key, json_t *value, unsigned dep
         sub = json_object();
         json_object_set_new_nocheck(tree, head, sub);
     }
+    if (!json_is_object(sub) && g_str_equal(key, "overlap-check.template")) {
+        return error_msg(error,
+                         "Conflicting values for qcow2 options 'overlap-check' ('%s') "
+                         "and 'overlap-check.template' ('%s')",
+                         json_string_value(sub), json_string_value(value));
+    }
     if (!json_is_object(sub)) {
         return error_msg(error, "option '%s' is given both as a value and as a group",
                          head);
@@ -288,11 +294,15 @@ static json_t *from_text(const struct blk_option *o, const char *text, GError **
             g_str_equal(text, "no")) {
             return json_false();
         }
-        bad_value(o, text, "on or off", error);
+        error_msg(error, "Parameter '%s' expects 'on' or 'off'", o->name);
         return NULL;
     case BLK_OPT_SIZE:
-        if (!parse_size(text, 1, &n, error)) {
-            g_prefix_error(error, "option '%s': ", o->name);
+        if (!parse_size(text, 1, &n, NULL)) {
+            error_msg(error,
+                      "Parameter '%s' expects a non-negative number below 2^64\n"
+                      "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
+                      "tera-, peta-\nand exabytes, respectively.",
+                      o->name);
             return NULL;
         }
         if (n > INT64_MAX) {
@@ -302,11 +312,15 @@ static json_t *from_text(const struct blk_option *o, const char *text, GError **
         return json_integer((json_int_t)n);
     case BLK_OPT_INT:
         if (!g_ascii_string_to_unsigned(text, 10, 0, INT64_MAX, &n, NULL)) {
-            bad_value(o, text, "a number", error);
+            error_msg(error, "Parameter '%s' expects a number", o->name);
             return NULL;
         }
         return json_integer((json_int_t)n);
     case BLK_OPT_ENUM:
+        if (!g_strv_contains(o->values, text) && g_str_equal(o->name, "discard")) {
+            error_msg(error, "Invalid discard option");
+            return NULL;
+        }
         if (!g_strv_contains(o->values, text)) {
             const char *near = nearest_name(text, o->values);
             g_autofree char *all = g_strjoinv(", ", (char **)o->values);
@@ -366,9 +380,8 @@ static bool unknown_option(const struct blk_option *const *tables, const char *n
     }
     g_ptr_array_add(names, NULL);
     const char *near = nearest_name(name, (const char *const *)names->pdata);
-    return near ? error_msg(error, "'%s' has no option '%s'; did you mean '%s'?", who,
-                            name, near)
-                : error_msg(error, "'%s' has no option '%s'", who, name);
+    return near ? error_msg(error, "%s '%s'; did you mean '%s'?", who, name, near)
+                : error_msg(error, "%s '%s'", who, name);
 }
 
 static bool check_one(json_t *opts, const struct blk_option *o, json_t *v,

@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "block/driver.h"
+#include "block/filter/pooled.h"
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 
@@ -69,68 +69,20 @@ static int put_entry(struct logwrites *w, const struct blk_req *req, unsigned fl
     return r;
 }
 
-/* Whole sectors are asked for, of a file that may end within one. */
-static int read_padded(struct blk *file, const struct blk_req *req)
-{
-    uint64_t length = blk_length(file);
-    if (req->offset < length && req->len <= length - req->offset) {
-        return blk_run(file, BLK_READ, req->offset, req->iov, req->nb_iov, req->len, 0);
-    }
-    uint64_t has = req->offset < length ? length - req->offset : 0;
-    g_autofree uint8_t *buf = g_try_malloc0(req->len);
-    int r = !buf ? -ENOMEM : has ? blk_pread(file, req->offset, buf, has) : 0;
-    const uint8_t *from = buf;
-    for (unsigned i = 0; r == 0 && i < req->nb_iov; i++) {
-        memcpy(req->iov[i].iov_base, from, req->iov[i].iov_len);
-        from += req->iov[i].iov_len;
-    }
-    return r;
-}
-
 static int logwrites_run(struct blk *b, struct blk_req *req)
 {
     struct logwrites *w = b->priv;
     if (req->op == BLK_READ) {
-        return read_padded(b->file, req);
+        return filter_pass(b->file, req);
     }
     int r = req->op == BLK_FLUSH ? put_entry(w, req, LOG_FLUSH) : 0;
-    r = r ? r
-          : blk_run(b->file, req->op, req->offset, req->iov, req->nb_iov, req->len,
-                    req->flags);
+    r = r ? r : filter_pass(b->file, req);
     if (r == 0 && req->op != BLK_FLUSH) {
         r = put_entry(w, req,
                       (req->op == BLK_DISCARD ? LOG_DISCARD : 0) |
                           (req->flags & BLK_FUA ? LOG_FUA : 0));
     }
     return r;
-}
-
-struct logwrites_work {
-    struct loop_work work;
-    struct blk_req *req;
-    int ret;
-};
-
-_Static_assert(sizeof(struct logwrites_work) <= BLK_REQ_DRIVER_BYTES, "blk_req.driver");
-
-static void work_run(struct loop_work *work)
-{
-    struct logwrites_work *w = container_of(work, struct logwrites_work, work);
-    w->ret = logwrites_run(w->req->blk, w->req);
-}
-
-static void work_done(struct loop_work *work)
-{
-    struct logwrites_work *w = container_of(work, struct logwrites_work, work);
-    blk_req_done(w->req, w->ret);
-}
-
-static void logwrites_submit(struct blk *b, struct blk_req *req)
-{
-    struct logwrites_work *w = (struct logwrites_work *)(void *)req->driver;
-    *w = (struct logwrites_work){.work = {.run = work_run, .done = work_done},
-                                 .req = req};
-    loop_work_submit(b->loop, &w->work);
 }
 
 /* Behind the entries of a log that is there: the next one. */
@@ -169,10 +121,8 @@ static bool logwrites_open(struct blk *b, json_t *opts, GError **error)
     if (!w->log) {
         return false;
     }
-    b->content_len = b->file->content_len;
-    b->limits = b->file->limits;
+    filter_follow_file(b);
     b->limits.request_align = MAX(b->limits.request_align, (uint32_t)SECTOR);
-    b->growable = b->file->growable;
     w->sector = 1;
     int r = blk_opt_bool(opts, "log-append", false) ? find_end(w) : put_super(w);
     return r == 0 || error_errno(error, -r, "the log '%s'", blk_get_filename(w->log));
@@ -200,6 +150,6 @@ const struct blk_protocol logwrites_filter = {
     .filter = true,
     .open = logwrites_open,
     .close = logwrites_close,
-    .submit = logwrites_submit,
+    .submit = filter_submit_pooled,
     .run = logwrites_run,
 };

@@ -25,20 +25,21 @@ static bool raw_open(struct blk *b, json_t *opts, GError **error)
     uint64_t have = b->file->content_len;
     if (raw->offset > have) {
         return error_msg(error,
-                         "'offset' (%" PRIu64 ") is past the end of the file (%" PRIu64
-                         " bytes)",
+                         "Offset (%" PRIu64 ") cannot be greater than size of the "
+                         "containing file (%" PRIu64 ")",
                          raw->offset, have);
     }
     uint64_t rest = have - raw->offset;
     uint64_t size = blk_opt_u64(opts, "size", rest);
     raw->windowed = json_object_get(opts, "size") != NULL;
     if (raw->windowed && size % 512 != 0) {
-        return error_msg(error, "'size' (%" PRIu64 ") is not a multiple of 512", size);
+        return error_msg(error, "Specified size is not multiple of 512");
     }
     if (size > rest) {
         return error_msg(error,
-                         "'offset' and 'size' (%" PRIu64 " + %" PRIu64
-                         ") reach past the end of the file (%" PRIu64 " bytes)",
+                         "The sum of offset (%" PRIu64 ") and size (%" PRIu64
+                         ") has to be smaller or equal to the  actual size of the "
+                         "containing file (%" PRIu64 ")",
                          raw->offset, size, have);
     }
     b->content_len = size;

@@ -410,10 +410,11 @@ static bool file_choose_engine(struct blk *b, struct file *f, const char *aio,
                                GError **error)
 {
     int why;
-    if (g_str_equal(aio, "native")) {
-        return error_msg(error, "aio=native (Linux AIO) is not supported; "
-                                "use aio=io_uring or aio=threads");
+    if (g_str_equal(aio, "native") && !b->direct) {
+        return error_msg(error, "aio=native was specified, but it requires "
+                                "cache.direct=on, which was not specified.");
     }
+    /* What Linux AIO was for, io_uring does as well: "native" takes what there is. */
     f->engine = g_str_equal(aio, "threads")    ? LOOP_IO_THREADS
                 : g_str_equal(aio, "io_uring") ? LOOP_IO_URING
                                                : LOOP_IO_AUTO;
@@ -445,10 +446,11 @@ static bool file_open(struct blk *b, json_t *opts, GError **error)
     bool by_fd = json_object_get(opts, "fd") != NULL;
     uint64_t fd = blk_opt_u64(opts, "fd", 0);
     if (!name == !by_fd) {
-        return error_msg(error, "driver 'file' needs either 'filename' or 'fd'");
+        return name ? error_msg(error, "Only one of 'filename' and 'fd' can be given")
+                    : error_msg(error, "The 'file' block driver requires a file name");
     }
     if (name && *name == '\0') {
-        return error_msg(error, "'filename' is empty");
+        return error_msg(error, "The 'file' block driver requires a file name");
     }
     if (name && g_str_has_prefix(name, "file:")) {
         name += strlen("file:");
@@ -520,6 +522,9 @@ static bool file_truncate(struct blk *b, uint64_t length, enum blk_prealloc prea
 {
     struct file *f = b->priv;
     uint64_t old = b->content_len;
+    if (prealloc == BLK_PREALLOC_METADATA) {
+        return error_msg(error, "Unsupported preallocation mode: metadata");
+    }
     if (f->device) {
         return length <= old ||
                error_msg(error, "cannot grow the block device '%s'", b->filename);

@@ -2,50 +2,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cmd/describe.h"
 #include "cmd/img/img.h"
 #include "lib/base/base.h"
 
 /* info: everything comes from one object (blk_info), printed as JSON or as text. */
-
-static void print_value(json_t *v, unsigned depth);
-
-static void print_members(json_t *o, unsigned depth)
-{
-    g_autoptr(GPtrArray) keys = img_json_keys(o);
-    for (unsigned i = 0; i < keys->len; i++) {
-        json_t *v = json_object_get(o, keys->pdata[i]);
-        bool deep = json_is_object(v) || json_is_array(v);
-        g_autofree char *name = g_strdelimit(g_strdup(keys->pdata[i]), "-", ' ');
-        printf("%*s%s:%c", (int)(depth * 4), "", name, deep ? '\n' : ' ');
-        print_value(v, depth + 1);
-        if (!deep) {
-            printf("\n");
-        }
-    }
-}
-
-static void print_value(json_t *v, unsigned depth)
-{
-    if (json_is_object(v)) {
-        print_members(v, depth);
-    } else if (json_is_array(v)) {
-        for (size_t i = 0; i < json_array_size(v); i++) {
-            json_t *e = json_array_get(v, i);
-            bool deep = json_is_object(e) || json_is_array(e);
-            printf("%*s[%zu]:%c", (int)(depth * 4), "", i, deep ? '\n' : ' ');
-            print_value(e, depth + 1);
-            if (!deep) {
-                printf("\n");
-            }
-        }
-    } else if (json_is_string(v)) {
-        printf("%s", json_string_value(v));
-    } else if (json_is_integer(v)) {
-        printf("%" JSON_INTEGER_FORMAT, json_integer_value(v));
-    } else {
-        printf("%s", json_is_true(v) ? "true" : "false");
-    }
-}
 
 static const char *text_of(json_t *o, const char *key)
 {
@@ -93,7 +54,7 @@ static void print_info(json_t *o, const GArray *snapshots)
     json_t *data = json_object_get(json_object_get(o, "format-specific"), "data");
     if (data) {
         printf("Format specific information:\n");
-        print_members(data, 1);
+        describe_members(data, 1);
     }
 }
 

@@ -146,7 +146,9 @@ static bool change_size(struct blk *b, uint64_t length, enum blk_prealloc preall
         return false;
     }
     if (q->data != q->file && q->data_raw &&
-        !blk_truncate(q->data, length, prealloc, error)) {
+        !blk_truncate(q->data, length,
+                      prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc,
+                      error)) {
         return false;
     }
     q->size = length;

@@ -226,6 +226,9 @@ bool qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to,
     if (r < 0) {
         return error_errno(error, -r, "Could not preallocate metadata");
     }
+    if (mode == BLK_PREALLOC_METADATA) {
+        mode = BLK_PREALLOC_OFF; /* the file itself has none */
+    }
     if (end > q->data->content_len && !blk_truncate(q->data, end, mode, error)) {
         g_prefix_error(error, "Could not preallocate data clusters: ");
         return false;

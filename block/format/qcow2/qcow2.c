@@ -94,6 +94,46 @@ static uint64_t cache_bytes(const struct qcow2 *q, json_t *opts)
     return all ? all : l2 || refs ? l2 + refs : DEFAULT_CACHE;
 }
 
+/* Only their values are judged: every write is checked against all tables. */
+static bool check_overlap_option(json_t *opts, GError **error)
+{
+    static const char *const values[] = {"none", "constant", "cached", "all", NULL};
+    json_t *o = json_object_get(opts, "overlap-check");
+    const char *text =
+        json_is_object(o) ? blk_opt_str(o, "template", "cached") : json_string_value(o);
+    return !text || g_strv_contains(values, text) ||
+           error_msg(error,
+                     "Unsupported value '%s' for qcow2 option 'overlap-check'. Allowed "
+                     "are any of the following: none, constant, cached, all",
+                     text);
+}
+
+static bool check_cache_options(const struct qcow2 *q, json_t *opts, GError **error)
+{
+    bool all = json_object_get(opts, "cache-size"),
+         l2 = json_object_get(opts, "l2-cache-size"),
+         refs = json_object_get(opts, "refcount-cache-size");
+    uint64_t most = blk_opt_u64(opts, "cache-size", 0),
+             entry = blk_opt_u64(opts, "l2-cache-entry-size", q->cluster_size);
+    if (all && l2 && blk_opt_u64(opts, "l2-cache-size", 0) > most) {
+        return error_msg(error, "l2-cache-size may not exceed cache-size");
+    }
+    if (all && refs && blk_opt_u64(opts, "refcount-cache-size", 0) > most) {
+        return error_msg(error, "refcount-cache-size may not exceed cache-size");
+    }
+    if (all && l2 && refs) {
+        return error_msg(error, "cache-size, l2-cache-size and refcount-cache-size may "
+                                "not be set at the same time");
+    }
+    if (entry < 512 || entry > q->cluster_size || (entry & (entry - 1))) {
+        return error_msg(error,
+                         "L2 cache entry size must be a power of two between 512 and "
+                         "the cluster size (%" PRIu64 ")",
+                         q->cluster_size);
+    }
+    return check_overlap_option(opts, error);
+}
+
 static bool open_writable(struct qcow2 *q, json_t *opts, bool check, GError **error)
 {
     if (q->b->read_only || check) {
@@ -148,7 +188,8 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
     q->removed = g_array_new(FALSE, FALSE, sizeof(struct qcow2_bitmap_table));
     pthread_mutex_init(&q->bitmaps_lock, NULL);
     if (!qcow2_read_header(q, check, error) || !read_tables(q, error) ||
-        !open_data_file(q, opts, error) || !qcow2_open_crypt(q, opts, error)) {
+        !check_cache_options(q, opts, error) || !open_data_file(q, opts, error) ||
+        !qcow2_open_crypt(q, opts, error)) {
         return false;
     }
     q->cache =
@@ -265,7 +306,7 @@ static const struct blk_option qcow2_options[] = {
     {"pass-discard-snapshot", BLK_OPT_BOOL, NULL,
      "so do clusters that a snapshot leaves"},
     {"pass-discard-other", BLK_OPT_BOOL, NULL, "and clusters left for other reasons"},
-    {"overlap-check", BLK_OPT_STR, NULL, "kept for QEMU's command lines"},
+    {"overlap-check", BLK_OPT_NODE, NULL, "none, constant, cached, all: all are done"},
     {"cache-size", BLK_OPT_SIZE, NULL, "most memory for tables (default 32M)"},
     {"l2-cache-size", BLK_OPT_SIZE, NULL, "the same, the part of the L2 tables"},
     {"l2-cache-entry-size", BLK_OPT_SIZE, NULL, "kept for QEMU's command lines"},
@@ -284,6 +325,7 @@ const struct blk_format qcow2_format = {
     .map = qcow2_map,
     .map_cached = qcow2_map_cached,
     .info = qcow2_info,
+    .vmstate = qcow2_vmstate,
     .writable = &qcow2_write_ops,
     .resize = &qcow2_resize_ops,
     .creatable = &qcow2_create_ops,

@@ -367,6 +367,9 @@ bool qcow2_change_width(struct qcow2 *q, unsigned order, GError **error);
 /* Check and repair an image that was not closed (dirty bit). */
 bool qcow2_repair_dirty(struct qcow2 *q, GError **error);
 
+/* vmstate.c: blk_format.vmstate */
+int qcow2_vmstate(struct blk *b, uint64_t end, uint64_t *ret_offset);
+
 bool qcow2_grow_l1(struct qcow2 *q, uint64_t entries, GError **error);
 /* Give [from, to) of the guest a place, without writing it. */
 bool qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to,

@@ -273,7 +273,9 @@ static bool qed_truncate(struct blk *b, uint64_t length, enum blk_prealloc preal
     uint64_t old = q->size;
     if (prealloc != BLK_PREALLOC_OFF) {
         return error_msg(error, "Unsupported preallocation mode '%s'",
-                         prealloc == BLK_PREALLOC_FULL ? "full" : "falloc");
+                         prealloc == BLK_PREALLOC_FULL     ? "full"
+                         : prealloc == BLK_PREALLOC_FALLOC ? "falloc"
+                                                           : "metadata");
     }
     if (length > qed_max_size(q->cluster_size, q->table_size)) {
         return error_msg(error, "Invalid image size specified");
