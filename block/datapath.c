@@ -575,7 +575,7 @@ void blk_req_done(struct blk_req *req, int ret)
 {
     struct blk *b = req->blk;
     struct blk_job *j = req->job;
-    if (ret == -ENOTSUP && req->op == BLK_ZERO) {
+    if (ret == -ENOTSUP && req->op == BLK_ZERO && !(req->flags & BLK_NO_FALLBACK)) {
         if (!j) {
             j = job_new(b, req);
         } else if (j->in_range) {

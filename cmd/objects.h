@@ -8,8 +8,9 @@
 #include "lib/secret/secret.h"
 
 /*
- * --object of the image tools: "secret,id=...,data=..." adds a secret. @text as users
- * write it, k=v or JSON. False with @error, in QEMU's words.
+ * --object of the image tools: "secret,id=...,data=..." adds a secret, "tls-creds-x509,
+ * id=...,dir=..." credentials. @text as users write it, k=v or JSON. False with @error,
+ * in QEMU's words.
  */
 bool objects_add(struct secrets *s, const char *text, GError **error);
 

@@ -12,7 +12,8 @@
 #define IV_LEN   16
 
 struct secrets {
-    GHashTable *by_id; /* name to GBytes */
+    GHashTable *by_id;   /* name to GBytes */
+    GHashTable *objects; /* name to json_t */
 };
 
 static void wipe(gpointer p)
@@ -34,6 +35,8 @@ struct secrets *secrets_new(void)
     struct secrets *s = g_new(struct secrets, 1);
     s->by_id = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
                                      (GDestroyNotify)g_bytes_unref);
+    s->objects = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                       (GDestroyNotify)json_decref);
     return s;
 }
 
@@ -41,6 +44,7 @@ void secrets_free(struct secrets *s)
 {
     if (s) {
         g_hash_table_unref(s->by_id);
+        g_hash_table_unref(s->objects);
         g_free(s);
     }
 }
@@ -112,6 +116,20 @@ static const char *text_of(const json_t *props, const char *name)
     return json_string_value(json_object_get(props, name));
 }
 
+static bool check_id(const struct secrets *s, const char *id, GError **error)
+{
+    if (!id) {
+        return error_msg(error, "Parameter 'id' is missing");
+    }
+    if (g_hash_table_contains(s->by_id, id) || g_hash_table_contains(s->objects, id)) {
+        return error_msg(error,
+                         "attempt to add duplicate property '%s' to object (type "
+                         "'container')",
+                         id);
+    }
+    return true;
+}
+
 static bool check_names(const json_t *props, GError **error)
 {
     static const char *const names[] = {"qom-type", "id",    "data", "file",
@@ -173,14 +191,8 @@ bool secrets_add(struct secrets *s, const json_t *props, GError **error)
     if (!check_names(props, error)) {
         return false;
     }
-    if (!id) {
-        return error_msg(error, "Parameter 'id' is missing");
-    }
-    if (g_hash_table_contains(s->by_id, id)) {
-        return error_msg(error,
-                         "attempt to add duplicate property '%s' to object (type "
-                         "'container')",
-                         id);
+    if (!check_id(s, id, error)) {
+        return false;
     }
     if (format && !g_str_equal(format, "raw") && !g_str_equal(format, "base64")) {
         return error_msg(error, "Parameter 'format' does not accept value '%s'",
@@ -213,4 +225,66 @@ bool secrets_add(struct secrets *s, const json_t *props, GError **error)
     }
     g_hash_table_insert(s->by_id, g_strdup(id), bytes_of(bytes, len));
     return true;
+}
+
+/* ---- objects that are no secrets --------------------------------------------------
+ */
+
+enum { OBJECT_KEYS = 6 };
+
+static const struct {
+    const char *type;
+    const char *keys[OBJECT_KEYS + 1]; /* beside id and qom-type */
+} object_types[] = {
+    {"tls-creds-x509",
+     {"dir", "endpoint", "verify-peer", "passwordid", "priority", "sanity-check"}},
+    {"tls-creds-psk", {"dir", "endpoint", "verify-peer", "username", "priority"}},
+    {"tls-creds-anon", {"dir", "endpoint", "verify-peer", "priority"}},
+    {"authz-simple", {"identity"}},
+    {"authz-list", {"policy", "rules"}},
+    {"authz-list-file", {"filename", "refresh"}},
+};
+
+static const char *const *keys_of(const char *type)
+{
+    for (size_t i = 0; i < ARRAY_LEN(object_types); i++) {
+        if (g_str_equal(object_types[i].type, type)) {
+            return object_types[i].keys;
+        }
+    }
+    return NULL;
+}
+
+bool secrets_knows_object(const char *type)
+{
+    return keys_of(type) != NULL;
+}
+
+bool secrets_add_object(struct secrets *s, const json_t *props, GError **error)
+{
+    const char *id = text_of(props, "id"), *type = text_of(props, "qom-type");
+    const char *const *keys = type ? keys_of(type) : NULL;
+    const char *key;
+    json_t *value;
+    if (!keys) {
+        return error_msg(error, "Parameter 'qom-type' does not accept value '%s'",
+                         type ? type : "");
+    }
+    json_object_foreach((json_t *)props, key, value)
+    {
+        if (!g_str_equal(key, "id") && !g_str_equal(key, "qom-type") &&
+            !g_strv_contains(keys, key)) {
+            return error_msg(error, "Parameter '%s' is unexpected", key);
+        }
+    }
+    if (!check_id(s, id, error)) {
+        return false;
+    }
+    g_hash_table_insert(s->objects, g_strdup(id), json_deep_copy(props));
+    return true;
+}
+
+const json_t *secrets_get_object(const struct secrets *s, const char *id)
+{
+    return s ? g_hash_table_lookup(s->objects, id) : NULL;
 }

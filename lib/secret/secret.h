@@ -38,4 +38,18 @@ bool secrets_add(struct secrets *s, const json_t *props, GError **error);
  * NULL, which has none. */
 GBytes *secrets_get(const struct secrets *s, const char *id, GError **error);
 
+/*
+ * Add TLS credentials or an authorization: the properties of an object tls-creds-x509,
+ * tls-creds-psk, tls-creds-anon, authz-simple, authz-list or authz-list-file,
+ * "qom-type" saying which. They are kept as they are, for who uses them; @props is
+ * copied. False with @error for properties that such an object does not have.
+ */
+bool secrets_add_object(struct secrets *s, const json_t *props, GError **error);
+
+/* Whether secrets_add_object() knows objects of this type. */
+bool secrets_knows_object(const char *type);
+
+/* Those of object @id, borrowed; NULL when there is none. @s may be NULL. */
+const json_t *secrets_get_object(const struct secrets *s, const char *id);
+
 #endif
