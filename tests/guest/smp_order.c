@@ -2,7 +2,8 @@
  * Several processors and the same memory: locked operations with exact totals, and the
  * orders of loads and stores that the memory model allows and forbids (SDM vol. 3,
  * "Memory Ordering"; APM vol. 2, 7.2). With 2 or 4 processors; rounds=N and batches=N
- * on the command line say how often, for `./dev test litmus`.
+ * on the command line say how often, patience=N how long they wait for each other
+ * without letting go of the host's processors, for `./dev test litmus`.
  */
 #include "tests/guest/lib/smp.h"
 
@@ -279,6 +280,7 @@ GUEST_TEST(locked_operations_across_lines_and_pages_lose_nothing)
 enum { CELLS = 128 };
 
 static unsigned batches;
+static unsigned patience; /* turns of a loop to wait for others before PAUSE */
 
 static struct cell {
     volatile uint64_t x __attribute__((aligned(64)));
@@ -309,24 +311,69 @@ static void meet(struct cell *c, unsigned n)
     }
 }
 
+/*
+ * As smp_barrier(), but processors that run leave it at the same moment: whoever waits
+ * says so (PAUSE, for which the host may run something else) only after a while. After
+ * a long one if @patient, so that the host comes to run them at the same time.
+ */
+static void start_together(unsigned n, bool patient)
+{
+    static uint32_t heres[CPUS + 1]; /* by n */
+    uint32_t *here = &heres[n], mine = __atomic_fetch_add(here, 1, __ATOMIC_SEQ_CST);
+    uint32_t full = (mine / n + 1) * n;
+    /* More than two may be more than the host has processors. */
+    unsigned turns = patient ? 100 * patience : n == 2 ? patience : patience / 20;
+    for (unsigned spins = 0;
+         (int32_t)(__atomic_load_n(here, __ATOMIC_SEQ_CST) - full) < 0; spins++) {
+        if (spins > turns) {
+            cpu_pause();
+        }
+    }
+}
+
+static void delay(unsigned turns)
+{
+    for (volatile unsigned d = 0; d < turns; d++) {
+    }
+}
+
+/*
+ * All processors have the batch's lines for reading: a store waits for the others to
+ * give theirs up, long enough for the load behind it to be done first.
+ */
+static void share_lines(void)
+{
+    for (unsigned i = 0; i < CELLS; i++) {
+        (void)cells[i].x;
+        (void)cells[i].y;
+    }
+}
+
+/* How the processors come to the cells of batch b: b % 4. */
+enum { SHARED, SHARED_LATE, MEETING, OPPOSITE };
+
 static void run_shape(void *arg)
 {
     (void)arg;
     unsigned cpu = guest_cpu(), n = shape->cpus;
     for (unsigned b = 0; b < batches; b++) {
-        smp_barrier(n);
-        for (volatile unsigned d = 0; d < (b * (cpu + 1)) % 32; d++) {
+        unsigned way = b % 4;
+        start_together(n, false);
+        if (way == SHARED || way == SHARED_LATE) {
+            share_lines();
+        }
+        start_together(n, b % (n == 2 ? 16 : 128) == 0);
+        if (way != SHARED) {
+            delay(b / 4 * (cpu + 1) % 32);
         }
         for (unsigned i = 0; i < CELLS; i++) {
-            /* In every fourth batch they come from opposite ends, in others they meet
-             * at each cell. */
-            unsigned k = cpu & 1 && b % 4 == 3 ? CELLS - 1 - i : i;
-            if (b % 4 == 1) {
+            unsigned k = cpu & 1 && way == OPPOSITE ? CELLS - 1 - i : i;
+            if (way == MEETING) {
                 meet(&cells[k], n);
             }
             seen[cpu][k] = (uint8_t)shape->part(cpu, &cells[k]);
         }
-        smp_barrier(n);
+        start_together(n, false);
         if (cpu == 0) {
             for (unsigned i = 0; i < CELLS; i++) {
                 uint8_t s[CPUS] = {seen[0][i], seen[1][i], seen[2][i], seen[3][i]};
@@ -346,6 +393,7 @@ static void litmus(const struct shape *s)
     shape = s;
     odd_count = 0;
     batches = guest_option("batches", 1000);
+    patience = guest_option("patience", 100);
     for (unsigned i = 0; i < CELLS; i++) {
         cells[i].x = cells[i].y = 0;
         cells[i].gate = 0;
