@@ -23,9 +23,12 @@ CHECK = ["t0_check_test"]
 CORE = ["t0_core_test"]
 TLB = ["t0_tlb_test"]
 VIEW = ["t1_view_test"]
+SLOT = ["t1_slot_test"]
+T2 = ["t2_test"]
+RUN = ["smp_branches:2:tier=1,heat=1"]
 SMC = ["smc:1:tier=1,heat=1"]
 SMP = ["smp_code:4:tier=1,heat=1", "smp_memory:4:tier=1,heat=1"]
-SECONDS = 60  # a hung test
+SECONDS = 60  # a hung test: so long, and five times what it takes without a mutant
 
 # (name, file, text, replacement, tests)
 MUTANTS = [
@@ -105,6 +108,39 @@ MUTANTS = [
     ("write_side_not_looked_at", BT + "t0_tlb.c",
      "core->side[b][idx].read == page || core->side[b][idx].write == page",
      "core->side[b][idx].write == page", TLB),
+    # Pushes and pops that are checked together.
+    ("run_looks_at_one_end", BT + "t1_run.c",
+     "put_page_number(t, T1_S2, r->write ? -1 : size - 1);",
+     "put_page_number(t, T1_S2, r->write ? -size : 0);", RUN),
+    ("run_over_a_changed_stack_pointer", BT + "t1_run.c",
+     "return i->opnd[0].kind == X86_OPND_REG && i->opnd[0].reg != X86_RSP;\n",
+     "return i->opnd[0].kind == X86_OPND_REG;\n", RUN),
+    ("run_loses_the_addend", BT + "t1_run.c",
+     "if (t->run->addend_at != t1_pos(&t->e)) {", "if (!t->run->addend_at) {", RUN),
+    ("run_pushes_where_it_may_read", BT + "t1_run.c",
+     "r->write ? offsetof(struct t1_stack, write[1])", "0 ? offsetof(struct t1_stack, write[1])",
+     RUN),
+    # Slots.
+    ("slot_of_first_byte", BT + "t1_slot.c", "last.disp += (int32_t)size - 1;",
+     "last.disp += 0;", SLOT),
+    ("slot_of_last_byte", BT + "t1_slot.c", "        t1_lea(e, T1_S2, at);\n        at.base",
+     "        t1_lea(e, T1_S2, last);\n        at.base", SLOT),
+    ("slots_filled_stay", BT + "t1_slot.c", "i < b->nb;", "0;", SLOT),
+    ("slots_of_full_list_stay", BT + "t1_slot.c", "t1_mov_ri(e, T1_RCX, T1_BUCKET_SIZE);",
+     "t1_mov_ri(e, T1_RCX, T1_BUCKET_SIZE - 2);", SLOT),
+    ("stack_copy_stays", BT + "t1_slot.c",
+     "c->t1.stack[user].read[i] = c->t1.stack[user].write[i] = T1_SLOT_EMPTY;", ";", SLOT),
+    ("slot_of_twice_the_page", BT + "t1_slot.c", "put_negate(e, TMP, 1);",
+     "put_negate(e, TMP, 0);", SLOT),
+    ("slot_filled_from_any_bank", BT + "t1_slot.c",
+     "out[nb++] = put_unless_zero(e);\n    }\n    put_copies",
+     "(void)put_unless_zero;\n    }\n    put_copies", SLOT),
+    # Hot regions.
+    ("group_loses_a_constant", BT + "t2_group.c",
+     "        p->reg[insn->opnd[0].reg].delta += n;\n", "", T2),
+    ("fixed_register_moves", BT + "t2_regs.c", "(!(u->fixed >> r & 1) && !(own >> r & 1));",
+     "!(u->fixed >> r & 1);", T2),
+    ("kill_not_noticed", BT + "t2_region.c", "    t1->t2_drops++;\n", "", T2),
     # Views.
     ("fallbacks_not_counted", BT + "t1_code.c", "    t1->steps++;\n    t1->fallbacks[what >> 16]++;",
      "    t1->steps++;", VIEW),
@@ -131,33 +167,38 @@ def program(objects, test):
     return argv, ["cmd/lodge-vmm", target]
 
 
-def run_tests(objects, tests):
-    """('caught', why), ('missed', '') or ('does not build', why)."""
+def run_tests(objects, tests, took=None):
+    """('caught', why), ('missed', '') or ('does not build', why). @took: how long each test
+    takes, or None: that is what is to be found out, by test."""
+    times = {}
     for test in tests:
         argv, targets = program(objects, test)
         done = base.run(["ninja", "-C", str(objects), *targets])
         if done.returncode:
             return "does not build", done.stdout[-1500:]
         passes = 33 if ":" in test else 0
+        start = time.monotonic()
+        limit = SECONDS + 5 * took[test] if took else 20 * SECONDS
         try:
-            done = base.run(argv, timeout=SECONDS, stdin=subprocess.DEVNULL)
+            done = base.run(argv, timeout=limit, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
             return "caught", f"{test}: did not come back"
         if done.returncode != passes:
             why = [line for line in done.stdout.splitlines()
                    if line.startswith(("not ok", "Bail out", "#  ", "lodge-vmm:"))]
             return "caught", f"{test}: {(why or ['ended with ' + str(done.returncode)])[0]}"
-    return "missed", ""
+        times[test] = time.monotonic() - start
+    return "missed", "" if took else times
 
 
-def try_mutant(tree, objects, mutant):
+def try_mutant(tree, objects, mutant, took):
     what = base.resolve(tree, mutant[:4])
     if isinstance(what, str):
         return "stale", what
     path, text, mutated = what
     path.write_text(mutated)
     try:
-        return run_tests(objects, mutant[4])
+        return run_tests(objects, mutant[4], took)
     finally:
         path.write_text(text)
 
@@ -173,13 +214,13 @@ def main():
         print("\n".join(m[0] for m in mutants))
         return 0
     tree, objects = base.prepare(args.build)
-    verdict, detail = run_tests(objects, sorted({t for m in mutants for t in m[4]}))
+    verdict, took = run_tests(objects, sorted({t for m in mutants for t in m[4]}))
     if verdict != "missed":
-        sys.exit(f"without any mutant: {verdict}: {detail}")
+        sys.exit(f"without any mutant: {verdict}: {took}")
     bad = []
     for mutant in mutants:
         start = time.monotonic()
-        verdict, detail = try_mutant(tree, objects, mutant)
+        verdict, detail = try_mutant(tree, objects, mutant, took)
         print(f"{verdict:8} {mutant[0]:32} {time.monotonic() - start:5.0f} s  {detail}", flush=True)
         if verdict != "caught":
             bad.append(mutant[0])

@@ -561,3 +561,121 @@ GUEST_TEST(pops_fault_at_the_one_that_reaches_the_next_page)
         }
     }
 }
+
+/* With instructions between them that change registers, those that have no register of
+ * the host, too. */
+static USER_CODE void user_pushes_and_more(void *stack)
+{
+    __asm__ volatile("mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
+                     "mov $1, %%eax; mov $2, %%ebx; mov $0x1000, %%r9d\n"
+                     "mov $0x200, %%r10d; mov $0x30, %%r14d; mov $0x4, %%r15d\n"
+                     "mov (%%rsp), %%rcx; mov %%rcx, (%%rsp)\n"
+                     "push %%rax\n"
+                     "add %%r9, %%r10; lea (%%rbx, %%r15), %%rdx; xor %%r14, %%r15\n"
+                     "push %%rbx\n"
+                     "mov %%r10, %%r11; sub %%r15, %%r11\n"
+                     "push %%r11; push %%rdx\n"
+                     "lea (%%rbx, %%r9), %%rdx\n"
+                     "push %%rdx\n"
+                     "mov %%r8, %%rsp"
+                     :
+                     : "D"(stack)
+                     : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r14",
+                       "r15", "memory");
+}
+
+static USER_CODE void user_pops_and_more(void *stack)
+{
+    __asm__ volatile(
+        "mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
+        "mov $0x1000, %%r9d; mov $0x200, %%r10d; mov $0x30, %%r14d\n"
+        "mov (%%rsp), %%rcx\n"
+        "pop %%rax\n"
+        "add %%r9, %%r10; lea (%%rax, %%r14), %%rdx; xor %%r10, %%r14\n"
+        "pop %%rbx\n"
+        "lea (%%rbx, %%r9), %%rsi\n"
+        "pop %%r11; pop %%r15\n"
+        "mov %%r11, (%%rdi); mov %%r15, 8(%%rdi)\n"
+        "mov %%rdx, 16(%%rdi); mov %%rsi, 24(%%rdi); mov %%r14, 32(%%rdi)\n"
+        "mov %%r8, %%rsp"
+        :
+        : "D"(stack)
+        : "rax", "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r14", "r15",
+          "memory");
+}
+
+GUEST_TEST(pushes_and_pops_go_on_behind_other_instructions)
+{
+    static const uint64_t pushed[] = {1, 2, 0x1200 - 0x34, 6, 0x1002};
+    static const uint64_t popped[] = {12, 13, 10 + 0x30, 11 + 0x1000, 0x1230};
+    struct trap t;
+    for (unsigned i = 0; i < 40; i++) {
+        uint64_t *words = (uint64_t *)(page(i & 1) + 0x800);
+        map_for_user(1, i & 1, true);
+        for (int k = -8; k < 8; k++) {
+            words[k] = 99;
+        }
+        CHECK(!guest_try_user(&t, user_pushes_and_more, (void *)(linear(1) + 0x800)));
+        for (int k = 0; k < 5; k++) {
+            CHECK_EQ(words[-1 - k], pushed[k]);
+        }
+        for (unsigned k = 0; k < 8; k++) {
+            words[k] = 10 + k;
+        }
+        CHECK(!guest_try_user(&t, user_pops_and_more, (void *)(linear(1) + 0x800)));
+        for (unsigned k = 0; k < 5; k++) {
+            CHECK_EQ(words[k], popped[k]);
+        }
+    }
+}
+
+/* The stack pointer moves to another page between them. */
+static USER_CODE void user_pushes_apart(void *stack)
+{
+    __asm__ volatile("mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
+                     "mov $1, %%eax; mov $2, %%ebx\n"
+                     "mov (%%rsp), %%rcx; mov %%rcx, (%%rsp)\n"
+                     "push %%rax; lea -4096(%%rsp), %%rsp; push %%rbx\n"
+                     "mov %%rdi, %%rsp\n"
+                     "push %%rbx; sub $4096, %%rsp; push %%rax\n"
+                     "mov %%r8, %%rsp"
+                     :
+                     : "D"(stack)
+                     : "rax", "rbx", "rcx", "r8", "memory");
+}
+
+static USER_CODE void user_pops_apart(void *stack)
+{
+    __asm__ volatile("mov %%rsp, %%r8; mov %%rdi, %%rsp\n"
+                     "mov (%%rsp), %%rcx\n"
+                     "pop %%rax; add $4096, %%rsp; pop %%rbx\n"
+                     "mov %%rax, (%%rdi); mov %%rbx, 8(%%rdi)\n"
+                     "mov %%r8, %%rsp"
+                     :
+                     : "D"(stack)
+                     : "rax", "rbx", "rcx", "r8", "memory");
+}
+
+GUEST_TEST(pushes_and_pops_follow_the_stack_pointer)
+{
+    struct trap t;
+    for (unsigned i = 0; i < 40; i++) {
+        unsigned lower = i & 1, upper = 3 + (i >> 1 & 1);
+        map_for_user(1, lower, true);
+        map_for_user(2, 2, true);
+        map_for_user(3, upper, true);
+        uint64_t *low = (uint64_t *)(page(lower) + 0x800);
+        uint64_t *here = (uint64_t *)(page(2) + 0x800);
+        uint64_t *high = (uint64_t *)(page(upper) + 0x800);
+        low[-2] = here[-1] = 99;
+        CHECK(!guest_try_user(&t, user_pushes_apart, (void *)(linear(2) + 0x800)));
+        CHECK_EQ(here[-1], 2);
+        CHECK_EQ(low[-2], 1);
+        here[0] = 20 + i;
+        here[1] = 99;
+        high[1] = 60 + i;
+        CHECK(!guest_try_user(&t, user_pops_apart, (void *)(linear(2) + 0x800)));
+        CHECK_EQ(here[0], 20 + i);
+        CHECK_EQ(here[1], 60 + i);
+    }
+}

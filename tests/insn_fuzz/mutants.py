@@ -187,7 +187,7 @@ T1_MUTANTS = [
     ("idiv_by_minus_one", BT + "t1_insn.c", "(struct t1_mem){(uint8_t)by, T1_NO_REG, 0, 1});",
      "(struct t1_mem){(uint8_t)by, T1_NO_REG, 0, 3});"),
     ("div_of_any_dividend", BT + "t1_insn.c",
-     "    slow_unless_zero(t);\n    t1_op_reg(e, &mov, T1_RCX, by);",
+     "    t1_slow_unless_zero(t);\n    t1_op_reg(e, &mov, T1_RCX, by);",
      "    t1_op_reg(e, &mov, T1_RCX, by);"),
     ("write16_clears_memory_register", BT + "t1_insn.c", "|| o->size < 4 ||",
      "|| o->size < 2 ||"),
@@ -236,8 +236,7 @@ T1_MUTANTS = [
     # Slow paths and state.
     ("vectors_not_taken_after_t0", BT + "t1_code.c", "c->t1.vec_want = 1;", ""),
     ("own_block_changed_goes_on", BT + "t1_code.c",
-     "(b->flags & T0_BLOCK_DEAD) || vcpu_wants_attention(c->vcpu) ||",
-     "vcpu_wants_attention(c->vcpu) ||"),
+     "drops != t1->t2_drops || (b->flags & T0_BLOCK_DEAD) ||", "drops != t1->t2_drops ||"),
     ("jumps_to_killed_stay", BT + "t1_code.c",
      "if (tr->in_jumps == T1_JUMPS_ONE && table[tr->jump].code == code) {", "if (0) {"),
     ("unmasked_sse_taken", BT + "t1_code.c",

@@ -197,6 +197,26 @@ static void access_over_a_page_is_in_both(void)
     }
 }
 
+/* Of an access that may be misaligned the numbers of two pages are added, whose sum is
+ * the number of another page. */
+static void page_of_half_the_number_is_another_one(void)
+{
+    struct t0_test *t = machine();
+    for (unsigned k = 0; k < 6; k++) {
+        le64_put(t->ram + 0x20000 + k * 8, k < 4 ? 2 * MIB2 : MIB2);
+    }
+    le64_put(t->ram + PD + 16, le64_get(t->ram + PD + 16) ^ MIB2);
+    le64_put(t->ram + 3 * MIB2 + 16, 1);
+    le64_put(t->ram + MIB2 + 16, 2);
+    le64_put(t->ram + MIB2 + 24, 3);
+    t->s.cr4 |= X86_CR4_OSFXSR;
+    t->s.gpr[X86_RSI] = 0x20000;
+    g_assert_cmpint(RUN(t, load_from_list), ==, VCPU_EXIT_HLT);
+    g_assert_cmpuint(t->s.gpr[X86_RAX], ==, 2);
+    g_assert_cmpuint(t->s.gpr[X86_RDX], ==, 3);
+    t0_test_free(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -209,6 +229,7 @@ int main(int argc, char **argv)
     g_test_add_func("/t1/slot/smap", slot_filled_with_ac_set_is_not_used_without);
     g_test_add_func("/t1/slot/code", store_slot_ends_where_code_begins);
     g_test_add_func("/t1/slot/crossing", access_over_a_page_is_in_both);
+    g_test_add_func("/t1/slot/half", page_of_half_the_number_is_another_one);
     g_test_add_func("/t1/slot/turns", site_that_gives_up_reads_the_same);
     return g_test_run();
 }

@@ -115,6 +115,72 @@ static void fault_in_a_region_is_precise(void)
     t0_test_free(t);
 }
 
+/* The registers without one of the host are used so much more than the others that they
+ * would get those of RAX to RDX, too; but these have halves. */
+T0_TEST_ASM(loop_with_high_bytes, 64,
+            "mov $100, %ecx\n xor %eax, %eax\n xor %ebx, %ebx\n xor %edx, %edx\n"
+            "mov $1, %r9d\n xor %r10d, %r10d\n mov $2, %r11d\n xor %r14d, %r14d\n"
+            "xor %r15d, %r15d\n"
+            "1: .rept 8\n add %r9, %r10\n add %r11, %r14\n add %r10, %r15\n .endr\n"
+            ".rept 3\n mov %rsi, %rdi\n mov %rbp, %r8\n mov %r12, %r13\n .endr\n"
+            "add $1, %ah\n add %ah, %bh\n xor %bh, %dh\n dec %ecx\n jnz 1b\n hlt");
+
+static void high_bytes_are_found_in_a_region(void)
+{
+    struct t0_test *t = machine(",t2-heat=1");
+    uint8_t bh = 0, dh = 0;
+    for (unsigned i = 1; i <= 100; i++) {
+        bh += i;
+        dh ^= bh;
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        t0_test_asm(t, loop_with_high_bytes);
+        RUN(t);
+        g_assert_cmphex(t->s.gpr[X86_RAX], ==, 100 << 8);
+        g_assert_cmphex(t->s.gpr[X86_RBX], ==, bh << 8);
+        g_assert_cmphex(t->s.gpr[X86_RDX], ==, dh << 8);
+        g_assert_cmpuint(t->s.gpr[X86_R10], ==, 800);
+        g_assert_cmpuint(t->s.gpr[X86_R14], ==, 1600);
+        g_assert_cmpuint(t->s.gpr[X86_R15], ==, 800 * 801 / 2);
+    }
+    g_assert_cmpuint(core_of(t)->nb_built, >, 0);
+    t0_test_free(t);
+}
+
+/* The sum of two words 16 bytes apart at each address in a list, up to 0. */
+T0_TEST_ASM(sums_of_list, 64,
+            "xor %eax, %eax\n xor %ebx, %ebx\n"
+            "1: mov (%rsi), %rdi\n test %rdi, %rdi\n jz 2f\n"
+            "add (%rdi), %rax\n add $16, %rdi\n add (%rdi), %rbx\n"
+            "add $8, %rsi\n jmp 1b\n 2: hlt");
+
+#define MIB2 0x200000u
+#define LIST 0x20000u
+#define PD   (T0_TEST_PML4 + 0x2000u) /* of the first GiB, in pages of 2 MiB */
+
+static void accesses_that_a_page_parts_are_in_their_own(void)
+{
+    struct t0_test *t = t0_test_new_options(64, 8192, NULL, "tier=2,heat=1,t2-heat=1");
+    le64_put(t->ram + PD + 8, le64_get(t->ram + PD + 8) ^ 3 * MIB2);
+    le64_put(t->ram + MIB2 - 8, 1);
+    le64_put(t->ram + MIB2 + 8, 100); /* not here: */
+    le64_put(t->ram + 2 * MIB2 + 8, 2);
+    le64_put(t->ram + 0x30000, 10);
+    le64_put(t->ram + 0x30010, 20);
+    for (unsigned k = 0; k < 100; k++) {
+        le64_put(t->ram + LIST + k * 8, k < 80 ? 0x30000 : MIB2 - 8);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        t->s.gpr[X86_RSI] = LIST;
+        t0_test_asm(t, sums_of_list);
+        RUN(t);
+        g_assert_cmpuint(t->s.gpr[X86_RAX], ==, 80 * 10 + 20 * 1);
+        g_assert_cmpuint(t->s.gpr[X86_RBX], ==, 80 * 20 + 20 * 2);
+    }
+    g_assert_cmpuint(core_of(t)->nb_built, >, 0);
+    t0_test_free(t);
+}
+
 /* Samples as the thread would take them: attention is asked for before each run. */
 static void loop_that_is_sampled_twice_becomes_a_region(void)
 {
@@ -146,6 +212,8 @@ int main(int argc, char **argv)
     g_test_add_func("/t2/changes", region_is_left_when_its_code_changes);
     g_test_add_func("/t2/push", region_is_left_when_a_push_changes_its_page);
     g_test_add_func("/t2/fault", fault_in_a_region_is_precise);
+    g_test_add_func("/t2/high", high_bytes_are_found_in_a_region);
+    g_test_add_func("/t2/parts", accesses_that_a_page_parts_are_in_their_own);
     g_test_add_func("/t2/sample", loop_that_is_sampled_twice_becomes_a_region);
     return g_test_run();
 }
