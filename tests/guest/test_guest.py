@@ -27,9 +27,10 @@ VMMS = {
     # Every block is translated before its second execution.
     "bt-tier1": [str(vm.LODGE_VMM), "-M", "microvm", "-accel", "bt,tier=1,heat=1",
                  "-cpu", "max"],
-    # The same, and every block that is entered is recorded with what follows.
+    # The same, every block that is entered is recorded with what follows, and checks
+    # are those of processors whose LOOP is slow.
     "bt-tier2": [str(vm.LODGE_VMM), "-M", "microvm", "-accel",
-                 "bt,tier=2,heat=1,t2-heat=1", "-cpu", "max"],
+                 "bt,tier=2,heat=1,t2-heat=1,jrcxz=on", "-cpu", "max"],
     "qemu": [str(vm.QEMU), "-M", "q35", "-accel", "tcg", "-cpu", "max"],
 }
 

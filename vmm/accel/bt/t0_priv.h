@@ -79,6 +79,7 @@ struct t0_vm {
     uint32_t tier;    /* what -accel bt,tier= says, */
     bool t1;          /* and whether translations are made */
     bool t2;          /* and of hot regions */
+    bool jrcxz;       /* even where LOOP is quick */
     uint32_t t2_heat; /* 0: what is hot is found by samples */
     struct t2_thread *t2_thread;
     bool lockstep;              /* check translations against T0 */

@@ -33,9 +33,9 @@ struct t1_jitdump;
  * count too: "shrx r, r, rsp" is a page number.
  *
  * Flags. The guest's arithmetic flags are the host's, always. Whatever is done between
- * two guest instructions leaves them alone: only MOV, LEA, NOT, SHRX, PDEP, PEXT and
- * JRCXZ are used for it, so there is nothing to save and nothing to find again after a
- * fault.
+ * two guest instructions leaves them alone: only MOV, LEA, NOT, SHRX, PDEP, PEXT, JRCXZ
+ * and LOOP are used for it, so there is nothing to save and nothing to find again after
+ * a fault.
  *
  * Memory. Each access looks the page up in T0's software TLB, inline:
  *
@@ -45,11 +45,9 @@ struct t1_jitdump;
  *     mov   rcx, [current bank]
  *     lea   r11, [r11 + rcx]         the entry
  *     mov   rcx, [r11 + tag]         a page's complemented address
- *     lea   rcx, [rcx + r10 + size]  last byte's address - page
- *     shrx  rcx, rcx, rsp            0 when that is inside the page
- *     jrcxz hit
- *     jmp   slow
- *   hit:
+ *     lea   rcx, [rcx + r10 + size + 4096]  last byte's address - page, and a page
+ *     shrx  rcx, rcx, rsp            1 when that is inside the page
+ *     loop  slow
  *     mov   rcx, [current bank]
  *     mov   r11, [rcx + r11 + addend]
  *     OP    [r10 + r11]
@@ -61,12 +59,13 @@ struct t1_jitdump;
  *     lea   rcx, [base + displacement]
  *     pext  rcx, rcx, [slot.mask]    the page's number, and what is 0 when aligned
  *     mov   r11, [slot.expected]     that, negated
- *     lea   rcx, [rcx + r11]
- *     jrcxz hit
- *     jmp   refill                   from the TLB, out of line
- *   hit:
+ *     lea   rcx, [rcx + r11 + 1]
+ *     loop  refill                   from the TLB, out of line
  *     mov   r11, [slot.addend]
  *     OP    [base + displacement + r11]
+ *
+ * LOOP is the branch for "not zero" that does not look at flags; where it is slow
+ * checks end in JRCXZ: t1_unless() in t1_emit.h.
  *
  * Slots are data, at as much after the executable mapping as the code they belong to is
  * inside of it. All that goes through the stack pointer, which mostly stays in one

@@ -27,7 +27,7 @@ static struct t1_site *new_site(struct t1_ctx *t, int64_t target, bool poll)
 }
 
 /* Entries of the instruction TLB are 24 bytes. */
-uint32_t t1_code_page(struct t1_ctx *t, int32_t page)
+void t1_code_page(struct t1_ctx *t, int32_t page, uint32_t *ret_miss)
 {
     struct t1_emit *e = &t->e;
     _Static_assert(sizeof(struct t0_itlb_entry) == 24, "8 times 3");
@@ -44,14 +44,13 @@ uint32_t t1_code_page(struct t1_ctx *t, int32_t page)
     m.index = T1_S2;
     t1_load(e, T1_RCX, m);
     t1_not(e, T1_RCX);
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, (int32_t)(1 + user)});
-    uint32_t hit = t1_jrcxz(e), miss = t1_jmp(e, 0);
-    t1_here8(e, hit);
+    t1_lea(e, T1_RCX,
+           (struct t1_mem){T1_RCX, T1_S1, 0, (int32_t)(1 + user + t1_one(e))});
+    t1_unless(e, ret_miss);
     m = t1_field(itlb + offsetof(struct t0_itlb_entry, gpa));
     m.index = T1_S2;
     t1_load(e, T1_RCX, m);
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
-    return miss;
 }
 
 /*
@@ -61,15 +60,14 @@ uint32_t t1_code_page(struct t1_ctx *t, int32_t page)
 static void far_check(struct t1_ctx *t, struct t1_site *s, uint32_t ret_miss[2])
 {
     struct t1_emit *e = &t->e;
-    ret_miss[0] = t1_code_page(t, (int32_t)(s->target & ~0xfff));
-    /* rcx += minus the page number; 1 while there is none: never 0. A displacement
-     * of four bytes whatever its value: it is patched. */
+    t1_code_page(t, (int32_t)(s->target & ~0xfff), &ret_miss[0]);
+    /* rcx += minus the page number: see t1_site_page(). A displacement of four bytes
+     * whatever its value: it is patched. */
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_NO_REG, 0, 0x11111111});
     s->page = t1_pos(e) - 4;
-    memcpy(e->base + s->page, &(int32_t){1}, 4);
-    uint32_t hit = t1_jrcxz(e);
-    ret_miss[1] = t1_jmp(e, 0);
-    t1_here8(e, hit);
+    s->one = t1_one(e);
+    t1_site_page(t->t1, s, 0);
+    t1_unless(e, &ret_miss[1]);
     t1_store(e, T1_FIELD(t1.page_base), T1_S1);
 }
 
@@ -170,8 +168,8 @@ static void look_up(struct t1_ctx *t)
     t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_S1, 0, 0});
     t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.jump_mask));
     t1_load(e, T1_RCX, entry_at(t, T1_S2, offsetof(struct t1_jump, minus_rip)));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, 0});
-    t1_slow_unless_zero(t);
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, (int32_t)t1_one(e)});
+    t1_slow_unless(t);
 }
 
 /* Go to what look_up() found; @offset is the register with its offset in the table. */

@@ -169,10 +169,17 @@ bool t1_supported(void)
     return __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx");
 }
 
+static bool loop_is_quick(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+}
+
 bool t1_init(struct t0_cpu *c, GError **error)
 {
     struct t1_core *t1 = c->core->t1 = g_new0(struct t1_core, 1);
     t1->size = c->core->tvm->t1_mib << 20;
+    t1->loop = !c->core->tvm->jrcxz && loop_is_quick();
     t1->nb_regions = CLAMP(t1->size / REGION_BYTES, 2, T1_MAX_REGIONS);
     t1->write = t1->exec = MAP_FAILED;
     int fd = memfd_create("t1-code", MFD_CLOEXEC);

@@ -13,8 +13,15 @@
  */
 
 struct t1_emit {
-    uint8_t *p;    /* where the next byte goes, in the writable mapping */
-    uint8_t *base; /* the writable mapping's start; positions are offsets from it */
+    uint8_t *p;     /* where the next byte goes, in the writable mapping */
+    uint8_t *base;  /* the writable mapping's start; positions are offsets from it */
+    bool loop;      /* checks end in LOOP: t1_unless() */
+    bool too_far;   /* one of them could not reach its island */
+    uint32_t front; /* islands for the first checks: where, and how many */
+    unsigned nb_front, nb_pending;
+    struct {
+        uint32_t at, *from; /* the LOOP's displacement; where its island is noted */
+    } pending[24];
 };
 
 /* [base + index << shift + disp]; base or index may be T1_NO_REG. With T1_RIP as base,
@@ -274,6 +281,84 @@ static inline uint32_t t1_jmp(struct t1_emit *e, uint32_t to)
     t1_u32(e, 0);
     t1_set_rel32(e, t1_pos(e) - 4, to);
     return t1_pos(e) - 4;
+}
+
+/*
+ * Jump unless rcx is t1_one(), which is 0 or 1. The position of the jump's displacement
+ * is put into *ret_from, when it is known: at the next t1_put_islands() at the latest.
+ *
+ * Checks pass nearly always, and there are so many of them that a processor has no room
+ * to predict as many branches that are taken. So the branch is one that is not taken
+ * when they pass: LOOP, the only one for "not zero" that does not look at flags. It has
+ * one byte of displacement and leads to an island, a jump to where the check leads. On
+ * processors where LOOP is slow it is JRCXZ, over a jump.
+ */
+static inline unsigned t1_one(const struct t1_emit *e)
+{
+    return e->loop;
+}
+
+/* The islands of all checks since the last ones. @over: the code goes on behind them.
+ */
+static inline void t1_put_islands(struct t1_emit *e, bool over)
+{
+    if (!e->nb_pending) {
+        return;
+    }
+    if (over) {
+        t1_u8(e, 0xeb);
+        t1_u8(e, 5 * e->nb_pending);
+    }
+    for (unsigned i = 0; i < e->nb_pending; i++) {
+        uint32_t at = e->pending[i].at, by = t1_pos(e) - at - 1;
+        e->too_far |= by > INT8_MAX;
+        e->base[at] = (uint8_t)by;
+        *e->pending[i].from = t1_jmp(e, 0);
+    }
+    e->nb_pending = 0;
+}
+
+/* Put islands when the oldest check needs them soon. */
+static inline void t1_look_for_islands(struct t1_emit *e)
+{
+    enum { SOON = 72 };
+    if (e->nb_pending &&
+        (t1_pos(e) - e->pending[0].at > SOON ||
+         e->nb_pending == sizeof(e->pending) / sizeof(e->pending[0]))) {
+        t1_put_islands(e, true);
+    }
+}
+
+/* Room for islands of the next @n checks, which the code does not come through. */
+static inline void t1_reserve_islands(struct t1_emit *e, unsigned n)
+{
+    if (e->loop) {
+        e->front = t1_pos(e);
+        e->nb_front = n;
+        e->p += 5 * (size_t)n;
+    }
+}
+
+static inline void t1_unless(struct t1_emit *e, uint32_t *ret_from)
+{
+    if (e->loop && e->nb_front && t1_pos(e) + 2 - e->front <= -INT8_MIN) {
+        t1_u8(e, 0xe2);
+        t1_u8(e, (uint8_t)(e->front - t1_pos(e) - 1));
+        e->base[e->front] = 0xe9;
+        *ret_from = e->front + 1;
+        e->front += 5;
+        e->nb_front--;
+    } else if (e->loop) {
+        t1_look_for_islands(e);
+        t1_u8(e, 0xe2);
+        t1_u8(e, 0);
+        e->pending[e->nb_pending].at = t1_pos(e) - 1;
+        e->pending[e->nb_pending++].from = ret_from;
+    } else {
+        uint32_t zero = t1_jrcxz(e);
+        *ret_from = t1_jmp(e, 0);
+        t1_here8(e, zero);
+    }
 }
 
 static inline uint32_t t1_call(struct t1_emit *e, uint32_t to)

@@ -9,6 +9,14 @@
 
 /* --- Links ------------------------------------------------------------------ */
 
+void t1_site_page(struct t1_core *t1, const struct t1_site *s, int32_t minus)
+{
+    if (s->page) {
+        int32_t add = (int32_t)s->one + (minus ? minus : 1);
+        memcpy(t1->write + s->page, &add, 4);
+    }
+}
+
 void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to)
 {
     struct t1_core *t1 = c->core->t1;
@@ -22,10 +30,7 @@ void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to)
         return;
     }
     t1_set_rel32(&e, s->jump, s->poll ? tr->entry_poll : tr->entry);
-    if (s->page) {
-        int32_t minus = -(int32_t)(to->gpa >> GMEM_PAGE_SHIFT);
-        memcpy(t1->write + s->page, &minus, 4);
-    }
+    t1_site_page(t1, s, -(int32_t)(to->gpa >> GMEM_PAGE_SHIFT));
     s->to = (t0_ref)((uint8_t *)to - c->core->arena);
     t1->linked++;
     s->prev_in = 0;
@@ -55,9 +60,7 @@ void t1_forget_site(struct t0_cpu *c, uint32_t index)
 static void unlink_site(struct t1_core *t1, struct t1_site *s)
 {
     struct t1_emit e = {.base = t1->write};
-    if (s->page) {
-        memcpy(t1->write + s->page, &(int32_t){1}, 4);
-    }
+    t1_site_page(t1, s, 0);
     t1_set_rel32(&e, s->jump, s->stub);
     s->to = 0;
 }

@@ -77,11 +77,23 @@ void t1_jump_slow(struct t1_ctx *t)
     s->from[s->nb++] = t1_jmp(&t->e, 0);
 }
 
+void t1_slow_unless(struct t1_ctx *t)
+{
+    struct t1_slow *s = t1_slow_of(t);
+    t1_unless(&t->e, &s->from[s->nb++]);
+}
+
+void t1_rcx_to_one(struct t1_emit *e)
+{
+    if (t1_one(e)) {
+        t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_NO_REG, 0, 1});
+    }
+}
+
 void t1_slow_unless_zero(struct t1_ctx *t)
 {
-    uint32_t zero = t1_jrcxz(&t->e);
-    t1_jump_slow(t);
-    t1_here8(&t->e, zero);
+    t1_rcx_to_one(&t->e);
+    t1_slow_unless(t);
 }
 
 unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch)
@@ -189,10 +201,14 @@ static size_t tag_of(bool write)
                  : offsetof(struct t0_tlb_entry, read);
 }
 
-/* After the test: rcx is 0 for a hit. */
+/* What makes 0 or t1_one() of rcx when it is shifted by a page's bits. */
+static int32_t pages_of_one(const struct t1_ctx *t)
+{
+    return (int32_t)(t1_one(&t->e) << GMEM_PAGE_SHIFT);
+}
+
 static void tlb_end(struct t1_ctx *t)
 {
-    t1_slow_unless_zero(t);
     t1_load(&t->e, T1_S2, tlb_field(t, offsetof(struct t0_tlb_entry, addend)));
 }
 
@@ -201,8 +217,10 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
     struct t1_emit *e = &t->e;
     tlb_offset(t, addr);
     t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});
+    t1_lea(e, T1_RCX,
+           (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size + pages_of_one(t)});
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
+    t1_slow_unless(t);
     tlb_end(t);
 }
 
@@ -211,8 +229,9 @@ void t1_probe_to(struct t1_ctx *t, unsigned addr, unsigned end, bool write)
     struct t1_emit *e = &t->e;
     tlb_offset(t, addr);
     t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)end, 0, 0});
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)end, 0, pages_of_one(t)});
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
+    t1_slow_unless(t);
     tlb_end(t);
 }
 
@@ -225,6 +244,7 @@ static void probe_aligned(struct t1_ctx *t, unsigned addr, unsigned size, bool w
     t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});
     t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside[log][0])));
+    t1_slow_unless_zero(t);
     tlb_end(t);
 }
 

@@ -18,6 +18,7 @@ struct t1_site {
     t0_ref from;      /* the block it is in */
     t0_ref to;        /* linked to; 0: not */
     bool poll;
+    bool one; /* t1_one() of its check */
 };
 
 enum { T1_JUMPS_NONE, T1_JUMPS_ONE, T1_JUMPS_MANY };
@@ -75,6 +76,7 @@ struct t1_core {
     bool kernel_local;  /* jumps of kernel code hold pages that are not global */
     struct t2_core *t2; /* NULL: no hot regions */
     uint32_t forgets;   /* counts what the TLB forgot */
+    bool loop;          /* LOOP is quick on this processor: t1_unless() */
     bool left_early;    /* a translation, for a reason that T0 has not */
     uint32_t t2_drops;  /* counts regions that were dropped */
     uint64_t checked;   /* in lockstep */
@@ -212,6 +214,7 @@ struct t1_ctx {
     } held[2]; /* in r10 and r11, over instructions without memory operand */
     unsigned oldest;
     bool vec_ready, x87_ready; /* known to be in the host's registers */
+    uint32_t leave_from;       /* the poll's jump */
     bool lone;                 /* no other vCPU */
     bool region;               /* of a hot region: t2_shared_access() */
     struct t1_x87 x87;
@@ -368,10 +371,10 @@ void t1_put_runs(struct t1_ctx *t, const struct t1_decoded *d);
 bool t1_branch(struct t1_ctx *t);
 /*
  * Look in the instruction TLB for the page at page_base + @page: rcx is the number of
- * the guest page there, r10 its linear address. Changes r11. Returns the jump of a
- * miss.
+ * the guest page there, r10 its linear address. Changes r11. *ret_miss is the jump of a
+ * miss: t1_unless().
  */
-uint32_t t1_code_page(struct t1_ctx *t, int32_t page);
+void t1_code_page(struct t1_ctx *t, int32_t page, uint32_t *ret_miss);
 /* After the last instruction, which is none: go on behind it. */
 void t1_block_end(struct t1_ctx *t);
 /* Parts of these for hot regions: count the block's instructions; push the address of
@@ -382,8 +385,8 @@ void t1_push_return(struct t1_ctx *t);
 bool t1_load_target(struct t1_ctx *t);
 void t1_go(struct t1_ctx *t, int64_t target, bool poll, struct t1_stub *ret_stub);
 void t1_put_stub(struct t1_ctx *t, const struct t1_stub *stub);
-/* Leave when attention is wanted, with RIP at the block. Returns where it leaves. */
-uint32_t t1_put_poll(struct t1_ctx *t);
+/* Leave when attention is wanted, with RIP at the block: t1_put_slows() says how. */
+void t1_put_poll(struct t1_ctx *t);
 /* Out of line: the slow paths. */
 void t1_put_slows(struct t1_ctx *t);
 /* Out of line, after both: what asks for a link. */
@@ -401,6 +404,9 @@ unsigned t1_in_reg(struct t1_ctx *t, unsigned reg, unsigned scratch);
 
 /* Slow unless rcx is 0. */
 void t1_slow_unless_zero(struct t1_ctx *t);
+/* The same when rcx is not t1_one(); that of it, when it is 0. */
+void t1_slow_unless(struct t1_ctx *t);
+void t1_rcx_to_one(struct t1_emit *e);
 /* Slow unless the bits of @reg under @mask are 0. Changes rcx. */
 void t1_check_zero(struct t1_ctx *t, unsigned reg, struct t1_mem mask);
 
@@ -422,6 +428,8 @@ static inline struct t0_block *t1_block_at(const struct t0_cpu *c, t0_ref ref)
 }
 
 void t1_links_init(struct t0_cpu *c);
+/* The page of @s's target is to be that with number -@minus; 0: none is. */
+void t1_site_page(struct t1_core *t1, const struct t1_site *s, int32_t minus);
 /* Site @index leads to @to from now on, when it may. */
 void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to);
 /* Where the indirect branch to @rip leads, or NULL. The entry looks for attention. */

@@ -13,10 +13,8 @@
  *     shrx  r11, r11, rsp
  *     lea   rcx, [rcx + r11]
  *     mov   r11, [stack.write[1]]      minus twice the page's number
- *     lea   rcx, [rcx + r11]
- *     jrcxz hit
- *     jmp   careful
- *   hit:
+ *     lea   rcx, [rcx + r11 + 1]
+ *     loop  careful
  *     mov   r11, [stack.write_addend]
  *     mov   [r14 + r11 - 8], rbp
  *     lea   r14, [r14 - 8]
@@ -98,10 +96,8 @@ static void put_test(struct t1_ctx *t, struct t1_run *r, unsigned nb)
     t1_load(e, T1_S2,
             stack_field(t, r->write ? offsetof(struct t1_stack, write[1])
                                     : offsetof(struct t1_stack, read[1])));
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S2, 0, 0});
-    uint32_t hit = t1_jrcxz(e);
-    r->from = t1_jmp(e, 0);
-    t1_here8(e, hit);
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S2, 0, (int32_t)t1_one(e)});
+    t1_unless(e, &r->from);
 }
 
 void t1_run_begin(struct t1_ctx *t, const struct t1_decoded *d, unsigned first)

@@ -176,11 +176,9 @@ static struct t1_mem put_compare(struct t1_ctx *t, struct t1_refill *r,
 {
     struct t1_emit *e = &t->e;
     t1_load(e, T1_S2, expected);
-    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S2, 0, 0});
-    uint32_t hit = t1_jrcxz(e);
-    r->from = t1_jmp(e, 0);
+    t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S2, 0, (int32_t)t1_one(e)});
+    t1_unless(e, &r->from);
     r->slow = t1_slow_of(t);
-    t1_here8(e, hit);
     t1_load(e, T1_S2, addend);
     r->found = t1_pos(e);
     struct t1_mem m = r->at;

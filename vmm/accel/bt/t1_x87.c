@@ -32,13 +32,12 @@ void t1_ensure(struct t1_ctx *t, unsigned need)
         t1_not(e, T1_RCX);
         t1_pext(e, T1_RCX, T1_RCX, T1_FIELD(t1.x87_mask));
     }
-    uint32_t fine = t1_jrcxz(e);
+    t1_rcx_to_one(e);
     struct t1_slow *s = &t->slow[t->nb_slow++];
     *s = (struct t1_slow){.what = (uint16_t)(t->index | had | need | T1_ENSURE),
                           .op = X86_NB_OPS,
                           .x87 = t->x87};
-    s->from[s->nb++] = t1_jmp(e, 0);
-    t1_here8(e, fine);
+    t1_unless(e, &s->from[s->nb++]);
     s->resume = t1_pos(e);
     *ready = true;
 }

@@ -335,7 +335,7 @@ static void check_page(struct t2_build *u, int32_t page, uint64_t gpa,
                        uint32_t ret_miss[2])
 {
     struct t1_emit *e = &u->t.e;
-    ret_miss[0] = t1_code_page(&u->t, page);
+    t1_code_page(&u->t, page, &ret_miss[0]);
     t1_lea(e, T1_RCX,
            (struct t1_mem){T1_RCX, T1_NO_REG, 0, -(int32_t)(gpa >> GMEM_PAGE_SHIFT)});
     uint32_t hit = t1_jrcxz(e);
