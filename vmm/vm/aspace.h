@@ -16,8 +16,12 @@ struct vcpu;
  * Address spaces of devices: which region answers an access at an address.
  *
  * A VM has one for memory-mapped registers and, where the architecture has ports,
- * one for those. RAM is not here (vmm/vm/gmem.h). Lookup is lock-free on an
- * immutable sorted snapshot; adding and removing follow the rule of gmem.h.
+ * one for those. RAM is not here (vmm/vm/gmem.h). Lookup is lock-free.
+ *
+ * Two kinds of regions. Fixed ones are where the board has put them, and do not overlap
+ * each other: aspace_add(). Movable ones are where the guest puts them, over anything
+ * it likes, while it runs: aspace_map(). Where several cover an address the fixed one
+ * answers, then the one with the highest priority, then the one that was mapped first.
  */
 
 /*
@@ -39,7 +43,7 @@ struct io_ops {
 
 struct io_region {
     const char *name; /* the device's id or type: what statistics show */
-    uint64_t base;
+    uint64_t base;    /* of a movable region: where it is mapped, while it is */
     uint64_t len;
     const struct io_ops *ops;
     void *opaque;
@@ -56,11 +60,38 @@ struct aspace *aspace_new(const char *name, unsigned bits, enum vcpu_exit reason
 void aspace_free(struct aspace *as);
 
 /*
- * Put @region (caller's storage, valid until removed) into the space. Fails with
- * @error naming both when it overlaps another region or leaves the space.
+ * Put @region (caller's storage, valid until removed) into the space for good. Fails
+ * with @error naming both when it overlaps another fixed region or leaves the space.
+ * Thread: main, while every vCPU is stopped, as for gmem_add().
  */
 bool aspace_add(struct aspace *as, struct io_region *region, GError **error);
 void aspace_remove(struct aspace *as, struct io_region *region);
+
+/* Priorities of movable regions. */
+enum {
+    ASPACE_LOW = 0,     /* gives way to all others: a window of what is left */
+    ASPACE_DEVICE = 10, /* base address registers of PCI devices */
+    ASPACE_BOARD = 20,  /* the chipset's own, which it lets the guest move */
+};
+
+/*
+ * Make room for @n movable regions more than were asked for until now; @n < 0 gives
+ * room back. Once for each, before it is mapped. Thread: main, as aspace_add().
+ */
+void aspace_reserve(struct aspace *as, int n);
+
+/*
+ * Let @region (caller's storage, zeroed before its first use, valid until unmapped and
+ * every vCPU has been stopped since) answer at @base from now on, with region->len
+ * bytes; where it was mapped until now it is not any more. What lies beyond the end of
+ * the space is nowhere. Accesses that have found the region at its old place may still
+ * reach it there. Any thread, also a vCPU's and with a device's lock held; calls for
+ * one region are the caller's to serialize.
+ */
+void aspace_map(struct aspace *as, struct io_region *region, uint64_t base,
+                unsigned priority);
+/* Nothing happens when it is not mapped. Any thread. */
+void aspace_unmap(struct aspace *as, struct io_region *region);
 
 /*
  * Do one access of @len 1, 2, 4 or 8 bytes, counted and timed on the region. Where
@@ -78,8 +109,9 @@ bool aspace_has(const struct aspace *as, uint64_t addr);
 /* Accesses that met no region since the start. */
 uint64_t aspace_unassigned(const struct aspace *as);
 
-/* [{"name","space","base","len","reads","read-ns","writes","write-ns"}...]; caller
- * owns. */
-json_t *aspace_stats(const struct aspace *as);
+/* Of what is mapped now:
+ * [{"name","space","base","len","reads","read-ns","writes","write-ns"}...];
+ * caller owns. */
+json_t *aspace_stats(struct aspace *as);
 
 #endif

@@ -195,6 +195,103 @@ static void an_access_costs_less_than_a_microsecond(void)
     vm_free(vm);
 }
 
+static uint64_t tell(void *opaque, struct vcpu *vcpu, uint64_t off, unsigned len)
+{
+    return (uint64_t)GPOINTER_TO_UINT(opaque) << 32 | off;
+}
+
+static void drop(void *opaque, struct vcpu *vcpu, uint64_t off, uint64_t value,
+                 unsigned len)
+{
+}
+
+static const struct io_ops telling = {.read = tell, .write = drop};
+
+static struct io_region teller(unsigned name, uint64_t len)
+{
+    return (struct io_region){.name = "teller",
+                              .len = len,
+                              .ops = &telling,
+                              .opaque = GUINT_TO_POINTER(name)};
+}
+
+#define TOLD(name, off) ((uint64_t)(name) << 32 | (off))
+
+static uint64_t ask(struct aspace *as, uint64_t addr)
+{
+    return aspace_read(as, NULL, addr, 8);
+}
+
+static void the_first_of_the_highest_answers_where_regions_overlap(void)
+{
+    struct aspace *as = aspace_new("mmio", 32, VCPU_EXIT_MMIO);
+    struct io_region fixed = teller(1, 0x100), a = teller(2, 0x1000),
+                     b = teller(3, 0x1000), low = teller(4, 0x10000);
+    fixed.base = 0x1800;
+    g_assert_true(aspace_add(as, &fixed, NULL));
+    aspace_reserve(as, 3);
+    aspace_map(as, &low, 0, ASPACE_LOW);
+    aspace_map(as, &a, 0x1000, ASPACE_DEVICE);
+    aspace_map(as, &b, 0x1400, ASPACE_DEVICE);
+    g_assert_cmphex(ask(as, 0xff8), ==, TOLD(4, 0xff8));
+    g_assert_cmphex(ask(as, 0x1000), ==, TOLD(2, 0));
+    g_assert_cmphex(ask(as, 0x1400), ==, TOLD(2, 0x400));
+    g_assert_cmphex(ask(as, 0x1810), ==, TOLD(1, 0x10));
+    g_assert_cmphex(ask(as, 0x1900), ==, TOLD(2, 0x900));
+    g_assert_cmphex(ask(as, 0x2000), ==, TOLD(3, 0xc00));
+    g_assert_cmphex(ask(as, 0x2400), ==, TOLD(4, 0x2400));
+    aspace_map(as, &a, 0x8000, ASPACE_DEVICE);
+    g_assert_cmphex(ask(as, 0x1400), ==, TOLD(3, 0));
+    g_assert_cmphex(ask(as, 0x1000), ==, TOLD(4, 0x1000));
+    aspace_unmap(as, &b);
+    aspace_unmap(as, &b);
+    g_assert_cmphex(ask(as, 0x1400), ==, TOLD(4, 0x1400));
+    g_assert_cmphex(ask(as, 0x8010), ==, TOLD(2, 0x10));
+    /* What is beyond the space is nowhere; what reaches out of it ends with it. */
+    aspace_map(as, &a, UINT64_MAX - 0xfff, ASPACE_DEVICE);
+    g_assert_cmphex(ask(as, 0x8010), ==, TOLD(4, 0x8010));
+    aspace_map(as, &a, UINT32_MAX - 0xf, ASPACE_DEVICE);
+    g_assert_cmphex(ask(as, UINT32_MAX - 7), ==, TOLD(2, 8));
+    aspace_free(as);
+}
+
+struct mover {
+    struct aspace *as;
+    struct io_region *region;
+    _Atomic bool stop;
+};
+
+static gpointer keep_moving(gpointer opaque)
+{
+    struct mover *m = opaque;
+    for (unsigned i = 0; !atomic_load(&m->stop); i++) {
+        aspace_map(m->as, m->region, 0x1000 * (1 + i % 8), ASPACE_DEVICE);
+        if (i % 5 == 0) {
+            aspace_unmap(m->as, m->region);
+        }
+    }
+    return NULL;
+}
+
+/* While one thread moves a region about, another sees each address answered by it,
+ * with the right offset, or by who is below. */
+static void readers_never_see_half_a_move(void)
+{
+    struct aspace *as = aspace_new("mmio", 32, VCPU_EXIT_MMIO);
+    struct io_region below = teller(1, 0x100000), moved = teller(2, 0x1000);
+    struct mover m = {.as = as, .region = &moved};
+    aspace_reserve(as, 2);
+    aspace_map(as, &below, 0, ASPACE_LOW);
+    GThread *t = g_thread_new("mover", keep_moving, &m);
+    for (unsigned i = 0; i < 100000; i++) {
+        uint64_t addr = 0x800 * (i % 20) + 0x10, v = ask(as, addr);
+        g_assert_true(v == TOLD(1, addr) || v == TOLD(2, addr & 0xfff));
+    }
+    atomic_store(&m.stop, true);
+    g_thread_join(t);
+    aspace_free(as);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -207,5 +304,8 @@ int main(int argc, char **argv)
     if (g_test_perf()) {
         g_test_add_func("/aspace/cost", an_access_costs_less_than_a_microsecond);
     }
+    g_test_add_func("/aspace/priority",
+                    the_first_of_the_highest_answers_where_regions_overlap);
+    g_test_add_func("/aspace/moving", readers_never_see_half_a_move);
     return g_test_run();
 }

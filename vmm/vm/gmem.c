@@ -107,13 +107,38 @@ static struct snapshot *snapshot_new(size_t n)
     return s;
 }
 
+struct gmem_block {
+    struct gmem_region all; /* name, memory and bytes for the whole */
+};
+
 static void region_done(struct gmem_region *r)
 {
     size_t pages = r->len >> GMEM_PAGE_SHIFT;
-    unmap(r->host, r->len);
-    unmap(r->dirty, pages);
-    unmap(r->code, pages);
+    if (!r->block) {
+        unmap(r->host, r->len);
+        unmap(r->dirty, pages);
+        unmap(r->code, pages);
+    }
     g_free((char *)r->name);
+}
+
+/* Give @r, of which name, kind and length are set, memory of its own. */
+static bool reserve(struct gmem_region *r, GError **error)
+{
+    size_t pages = r->len >> GMEM_PAGE_SHIFT;
+    r->host = map_lazily(r->len);
+    r->dirty = map_lazily(pages);
+    r->code = map_lazily(pages);
+    if (!r->host || !r->dirty || !r->code) {
+        return error_errno(error, errno,
+                           "cannot reserve %" PRIu64 " MiB of memory for '%s'",
+                           r->len / MIB, r->name);
+    }
+    name_mapping(r->host, r->len, "guest-ram");
+    if (r->kind == GMEM_RAM) {
+        use_huge_pages(r->host, r->len);
+    }
+    return true;
 }
 
 struct gmem *gmem_new(void)
@@ -200,63 +225,119 @@ static struct gmem_region take_out(struct gmem *m, size_t at)
     return gone;
 }
 
-bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
-              uint64_t len, GError **error)
+/* Whether @r may be there; *ret_at is its place in the array then. */
+static bool check_place(const struct snapshot *s, const struct gmem_region *r,
+                        size_t *ret_at, GError **error)
 {
-    const struct snapshot *old = snapshot_get(m);
     uint64_t end;
-    if (len == 0 || (gpa | len) & (GMEM_PAGE_SIZE - 1)) {
+    if (r->len == 0 || (r->gpa | r->len) & (GMEM_PAGE_SIZE - 1)) {
         return error_msg(error,
                          "memory '%s' at 0x%" PRIx64 ", 0x%" PRIx64
                          " bytes, is not a whole number of pages",
-                         name, gpa, len);
+                         r->name, r->gpa, r->len);
     }
-    if (!ck_add(gpa, len - 1, &end) || len > SIZE_MAX / 2) {
+    if (!ck_add(r->gpa, r->len - 1, &end) || r->len > SIZE_MAX / 2) {
         return error_msg(error,
                          "memory '%s' at 0x%" PRIx64 ", 0x%" PRIx64
                          " bytes, does not fit the address space",
-                         name, gpa, len);
+                         r->name, r->gpa, r->len);
     }
-    size_t at = first_after(old, gpa);
-    if (at < old->n && old->regions[at].gpa <= end) {
-        const struct gmem_region *o = &old->regions[at];
+    *ret_at = first_after(s, r->gpa);
+    if (*ret_at < s->n && s->regions[*ret_at].gpa <= end) {
+        const struct gmem_region *o = &s->regions[*ret_at];
         return error_msg(error,
                          "memory '%s' at 0x%" PRIx64 ", 0x%" PRIx64
                          " bytes, overlaps '%s' at 0x%" PRIx64 ", 0x%" PRIx64 " bytes",
-                         name, gpa, len, o->name, o->gpa, o->len);
+                         r->name, r->gpa, r->len, o->name, o->gpa, o->len);
     }
+    return true;
+}
 
-    struct gmem_region r = {
-        .name = g_strdup(name), .kind = kind, .gpa = gpa, .len = len};
-    size_t pages = len >> GMEM_PAGE_SHIFT;
-    r.host = map_lazily(len);
-    r.dirty = map_lazily(pages);
-    r.code = map_lazily(pages);
-    if (!r.host || !r.dirty || !r.code) {
-        int err = errno;
-        region_done(&r);
-        return error_errno(error, err,
-                           "cannot reserve %" PRIu64 " MiB of memory for '%s'",
-                           len / MIB, name);
-    }
-    name_mapping(r.host, len, "guest-ram");
-    if (kind == GMEM_RAM) {
-        use_huge_pages(r.host, len);
-    }
-
+/* Publish a snapshot with @r, whose name is copied and whose memory is taken over. */
+static bool put_in(struct gmem *m, size_t at, struct gmem_region r, GError **error)
+{
+    const struct snapshot *old = snapshot_get(m);
     struct snapshot *s = snapshot_new(old->n + 1);
+    r.name = g_strdup(r.name);
     memcpy(s->regions, old->regions, at * sizeof(r));
     s->regions[at] = r;
     memcpy(&s->regions[at + 1], &old->regions[at], (old->n - at) * sizeof(r));
     publish(m, s);
     if (m->listener.added &&
         !m->listener.added(m->listener.opaque, &s->regions[at], error)) {
-        g_prefix_error(error, "memory '%s': ", name);
+        g_prefix_error(error, "memory '%s': ", r.name);
         r = take_out(m, at);
         region_done(&r);
         return false;
     }
     return true;
+}
+
+bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
+              uint64_t len, GError **error)
+{
+    struct gmem_region r = {.name = name, .kind = kind, .gpa = gpa, .len = len};
+    size_t at;
+    if (!check_place(snapshot_get(m), &r, &at, error)) {
+        return false;
+    }
+    if (!reserve(&r, error)) {
+        r.name = NULL;
+        region_done(&r);
+        return false;
+    }
+    return put_in(m, at, r, error);
+}
+
+struct gmem_block *gmem_block_new(const char *name, uint64_t len, GError **error)
+{
+    struct gmem_block *b = g_new0(struct gmem_block, 1);
+    assert(len && len % GMEM_PAGE_SIZE == 0);
+    b->all = (struct gmem_region){.name = g_strdup(name), .kind = GMEM_RAM, .len = len};
+    if (!reserve(&b->all, error)) {
+        gmem_block_free(b);
+        return NULL;
+    }
+    return b;
+}
+
+void gmem_block_free(struct gmem_block *b)
+{
+    if (b) {
+        region_done(&b->all);
+        g_free(b);
+    }
+}
+
+uint8_t *gmem_block_host(const struct gmem_block *b)
+{
+    return b->all.host;
+}
+
+uint64_t gmem_block_len(const struct gmem_block *b)
+{
+    return b->all.len;
+}
+
+_Atomic uint8_t *gmem_block_dirty(const struct gmem_block *b)
+{
+    return b->all.dirty;
+}
+
+bool gmem_map(struct gmem *m, struct gmem_block *b, enum gmem_kind kind, gpa_t gpa,
+              uint64_t off, uint64_t len, GError **error)
+{
+    size_t first = off >> GMEM_PAGE_SHIFT, at;
+    assert(off % GMEM_PAGE_SIZE == 0 && off <= b->all.len && len <= b->all.len - off);
+    struct gmem_region r = {.name = b->all.name,
+                            .kind = kind,
+                            .gpa = gpa,
+                            .len = len,
+                            .host = b->all.host + off,
+                            .dirty = b->all.dirty + first,
+                            .code = b->all.code + first,
+                            .block = b};
+    return check_place(snapshot_get(m), &r, &at, error) && put_in(m, at, r, error);
 }
 
 void gmem_remove(struct gmem *m, gpa_t gpa)

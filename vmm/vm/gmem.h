@@ -37,14 +37,17 @@ enum gmem_kind {
     GMEM_ROM, /* guest stores are dropped */
 };
 
+struct gmem_block;
+
 struct gmem_region {
     const char *name; /* static or owned by the gmem: "ram", "bios" */
     enum gmem_kind kind;
-    gpa_t gpa;              /* page aligned */
-    uint64_t len;           /* bytes, a multiple of GMEM_PAGE_SIZE */
-    uint8_t *host;          /* where gpa is in this process */
-    _Atomic uint8_t *dirty; /* len / 4096 entries */
-    _Atomic uint8_t *code;  /* len / 4096 entries */
+    gpa_t gpa;                /* page aligned */
+    uint64_t len;             /* bytes, a multiple of GMEM_PAGE_SIZE */
+    uint8_t *host;            /* where gpa is in this process */
+    _Atomic uint8_t *dirty;   /* len / 4096 entries */
+    _Atomic uint8_t *code;    /* len / 4096 entries */
+    struct gmem_block *block; /* whose memory it is; NULL: the region's own */
 };
 
 struct gmem;
@@ -81,9 +84,31 @@ void gmem_set_listener(struct gmem *m, const struct gmem_listener *listener);
 bool gmem_add(struct gmem *m, const char *name, enum gmem_kind kind, gpa_t gpa,
               uint64_t len, GError **error);
 
-/* Take the region that begins at @gpa out of the guest and release its memory.
- * There must be one. Thread: see above. */
+/* Take the region that begins at @gpa out of the guest and release its memory, if it
+ * has its own. There must be one. Thread: see above. */
 void gmem_remove(struct gmem *m, gpa_t gpa);
+
+/*
+ * Memory that is there whether the guest sees it or not: a video card's, what a chipset
+ * hides behind a ROM. Pages of it are shown to the guest by gmem_map(), each at one
+ * place at a time, and hidden by gmem_remove(). Contents, dirty and code bytes stay.
+ *
+ * new: @len bytes, a multiple of GMEM_PAGE_SIZE, zeroed, NULL with @error when the host
+ * refuses; @name is copied. free: no region shows it any more; NULL is fine.
+ */
+struct gmem_block *gmem_block_new(const char *name, uint64_t len, GError **error);
+void gmem_block_free(struct gmem_block *b);
+
+/* Where it is in this process, its length, and a byte for each page as in struct
+ * gmem_region. Any thread. */
+uint8_t *gmem_block_host(const struct gmem_block *b);
+uint64_t gmem_block_len(const struct gmem_block *b);
+_Atomic uint8_t *gmem_block_dirty(const struct gmem_block *b);
+
+/* Show [off, off + len) of @b at @gpa, all page aligned and within @b. Fails as
+ * gmem_add(). Thread: see above. */
+bool gmem_map(struct gmem *m, struct gmem_block *b, enum gmem_kind kind, gpa_t gpa,
+              uint64_t off, uint64_t len, GError **error);
 
 /* The region that holds @gpa, or NULL. Borrowed until the next change. */
 const struct gmem_region *gmem_find(const struct gmem *m, gpa_t gpa);

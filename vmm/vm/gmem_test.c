@@ -210,6 +210,28 @@ static void listener_hears_of_regions_and_may_refuse(void)
     gmem_free(m);
 }
 
+static void a_block_keeps_its_bytes_wherever_it_is_shown(void)
+{
+    struct gmem *m = gmem_new();
+    struct gmem_block *b = gmem_block_new("vram", 0x4000, NULL);
+    uint8_t byte = 0;
+    g_assert_true(gmem_add(m, "ram", GMEM_RAM, 0, 0x10000, NULL));
+    g_assert_true(gmem_map(m, b, GMEM_RAM, 0x20000, 0, 0x4000, NULL));
+    g_assert_false(gmem_map(m, b, GMEM_RAM, 0xf000, 0, 0x4000, NULL));
+    g_assert_cmpint(gmem_write(m, 0x21001, "x", 1), ==, 0);
+    g_assert_cmpuint(gmem_block_host(b)[0x1001], ==, 'x');
+    g_assert_cmpuint(gmem_block_dirty(b)[1], ==, 1);
+    gmem_remove(m, 0x20000);
+    g_assert_cmpint(gmem_read(m, 0x21001, &byte, 1), ==, -EFAULT);
+    g_assert_true(gmem_map(m, b, GMEM_ROM, 0x50000, 0x1000, 0x1000, NULL));
+    g_assert_cmpint(gmem_read(m, 0x50001, &byte, 1), ==, 0);
+    g_assert_cmpuint(byte, ==, 'x');
+    g_assert_cmpint(gmem_write(m, 0x50001, "y", 1), ==, -EACCES);
+    gmem_remove(m, 0x50000);
+    gmem_free(m);
+    gmem_block_free(b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -221,5 +243,6 @@ int main(int argc, char **argv)
     g_test_add_func("/gmem/written", writes_mark_dirty_and_tell_only_where_code_is);
     g_test_add_func("/gmem/lazy", ram_is_reserved_not_touched);
     g_test_add_func("/gmem/listener", listener_hears_of_regions_and_may_refuse);
+    g_test_add_func("/gmem/block", a_block_keeps_its_bytes_wherever_it_is_shown);
     return g_test_run();
 }

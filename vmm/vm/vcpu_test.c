@@ -104,6 +104,61 @@ static void stops_from_several_threads_do_not_lose_one(void)
     vm_free(vm);
 }
 
+/* A guest that asks for a change and goes on: how many steps it made by then. */
+struct changer {
+    struct vm *vm;
+    unsigned wanted, done;
+    GThread *thread;
+    bool other_ran;
+};
+
+static void do_change(void *opaque)
+{
+    struct changer *c = opaque;
+    uint64_t before = insns(c->vm, 1);
+    c->thread = g_thread_self();
+    g_usleep(50);
+    c->other_ran |= insns(c->vm, 1) != before;
+    c->done++;
+}
+
+static enum vcpu_exit ask_for_changes(struct vcpu *vcpu)
+{
+    struct changer *c = fake_model(vcpu)->opaque;
+    if (vcpu->index != 0) {
+        return spin(vcpu);
+    }
+    /* The change asked for in the block before was done before this one. */
+    g_assert_cmpuint(c->done, ==, c->wanted);
+    if (c->wanted == 100) {
+        vm_request_end(c->vm, VM_END_EXIT, 0);
+        return spin(vcpu);
+    }
+    c->wanted += 2;
+    vm_change(c->vm, do_change, c);
+    vm_change(c->vm, do_change, c);
+    g_assert_true(vcpu_wants_attention(vcpu));
+    return VCPU_EXIT_KICK;
+}
+
+static void changes_are_done_before_the_next_block(void)
+{
+    struct changer c = {0};
+    struct fake_model model = {.run = ask_for_changes, .opaque = &c};
+    struct vm *vm = fake_vm_new(&model, 2, NULL);
+    c.vm = vm;
+    vm->board_reset = board_powers_all;
+    vm_change(vm, do_change, &c);
+    g_assert_cmpuint(c.done, ==, 1); /* nothing runs: at once */
+    c.done = 0;
+    g_assert_true(vm_start(vm, NULL));
+    g_assert_cmpint(vm_run_main(vm), ==, VM_END_EXIT);
+    g_assert_cmpuint(c.done, ==, 100);
+    g_assert_true(c.thread == g_thread_self());
+    g_assert_false(c.other_ran);
+    vm_free(vm);
+}
+
 struct on_what {
     GThread *thread;
     unsigned calls;
@@ -400,5 +455,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vm/no-shutdown", no_shutdown_pauses_instead);
     g_test_add_func("/vm/paused", a_vm_paused_before_the_start_waits);
     g_test_add_func("/vm/vcpus", impossible_vcpu_counts_are_refused);
+    g_test_add_func("/vcpu/change", changes_are_done_before_the_next_block);
     return g_test_run();
 }

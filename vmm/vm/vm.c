@@ -3,6 +3,7 @@
 #include <assert.h>
 
 #include "lib/base/base.h"
+#include "lib/base/bytes.h"
 #include "vmm/vm/aspace.h"
 #include "vmm/vm/clock.h"
 #include "vmm/vm/device.h"
@@ -66,6 +67,11 @@ static bool vcpus_new(struct vm *vm, unsigned n, GError **error)
     return true;
 }
 
+struct vm_change {
+    void (*fn)(void *opaque);
+    void *opaque;
+};
+
 struct vm *vm_new(const struct vm_config *config, GError **error)
 {
     struct vm *vm = g_new0(struct vm, 1);
@@ -82,6 +88,7 @@ struct vm *vm_new(const struct vm_config *config, GError **error)
     }
     vm->clock = vm_clock_new(vm->loop);
     vm->devices = g_ptr_array_new();
+    vm->changes = g_array_new(FALSE, FALSE, sizeof(struct vm_change));
     if (!config->accel->init(vm, config->accel_options, &vm->accel_state, error)) {
         g_prefix_error(error, "accelerator %s: ", config->accel->name);
         goto fail;
@@ -128,6 +135,7 @@ void vm_free(struct vm *vm)
         vm->accel->done(vm, vm->accel_state);
     }
     g_ptr_array_free(vm->devices, TRUE);
+    g_array_unref(vm->changes);
     vm_clock_free(vm->clock);
     aspace_free(vm->pio);
     aspace_free(vm->mmio);
@@ -245,6 +253,77 @@ void vm_continue(struct vm *vm)
     }
 }
 
+/* ---- changes of guest memory ---- */
+
+static bool on_vcpu_thread(const struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+        if (vm->vcpus[i]->thread == g_thread_self()) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * The first change stops the vCPUs, without waiting, as the calling one is still in the
+ * middle of an access. Who does the changes lets them go on.
+ */
+void vm_change(struct vm *vm, void (*fn)(void *opaque), void *opaque)
+{
+    struct vm_change change = {.fn = fn, .opaque = opaque};
+    if (!on_vcpu_thread(vm)) {
+        vm_stop_all(vm);
+        fn(opaque);
+        vm_resume_all(vm);
+        return;
+    }
+    g_mutex_lock(&vm->lock);
+    if (vm->changes->len == 0 && vm->stop_depth++ == 0) {
+        for (unsigned i = 0; i < vm->nb_vcpus; i++) {
+            vcpu_want_stop(vm->vcpus[i]);
+        }
+    }
+    g_array_append_val(vm->changes, change);
+    g_mutex_unlock(&vm->lock);
+    g_main_context_wakeup(NULL);
+}
+
+void vm_change_cancel(struct vm *vm, const void *opaque)
+{
+    g_mutex_lock(&vm->lock);
+    for (guint i = 0; i < vm->changes->len; i++) {
+        struct vm_change *c = &g_array_index(vm->changes, struct vm_change, i);
+        if (c->opaque == opaque) {
+            c->fn = NULL;
+        }
+    }
+    g_mutex_unlock(&vm->lock);
+}
+
+static void do_changes(struct vm *vm)
+{
+    g_mutex_lock(&vm->lock);
+    bool any = vm->changes->len > 0;
+    g_mutex_unlock(&vm->lock);
+    if (!any) {
+        return;
+    }
+    vm_stop_all(vm);
+    g_mutex_lock(&vm->lock);
+    g_autoptr(GArray) changes = vm->changes;
+    vm->changes = g_array_new(FALSE, FALSE, sizeof(struct vm_change));
+    g_mutex_unlock(&vm->lock);
+    for (guint i = 0; i < changes->len; i++) {
+        const struct vm_change *c = &g_array_index(changes, struct vm_change, i);
+        if (c->fn) {
+            c->fn(c->opaque);
+        }
+    }
+    vm_resume_all(vm); /* of this function */
+    vm_resume_all(vm); /* of vm_change() */
+}
+
 /* Do what was asked for; returns whether the VM has ended. */
 static bool take_wishes(struct vm *vm)
 {
@@ -256,6 +335,7 @@ static bool take_wishes(struct vm *vm)
     if (ended) {
         return true;
     }
+    do_changes(vm);
     if (pause) {
         vm_pause(vm);
     }
@@ -277,6 +357,17 @@ enum vm_end vm_run_main(struct vm *vm)
     enum vm_end end = vm->end;
     g_mutex_unlock(&vm->lock);
     return end;
+}
+
+void vm_send_msi(struct vm *vm, uint64_t addr, uint32_t data)
+{
+    if (gmem_find(vm->gmem, addr)) {
+        uint8_t bytes[4];
+        le32_put(bytes, data);
+        gmem_write(vm->gmem, addr, bytes, sizeof(bytes));
+    } else {
+        aspace_write(vm->mmio, NULL, addr, data, 4);
+    }
 }
 
 void vm_request_reset(struct vm *vm)

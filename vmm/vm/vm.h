@@ -96,6 +96,7 @@ struct vm {
     bool reset_wanted;
     bool pause_wanted;
     unsigned stop_depth;
+    GArray *changes; /* struct vm_change, to be done by the main thread */
 };
 
 struct vm_config {
@@ -137,6 +138,18 @@ enum vm_end vm_run_main(struct vm *vm);
 void vm_stop_all(struct vm *vm);
 void vm_resume_all(struct vm *vm);
 
+/*
+ * Do fn(@opaque) while every vCPU is stopped: for what a register access of the guest
+ * changes of its memory (gmem_map(), gmem_remove()). On a vCPU's thread it is left to
+ * the main thread, before any vCPU, the calling one included, enters another block of
+ * code; the caller may hold its lock, @fn takes it again. From the main thread it is
+ * done before this returns. Not done any more when the VM has ended.
+ */
+void vm_change(struct vm *vm, void (*fn)(void *opaque), void *opaque);
+
+/* Forget what was asked for with @opaque, which is going away. Thread: main. */
+void vm_change_cancel(struct vm *vm, const void *opaque);
+
 /* Reset devices, vCPUs and board, now. Not from a vCPU's thread. */
 void vm_reset(struct vm *vm);
 
@@ -153,6 +166,13 @@ void vm_request_reset(struct vm *vm);
 void vm_request_poweroff(struct vm *vm);
 void vm_request_end(struct vm *vm, enum vm_end end, int exit_status);
 void vm_request_error(struct vm *vm, GError *error); /* takes @error */
+
+/*
+ * A message-signalled interrupt: a device's store of 32 bits, @data at @addr, which is
+ * an interrupt where the board's interrupt controllers say so, and a store elsewhere.
+ * Any thread, any device lock held.
+ */
+void vm_send_msi(struct vm *vm, uint64_t addr, uint32_t data);
 
 /* {"exits":{"pio":{"count","ns"},...},"regions":[...],"unassigned":{"mmio","pio"},
  * "gsi":{"4":RISES,...},"vcpus":[...]}; caller owns. Any thread. */
