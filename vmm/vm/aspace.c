@@ -355,6 +355,24 @@ void aspace_unmap(struct aspace *as, struct io_region *region)
     g_mutex_unlock(&as->lock);
 }
 
+bool aspace_shows(struct aspace *as, const struct io_region *region)
+{
+    bool shows = false;
+    g_mutex_lock(&as->lock);
+    for (guint i = 0; i < as->all->len; i++) {
+        const struct mapping *m = &g_array_index(as->all, struct mapping, i);
+        if (m->region == region) {
+            shows = m->last - m->base == region->len - 1;
+            break;
+        }
+        if (m->base <= region->base + (region->len - 1) && m->last >= region->base) {
+            break;
+        }
+    }
+    g_mutex_unlock(&as->lock);
+    return shows;
+}
+
 /* ---- accessing -------------------------------------------------------------------
  */
 

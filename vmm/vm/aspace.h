@@ -103,6 +103,10 @@ uint64_t aspace_read(struct aspace *as, struct vcpu *vcpu, uint64_t addr, unsign
 void aspace_write(struct aspace *as, struct vcpu *vcpu, uint64_t addr, uint64_t value,
                   unsigned len);
 
+/* Whether @region, which is mapped, answers in all of its length: nothing is before it.
+ */
+bool aspace_shows(struct aspace *as, const struct io_region *region);
+
 /* Whether any region answers at @addr. */
 bool aspace_has(const struct aspace *as, uint64_t addr);
 

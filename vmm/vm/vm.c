@@ -67,6 +67,18 @@ static bool vcpus_new(struct vm *vm, unsigned n, GError **error)
     return true;
 }
 
+struct vm_boot_path {
+    uint32_t index;
+    char *path;
+};
+
+static void boot_path_free(gpointer p)
+{
+    struct vm_boot_path *b = p;
+    g_free(b->path);
+    g_free(b);
+}
+
 struct vm_change {
     void (*fn)(void *opaque);
     void *opaque;
@@ -89,6 +101,7 @@ struct vm *vm_new(const struct vm_config *config, GError **error)
     vm->clock = vm_clock_new(vm->loop);
     vm->devices = g_ptr_array_new();
     vm->changes = g_array_new(FALSE, FALSE, sizeof(struct vm_change));
+    vm->boot_paths = g_ptr_array_new_with_free_func(boot_path_free);
     if (!config->accel->init(vm, config->accel_options, &vm->accel_state, error)) {
         g_prefix_error(error, "accelerator %s: ", config->accel->name);
         goto fail;
@@ -136,6 +149,7 @@ void vm_free(struct vm *vm)
     }
     g_ptr_array_free(vm->devices, TRUE);
     g_array_unref(vm->changes);
+    g_ptr_array_unref(vm->boot_paths);
     vm_clock_free(vm->clock);
     aspace_free(vm->pio);
     aspace_free(vm->mmio);
@@ -361,13 +375,57 @@ enum vm_end vm_run_main(struct vm *vm)
 
 void vm_send_msi(struct vm *vm, uint64_t addr, uint32_t data)
 {
-    if (gmem_find(vm->gmem, addr)) {
-        uint8_t bytes[4];
+    uint8_t bytes[4];
+    if (!vm->msi_fn || !vm->msi_fn(vm->msi_opaque, addr, data)) {
         le32_put(bytes, data);
         gmem_write(vm->gmem, addr, bytes, sizeof(bytes));
-    } else {
-        aspace_write(vm->mmio, NULL, addr, data, 4);
     }
+}
+
+char *vm_find_file(struct vm *vm, const char *name, GError **error)
+{
+    if (vm->find_file) {
+        return vm->find_file(vm->find_file_opaque, name, error);
+    }
+    if (g_file_test(name, G_FILE_TEST_EXISTS)) {
+        return g_strdup(name);
+    }
+    error_msg(error, "there is no file '%s'", name);
+    return NULL;
+}
+
+static gint compare_boot_paths(gconstpointer a, gconstpointer b)
+{
+    const struct vm_boot_path *const *x = a, *const *y = b;
+    return ((*x)->index > (*y)->index) - ((*x)->index < (*y)->index);
+}
+
+bool vm_add_boot_path(struct vm *vm, uint32_t index, const char *path, GError **error)
+{
+    if (index == UINT32_MAX) {
+        return true;
+    }
+    for (guint i = 0; i < vm->boot_paths->len; i++) {
+        const struct vm_boot_path *b = g_ptr_array_index(vm->boot_paths, i);
+        if (b->index == index) {
+            return error_msg(error, "The bootindex %u has already been used", index);
+        }
+    }
+    struct vm_boot_path *b = g_new(struct vm_boot_path, 1);
+    *b = (struct vm_boot_path){.index = index, .path = g_strdup(path)};
+    g_ptr_array_add(vm->boot_paths, b);
+    g_ptr_array_sort(vm->boot_paths, compare_boot_paths);
+    return true;
+}
+
+char *vm_boot_order(const struct vm *vm)
+{
+    GString *s = g_string_new(NULL);
+    for (guint i = 0; i < vm->boot_paths->len; i++) {
+        const struct vm_boot_path *b = g_ptr_array_index(vm->boot_paths, i);
+        g_string_append_printf(s, "%s%s", i ? "\n" : "", b->path);
+    }
+    return g_string_free(s, FALSE);
 }
 
 void vm_request_reset(struct vm *vm)

@@ -17,6 +17,7 @@ struct device;
 struct gmem;
 struct loop;
 struct vcpu;
+struct pci_host;
 struct vm_clock;
 struct vm_log;
 
@@ -80,6 +81,21 @@ struct vm {
         _Atomic bool level;
         _Atomic uint64_t rises; /* low to high, since the start */
     } gsi[VM_GSI_MAX];
+
+    /* The machine's PCI, vmm/dev/pci/pci_host.h; NULL: it has none. Its host bridge's.
+     */
+    struct pci_host *pci;
+
+    /* The interrupt controllers' look at message-signalled interrupts: whether @addr is
+     * theirs. NULL: none is. Any thread. */
+    bool (*msi_fn)(void *opaque, uint64_t addr, uint32_t data);
+    void *msi_opaque;
+
+    /* Where files of firmware are, for vm_find_file(). */
+    char *(*find_file)(void *opaque, const char *name, GError **error);
+    void *find_file_opaque;
+
+    GPtrArray *boot_paths; /* struct vm_boot_path, see vm_add_boot_path(); owned */
 
     /* Called on reset after every device's own, before vCPUs run: loaders write
      * the boot image again. */
@@ -169,10 +185,23 @@ void vm_request_error(struct vm *vm, GError *error); /* takes @error */
 
 /*
  * A message-signalled interrupt: a device's store of 32 bits, @data at @addr, which is
- * an interrupt where the board's interrupt controllers say so, and a store elsewhere.
- * Any thread, any device lock held.
+ * an interrupt where the board's interrupt controllers say so, and a store where there
+ * is RAM. It does not reach registers of devices. Any thread, any device lock held.
  */
 void vm_send_msi(struct vm *vm, uint64_t addr, uint32_t data);
+
+/* The path of the firmware's file @name: itself when there is such a file, or in one of
+ * the folders for such files; NULL with @error. Caller owns. Thread: main. */
+char *vm_find_file(struct vm *vm, const char *name, GError **error);
+
+/*
+ * The firmware's order of booting: the device with the Open Firmware path @path comes
+ * at @index; UINT32_MAX: it has no place. False with @error when the index is taken.
+ * The list has a path per line, the lowest index first; "" when there are none; caller
+ * owns. Thread: main.
+ */
+bool vm_add_boot_path(struct vm *vm, uint32_t index, const char *path, GError **error);
+char *vm_boot_order(const struct vm *vm);
 
 /* {"exits":{"pio":{"count","ns"},...},"regions":[...],"unassigned":{"mmio","pio"},
  * "gsi":{"4":RISES,...},"vcpus":[...]}; caller owns. Any thread. */
