@@ -13,6 +13,7 @@
 #include "vmm/dev/pc/mc146818.h"
 #include "vmm/dev/pc/pc_reset.h"
 #include "vmm/dev/pc/pc_testdev.h"
+#include "vmm/dev/pci/pci_bridges.h"
 #include "vmm/dev/virtio/virtio_devices.h"
 
 /* clang-format off */
@@ -29,8 +30,12 @@ const struct device_type *const device_types[] = {
     &ferr_type,
     &pc_reset_type,
     &pc_testdev_type,
+    &pci_bridge_type,
+    &pcie_root_port_type,
     &virtio_blk_device_type,
+    &virtio_blk_pci_type,
     &virtio_rng_device_type,
+    &virtio_rng_pci_type,
     NULL,
 };
 /* clang-format on */

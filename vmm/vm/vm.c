@@ -269,14 +269,14 @@ void vm_continue(struct vm *vm)
 
 /* ---- changes of guest memory ---- */
 
-static bool on_vcpu_thread(const struct vm *vm)
+struct vcpu *vm_current_vcpu(const struct vm *vm)
 {
     for (unsigned i = 0; i < vm->nb_vcpus; i++) {
         if (vm->vcpus[i]->thread == g_thread_self()) {
-            return true;
+            return vm->vcpus[i];
         }
     }
-    return false;
+    return NULL;
 }
 
 /*
@@ -286,7 +286,7 @@ static bool on_vcpu_thread(const struct vm *vm)
 void vm_change(struct vm *vm, void (*fn)(void *opaque), void *opaque)
 {
     struct vm_change change = {.fn = fn, .opaque = opaque};
-    if (!on_vcpu_thread(vm)) {
+    if (!vm_current_vcpu(vm)) {
         vm_stop_all(vm);
         fn(opaque);
         vm_resume_all(vm);

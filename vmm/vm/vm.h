@@ -154,6 +154,9 @@ enum vm_end vm_run_main(struct vm *vm);
 void vm_stop_all(struct vm *vm);
 void vm_resume_all(struct vm *vm);
 
+/* The vCPU whose thread this is, or NULL. Any thread. */
+struct vcpu *vm_current_vcpu(const struct vm *vm);
+
 /*
  * Do fn(@opaque) while every vCPU is stopped: for what a register access of the guest
  * changes of its memory (gmem_map(), gmem_remove()). On a vCPU's thread it is left to

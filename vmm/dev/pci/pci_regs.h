@@ -114,7 +114,7 @@ enum {
     PCI_CLASS_XHCI = 0x0c0330,
     PCI_CLASS_EHCI = 0x0c0320,
     PCI_CLASS_UHCI = 0x0c0300,
-    PCI_CLASS_OTHER = 0xff0000,
+    PCI_CLASS_OTHER = 0x00ff00, /* not VGA-compatible, before there were classes */
 };
 
 enum {

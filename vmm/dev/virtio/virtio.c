@@ -11,7 +11,9 @@
 static bool usable(const struct virtio_device *vdev)
 {
     uint32_t status = atomic_load_explicit(&vdev->status, memory_order_acquire);
-    return (status & VIRTIO_DRIVER_OK) && !(status & VIRTIO_NEEDS_RESET);
+    const struct virtio_transport *t = vdev->transport_ops;
+    return (status & VIRTIO_DRIVER_OK) && !(status & VIRTIO_NEEDS_RESET) &&
+           (!t || !t->may_dma || t->may_dma(vdev->transport));
 }
 
 static void run_queue(void *opaque)
@@ -51,13 +53,23 @@ void virtio_init(struct virtio_device *vdev, const struct virtio_setup *setup)
 /* ---- interrupts -------------------------------------------------------------------
  */
 
-static void raise_isr(struct virtio_device *vdev, uint32_t bits)
+static void set_line(struct virtio_device *vdev, bool level)
 {
+    if (vdev->transport_ops) {
+        vdev->transport_ops->set_irq(vdev->transport, level);
+    }
+}
+
+/* For queue @queue, or, with -1, for the configuration. */
+static void raise_isr(struct virtio_device *vdev, uint32_t bits, int queue)
+{
+    const struct virtio_transport *t = vdev->transport_ops;
+    if (t && t->notify && t->notify(vdev->transport, queue)) {
+        return;
+    }
     g_mutex_lock(&vdev->irq_lock);
     atomic_fetch_or(&vdev->isr, bits);
-    if (vdev->set_irq) {
-        vdev->set_irq(vdev->transport, true);
-    }
+    set_line(vdev, true);
     g_mutex_unlock(&vdev->irq_lock);
 }
 
@@ -65,8 +77,8 @@ void virtio_isr_ack(struct virtio_device *vdev, uint32_t bits)
 {
     g_mutex_lock(&vdev->irq_lock);
     uint32_t left = atomic_fetch_and(&vdev->isr, ~bits) & ~bits;
-    if (left == 0 && vdev->set_irq) {
-        vdev->set_irq(vdev->transport, false);
+    if (left == 0) {
+        set_line(vdev, false);
     }
     g_mutex_unlock(&vdev->irq_lock);
 }
@@ -75,7 +87,7 @@ void virtio_interrupt(struct virtio_queue *q)
 {
     if (q->vq.ready && virtq_wants_interrupt(&q->vq)) {
         atomic_fetch_add_explicit(&q->vdev->interrupts, 1, memory_order_relaxed);
-        raise_isr(q->vdev, VIRTIO_ISR_QUEUE);
+        raise_isr(q->vdev, VIRTIO_ISR_QUEUE, (int)q->index);
     }
 }
 
@@ -83,7 +95,7 @@ void virtio_config_changed(struct virtio_device *vdev)
 {
     atomic_fetch_add(&vdev->config_generation, 1);
     if (atomic_load(&vdev->status) & VIRTIO_DRIVER_OK) {
-        raise_isr(vdev, VIRTIO_ISR_CONFIG);
+        raise_isr(vdev, VIRTIO_ISR_CONFIG, -1);
     }
 }
 
@@ -93,7 +105,7 @@ void virtio_broken(struct virtio_device *vdev)
     if (!(old & VIRTIO_NEEDS_RESET)) {
         atomic_fetch_add_explicit(&vdev->broken, 1, memory_order_relaxed);
         if (old & VIRTIO_DRIVER_OK) {
-            raise_isr(vdev, VIRTIO_ISR_CONFIG);
+            raise_isr(vdev, VIRTIO_ISR_CONFIG, -1);
         }
     }
 }
@@ -224,6 +236,28 @@ void virtio_queue_set_addr(struct virtio_device *vdev, unsigned index, unsigned 
     g_mutex_unlock(&vdev->lock);
 }
 
+uint64_t virtio_queue_get_addr(struct virtio_device *vdev, unsigned index,
+                               unsigned part)
+{
+    if (index >= vdev->nb_queues) {
+        return 0;
+    }
+    struct virtio_queue *q = &vdev->queues[index];
+    g_mutex_lock(&q->lock);
+    const gpa_t addrs[] = {q->vq.desc_gpa, q->vq.avail_gpa, q->vq.used_gpa};
+    g_mutex_unlock(&q->lock);
+    return addrs[part];
+}
+
+void virtio_look_again(struct virtio_device *vdev)
+{
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        if (atomic_load(&vdev->queues[i].ready)) {
+            loop_bh_schedule(&vdev->queues[i].kick_bh);
+        }
+    }
+}
+
 static void queue_on(struct virtio_device *vdev, struct virtio_queue *q)
 {
     g_mutex_lock(&q->lock);
@@ -245,7 +279,8 @@ void virtio_queue_set_ready(struct virtio_device *vdev, struct vcpu *vcpu,
     if (index < vdev->nb_queues) {
         struct virtio_queue *q = &vdev->queues[index];
         bool was = atomic_load(&q->ready);
-        if (ready && !was && (atomic_load(&vdev->status) & VIRTIO_FEATURES_OK)) {
+        bool agreed = atomic_load(&vdev->status) & VIRTIO_FEATURES_OK;
+        if (ready && !was && (agreed || atomic_load(&vdev->legacy))) {
             queue_on(vdev, q);
         } else if (!ready && was) {
             queue_off(q);
@@ -265,6 +300,7 @@ static void reset(struct virtio_device *vdev, struct vcpu *vcpu)
 {
     g_mutex_lock(&vdev->lock);
     atomic_store(&vdev->status, 0);
+    atomic_store(&vdev->legacy, false);
     vdev->accepted = 0;
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         queue_off(&vdev->queues[i]);
@@ -332,6 +368,26 @@ void virtio_set_features(struct virtio_device *vdev, unsigned sel, uint32_t bits
     g_mutex_unlock(&vdev->lock);
 }
 
+void virtio_set_legacy(struct virtio_device *vdev)
+{
+    g_mutex_lock(&vdev->lock);
+    if (!(atomic_load(&vdev->status) & VIRTIO_FEATURES_OK)) {
+        atomic_store(&vdev->legacy, true);
+    }
+    g_mutex_unlock(&vdev->lock);
+}
+
+void virtio_set_features_legacy(struct virtio_device *vdev, uint32_t bits)
+{
+    virtio_set_legacy(vdev);
+    g_mutex_lock(&vdev->lock);
+    if (atomic_load(&vdev->legacy) &&
+        !(atomic_load(&vdev->status) & VIRTIO_DRIVER_OK)) {
+        vdev->accepted = bits & vdev->offered;
+    }
+    g_mutex_unlock(&vdev->lock);
+}
+
 uint32_t virtio_get_status(const struct virtio_device *vdev)
 {
     return atomic_load(&vdev->status);
@@ -358,7 +414,7 @@ void virtio_set_status(struct virtio_device *vdev, struct vcpu *vcpu, uint32_t s
     }
     /* A driver does not clear bits (2.1.1), nor start without features agreed. */
     status |= old;
-    if (!(status & VIRTIO_FEATURES_OK)) {
+    if (!(status & VIRTIO_FEATURES_OK) && !atomic_load(&vdev->legacy)) {
         status &= ~(uint32_t)VIRTIO_DRIVER_OK;
     }
     started = status & ~old & VIRTIO_DRIVER_OK;
@@ -367,11 +423,8 @@ void virtio_set_status(struct virtio_device *vdev, struct vcpu *vcpu, uint32_t s
     }
     atomic_fetch_or(&vdev->status, status);
     g_mutex_unlock(&vdev->lock);
-    /* Chains may have been made available before (3.1.1, step 7). */
-    for (unsigned i = 0; started && i < vdev->nb_queues; i++) {
-        if (atomic_load(&vdev->queues[i].ready)) {
-            loop_bh_schedule(&vdev->queues[i].kick_bh);
-        }
+    if (started) {
+        virtio_look_again(vdev); /* chains may be there from before (3.1.1, step 7) */
     }
 }
 
@@ -430,6 +483,10 @@ static const struct state_field device_fields[] = {
     STATE_FIELD(U32, struct virtio_device, status),
     STATE_FIELD(U64, struct virtio_device, accepted),
     STATE_FIELD(U32, struct virtio_device, isr),
+    {.name = "legacy",
+     .kind = STATE_BOOL,
+     .offset = offsetof(struct virtio_device, legacy),
+     .since = 2},
     STATE_FIELD(U32, struct virtio_device, config_generation),
     {.name = "queues",
      .kind = STATE_STRUCT,
@@ -478,15 +535,13 @@ static bool post_load(void *object, unsigned version, GError **error)
             return false;
         }
     }
-    if (vdev->set_irq) {
-        vdev->set_irq(vdev->transport, atomic_load(&vdev->isr) != 0);
-    }
+    set_line(vdev, atomic_load(&vdev->isr) != 0);
     return true;
 }
 
 const struct state_table virtio_state = {
     .name = "virtio",
-    .version = 1,
+    .version = 2,
     .fields = device_fields,
     .pre_save = pre_save,
     .post_load = post_load,

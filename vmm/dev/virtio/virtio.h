@@ -99,9 +99,11 @@ struct virtio_device {
     unsigned config_len;
     _Atomic uint32_t config_generation;
 
-    /* The transport's. */
-    void (*set_irq)(void *opaque, bool level);
+    /* The transport's. A driver of before version 1.0: see
+     * virtio_set_features_legacy(). */
+    const struct virtio_transport *transport_ops; /* NULL: not plugged */
     void *transport;
+    _Atomic bool legacy;
     GMutex irq_lock;
     _Atomic uint32_t isr; /* written under irq_lock */
 
@@ -111,6 +113,16 @@ struct virtio_device {
 
     /* Counted, for whoever looks. */
     _Atomic uint64_t kicks, interrupts, broken;
+};
+
+struct virtio_transport {
+    /* The interrupt line. Under irq_lock, any thread. */
+    void (*set_irq)(void *transport, bool level);
+    /* Send a message for queue @queue, or, with -1, for the configuration: false when
+     * the driver wants the line. NULL: there are only lines. Any thread. */
+    bool (*notify)(void *transport, int queue);
+    /* Whether the device may access memory. NULL: always. Any thread. */
+    bool (*may_dma)(void *transport);
 };
 
 struct virtio_setup {
@@ -180,6 +192,14 @@ uint64_t virtio_get_features(const struct virtio_device *vdev);
 /* The driver's features, 32 bits at a time; ignored once FEATURES_OK is set. */
 void virtio_set_features(struct virtio_device *vdev, unsigned sel, uint32_t bits);
 
+/*
+ * The driver uses the interface of before version 1.0 (2.2.3, 2.4.5): it has 32 bits of
+ * features, no FEATURES_OK, and queues are set up before DRIVER_OK. Until the next
+ * reset.
+ */
+void virtio_set_features_legacy(struct virtio_device *vdev, uint32_t bits);
+void virtio_set_legacy(struct virtio_device *vdev);
+
 uint32_t virtio_get_status(const struct virtio_device *vdev);
 void virtio_set_status(struct virtio_device *vdev, struct vcpu *vcpu, uint32_t status);
 
@@ -188,8 +208,13 @@ void virtio_set_status(struct virtio_device *vdev, struct vcpu *vcpu, uint32_t s
 void virtio_queue_set_size(struct virtio_device *vdev, unsigned index, uint32_t size);
 void virtio_queue_set_addr(struct virtio_device *vdev, unsigned index, unsigned part,
                            bool high, uint32_t bits);
+uint64_t virtio_queue_get_addr(struct virtio_device *vdev, unsigned index,
+                               unsigned part);
 void virtio_queue_set_ready(struct virtio_device *vdev, struct vcpu *vcpu,
                             unsigned index, bool ready);
+
+/* The transport lets the device access memory again: look at all queues. */
+void virtio_look_again(struct virtio_device *vdev);
 
 /* The driver notifies queue @index. Cheap. */
 void virtio_kick(struct virtio_device *vdev, unsigned index);

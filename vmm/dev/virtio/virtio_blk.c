@@ -8,6 +8,7 @@
 #include "lib/base/bytes.h"
 #include "vmm/dev/virtio/virtio.h"
 #include "vmm/dev/virtio/virtio_mmio_priv.h"
+#include "vmm/dev/virtio/virtio_pci.h"
 #include "vmm/vm/vm.h"
 
 /*
@@ -442,9 +443,8 @@ static uint64_t wanted_features(const struct vblk *b)
     return f;
 }
 
-static bool vblk_init(struct device *dev, GError **error)
+static bool vblk_setup(struct vblk *b, GError **error)
 {
-    struct vblk *b = (struct vblk *)dev;
     if (!check_geometry(b, error)) {
         return false;
     }
@@ -458,19 +458,30 @@ static bool vblk_init(struct device *dev, GError **error)
     };
     virtio_init(&b->vdev, &setup);
     atomic_store(&b->write_cache, blk_get_write_cache(b->drive));
-    return virtio_mmio_plug(&b->vdev, error);
+    return true;
 }
 
-static void vblk_done(struct device *dev)
+static void vblk_cleanup(struct vblk *b)
 {
-    struct vblk *b = (struct vblk *)dev;
-    virtio_mmio_unplug(&b->vdev);
     virtio_done(&b->vdev);
     while (b->free) {
         struct request *r = b->free;
         b->free = r->next;
         g_free(r);
     }
+}
+
+static bool vblk_init(struct device *dev, GError **error)
+{
+    struct vblk *b = (struct vblk *)dev;
+    return vblk_setup(b, error) && virtio_mmio_plug(&b->vdev, error);
+}
+
+static void vblk_done(struct device *dev)
+{
+    struct vblk *b = (struct vblk *)dev;
+    virtio_mmio_unplug(&b->vdev);
+    vblk_cleanup(b);
 }
 
 static const struct state_field vblk_fields[] = {
@@ -487,97 +498,66 @@ static const struct state_table vblk_state = {
 #define FIELD(f)      PROP_FIELD(struct vblk, f)
 #define SECTORS_LIMIT (INT32_MAX / SECTOR) /* of one request, as others offer too */
 
-static const struct prop vblk_props[] = {
-    {.name = "drive",
-     .type = PROP_DRIVE,
-     FIELD(drive),
-     .required = true,
-     .help = "the disk: id of -drive, or node-name of -blockdev"},
-    {.name = "serial", .type = PROP_STRING, FIELD(serial), .help = "at most 20 bytes"},
-    {.name = "logical_block_size",
-     .type = PROP_SIZE,
-     FIELD(logical_block_size),
-     .def = 512,
-     .min = 512,
-     .max = 2 * MIB,
-     .help = "smallest unit of a request"},
-    {.name = "physical_block_size",
-     .type = PROP_SIZE,
-     FIELD(physical_block_size),
-     .def = 512,
-     .min = 512,
-     .max = 2 * MIB,
-     .help = "unit the guest should align to"},
-    {.name = "min_io_size",
-     .type = PROP_SIZE,
-     FIELD(min_io_size),
-     .max = 2 * MIB,
-     .help = "good smallest request; 0: not said"},
-    {.name = "opt_io_size",
-     .type = PROP_SIZE,
-     FIELD(opt_io_size),
-     .max = GIB,
-     .help = "best request; 0: not said"},
-    {.name = "discard_granularity",
-     .type = PROP_SIZE,
-     FIELD(discard_granularity),
-     .max = GIB,
-     .help = "unit of discard; 0: a logical block"},
-    {.name = "num-queues",
-     .type = PROP_U16,
-     FIELD(num_queues),
-     .def = 1,
-     .min = 1,
-     .max = VIRTIO_QUEUES_MAX,
-     .help = "request queues"},
-    {.name = "queue-size",
-     .type = PROP_U16,
-     FIELD(queue_size),
-     .def = 256,
-     .min = 2,
-     .max = VIRTQ_SIZE_MAX,
-     .help = "entries per queue, a power of two"},
-    {.name = "discard",
-     .type = PROP_BOOL,
-     FIELD(discard),
-     .def = 1,
-     .help = "offer discard"},
-    {.name = "write-zeroes",
-     .type = PROP_BOOL,
-     FIELD(write_zeroes),
-     .def = 1,
-     .help = "offer write zeroes"},
-    {.name = "max-discard-sectors",
-     .type = PROP_U32,
-     FIELD(max_discard_sectors),
-     .def = SECTORS_LIMIT,
-     .min = 1,
-     .max = SECTORS_LIMIT,
-     .help = "of one discard"},
-    {.name = "max-write-zeroes-sectors",
-     .type = PROP_U32,
-     FIELD(max_zeroes_sectors),
-     .def = SECTORS_LIMIT,
-     .min = 1,
-     .max = SECTORS_LIMIT,
-     .help = "of one write zeroes"},
-    {.name = "config-wce",
-     .type = PROP_BOOL,
-     FIELD(config_wce),
-     .def = 1,
-     .help = "let the guest switch the write cache"},
-    {.name = "indirect_desc",
-     .type = PROP_BOOL,
-     FIELD(indirect_desc),
-     .def = 1,
-     .help = "offer indirect descriptors"},
-    {.name = "event_idx",
-     .type = PROP_BOOL,
-     FIELD(event_idx),
-     .def = 1,
-     .help = "offer event indexes"},
+struct vblk_pci {
+    struct vblk blk;
+    struct virtio_pci pci;
+};
+
+/* clang-format off */
+#define VBLK_PROPS                                                                     \
+    {.name = "drive", .type = PROP_DRIVE, FIELD(drive), .required = true, .help =      \
+     "the disk: id of -drive, or node-name of -blockdev"},                             \
+    {.name = "serial", .type = PROP_STRING, FIELD(serial), .help = "at most 20         \
+     bytes"},                                                                          \
+    {.name = "logical_block_size", .type = PROP_SIZE, FIELD(logical_block_size),       \
+     .def = 512, .min = 512, .max = 2 * MIB, .help = "smallest unit of a request"},    \
+    {.name = "physical_block_size", .type = PROP_SIZE, FIELD(physical_block_size),     \
+     .def = 512, .min = 512, .max = 2 * MIB, .help = "unit the guest should align      \
+     to"},                                                                             \
+    {.name = "min_io_size", .type = PROP_SIZE, FIELD(min_io_size), .max = 2 * MIB,     \
+     .help = "good smallest request; 0: not said"},                                    \
+    {.name = "opt_io_size", .type = PROP_SIZE, FIELD(opt_io_size), .max = GIB, .help   \
+     = "best request; 0: not said"},                                                   \
+    {.name = "discard_granularity", .type = PROP_SIZE, FIELD(discard_granularity),     \
+     .max = GIB, .help = "unit of discard; 0: a logical block"},                       \
+    {.name = "num-queues", .type = PROP_U16, FIELD(num_queues), .def = 1, .min = 1,    \
+     .max = VIRTIO_QUEUES_MAX, .help = "request queues"},                              \
+    {.name = "queue-size", .type = PROP_U16, FIELD(queue_size), .def = 256, .min =     \
+     2, .max = VIRTQ_SIZE_MAX, .help = "entries per queue, a power of two"},           \
+    {.name = "discard", .type = PROP_BOOL, FIELD(discard), .def = 1, .help = "offer    \
+     discard"},                                                                        \
+    {.name = "write-zeroes", .type = PROP_BOOL, FIELD(write_zeroes), .def = 1, .help   \
+     = "offer write zeroes"},                                                          \
+    {.name = "max-discard-sectors", .type = PROP_U32, FIELD(max_discard_sectors),      \
+     .def = SECTORS_LIMIT, .min = 1, .max = SECTORS_LIMIT, .help = "of one discard"},  \
+    {.name = "max-write-zeroes-sectors", .type = PROP_U32,                             \
+     FIELD(max_zeroes_sectors), .def = SECTORS_LIMIT, .min = 1, .max = SECTORS_LIMIT,  \
+     .help = "of one write zeroes"},                                                   \
+    {.name = "config-wce", .type = PROP_BOOL, FIELD(config_wce), .def = 1, .help =     \
+     "let the guest switch the write cache"},                                          \
+    {.name = "indirect_desc", .type = PROP_BOOL, FIELD(indirect_desc), .def = 1,       \
+     .help = "offer indirect descriptors"},                                            \
+    {.name = "event_idx", .type = PROP_BOOL, FIELD(event_idx), .def = 1, .help =       \
+     "offer event indexes"}
+/* clang-format on */
+
+static const struct prop vblk_props[] = {VBLK_PROPS, {.name = NULL}};
+static const struct prop vblk_pci_props[] = {VBLK_PROPS,
+                                             VIRTIO_PCI_PROPS(struct vblk_pci, pci),
+                                             PCI_BOOT_PROP(struct vblk_pci, pci.pci),
+                                             {.name = NULL}};
+
+static const struct state_field vblk_pci_fields[] = {
+    VIRTIO_STATE_FIELD,
+    {.name = "write-cache",
+     .kind = STATE_BOOL,
+     .offset = offsetof(struct vblk, write_cache)},
+    VIRTIO_PCI_STATE(struct vblk_pci, pci),
     {.name = NULL},
 };
+
+static const struct state_table vblk_pci_state = {
+    .name = "virtio-blk-pci", .version = 1, .fields = vblk_pci_fields};
 
 const struct device_type virtio_blk_device_type = {
     .name = "virtio-blk-device",
@@ -590,4 +570,38 @@ const struct device_type virtio_blk_device_type = {
     .init = vblk_init,
     .done = vblk_done,
     .reset = virtio_device_reset,
+};
+
+static bool vblk_pci_init(struct device *dev, GError **error)
+{
+    struct vblk_pci *b = (struct vblk_pci *)dev;
+    return vblk_setup(&b->blk, error) &&
+           virtio_pci_plug(&b->pci, &b->blk.vdev, PCI_CLASS_SCSI, error) &&
+           pci_add_boot_path(&b->pci.pci, "scsi", "/disk@0,0", error);
+}
+
+static void vblk_pci_done(struct device *dev)
+{
+    struct vblk_pci *b = (struct vblk_pci *)dev;
+    virtio_pci_unplug(&b->pci);
+    vblk_cleanup(&b->blk);
+}
+
+static void vblk_pci_reset(struct device *dev)
+{
+    virtio_pci_reset(&((struct vblk_pci *)dev)->pci);
+}
+
+const struct device_type virtio_blk_pci_type = {
+    .name = "virtio-blk-pci",
+    .alias = "virtio-blk",
+    .desc = "a disk",
+    .bus = "PCI",
+    .size = sizeof(struct vblk_pci),
+    .props = vblk_pci_props,
+    .state = &vblk_pci_state,
+    .user = true,
+    .init = vblk_pci_init,
+    .done = vblk_pci_done,
+    .reset = vblk_pci_reset,
 };

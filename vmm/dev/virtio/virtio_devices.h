@@ -7,4 +7,8 @@
 extern const struct device_type virtio_blk_device_type;
 extern const struct device_type virtio_rng_device_type;
 
+/* ... and of the bus PCI. */
+extern const struct device_type virtio_blk_pci_type;
+extern const struct device_type virtio_rng_pci_type;
+
 #endif

@@ -295,6 +295,8 @@ static void set_irq(void *opaque, bool level)
     irq_set(&((struct slot *)opaque)->line, level);
 }
 
+static const struct virtio_transport mmio_transport = {.set_irq = set_irq};
+
 bool virtio_mmio_plug(struct virtio_device *vdev, GError **error)
 {
     struct slot *s = find_slot(vdev->dev.vm, UINT_MAX);
@@ -305,7 +307,7 @@ bool virtio_mmio_plug(struct virtio_device *vdev, GError **error)
     s->vdev = vdev;
     s->region.name = vdev->dev.id;
     vdev->transport = s;
-    vdev->set_irq = set_irq;
+    vdev->transport_ops = &mmio_transport;
     return true;
 }
 
@@ -316,6 +318,6 @@ void virtio_mmio_unplug(struct virtio_device *vdev)
         s->vdev = NULL;
         s->region.name = s->dev.id;
         vdev->transport = NULL;
-        vdev->set_irq = NULL;
+        vdev->transport_ops = NULL;
     }
 }

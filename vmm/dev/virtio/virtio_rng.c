@@ -5,6 +5,7 @@
 #include "lib/base/base.h"
 #include "vmm/dev/virtio/virtio.h"
 #include "vmm/dev/virtio/virtio_mmio_priv.h"
+#include "vmm/dev/virtio/virtio_pci.h"
 #include "vmm/vm/clock.h"
 #include "vmm/vm/vm.h"
 
@@ -88,22 +89,23 @@ static void rng_run(struct virtio_queue *q)
 
 static const struct virtio_ops rng_ops = {.device_id = 4, .run = rng_run};
 
-static const struct prop rng_props[] = {
-    {.name = "max-bytes",
-     .type = PROP_U64,
-     PROP_FIELD(struct rng, max_bytes),
-     .def = INT64_MAX,
-     .min = 1,
-     .max = INT64_MAX,
-     .help = "most random bytes in each period"},
-    {.name = "period",
-     .type = PROP_U32,
-     PROP_FIELD(struct rng, period_ms),
-     .def = 65536,
-     .min = 1,
-     .help = "length of a period in milliseconds"},
-    {.name = NULL},
+struct rng_pci {
+    struct rng rng;
+    struct virtio_pci pci;
 };
+
+/* clang-format off */
+#define RNG_PROPS                                                                      \
+    {.name = "max-bytes", .type = PROP_U64, PROP_FIELD(struct rng, max_bytes),         \
+     .def = INT64_MAX, .min = 1, .max = INT64_MAX,                                     \
+     .help = "most random bytes in each period"},                                      \
+    {.name = "period", .type = PROP_U32, PROP_FIELD(struct rng, period_ms),            \
+     .def = 65536, .min = 1, .help = "length of a period in milliseconds"}
+/* clang-format on */
+
+static const struct prop rng_props[] = {RNG_PROPS, {.name = NULL}};
+static const struct prop rng_pci_props[] = {
+    RNG_PROPS, VIRTIO_PCI_PROPS(struct rng_pci, pci), {.name = NULL}};
 
 /* Where in its period the device stood is not kept: a new one begins. */
 static const struct state_field rng_fields[] = {VIRTIO_STATE_FIELD, {.name = NULL}};
@@ -111,18 +113,36 @@ static const struct state_field rng_fields[] = {VIRTIO_STATE_FIELD, {.name = NUL
 static const struct state_table rng_state = {
     .name = "virtio-rng", .version = 1, .fields = rng_fields};
 
-static bool rng_init(struct device *dev, GError **error)
+static const struct state_field rng_pci_fields[] = {
+    VIRTIO_STATE_FIELD, VIRTIO_PCI_STATE(struct rng_pci, pci), {.name = NULL}};
+
+static const struct state_table rng_pci_state = {
+    .name = "virtio-rng-pci", .version = 1, .fields = rng_pci_fields};
+
+static void rng_setup(struct rng *rng)
 {
-    struct rng *rng = (struct rng *)dev;
+    struct vm *vm = rng->vdev.dev.vm;
     struct virtio_setup setup = {
         .ops = &rng_ops,
-        .loop = dev->vm->loop,
+        .loop = vm->loop,
         .features = VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX,
         .nb_queues = 1,
         .queue_max = QUEUE_SIZE,
     };
     virtio_init(&rng->vdev, &setup);
-    rng->timer = vm_timer_new(dev->vm->clock, period_over, rng);
+    rng->timer = vm_timer_new(vm->clock, period_over, rng);
+}
+
+static void rng_cleanup(struct rng *rng)
+{
+    vm_timer_free(rng->timer);
+    virtio_done(&rng->vdev);
+}
+
+static bool rng_init(struct device *dev, GError **error)
+{
+    struct rng *rng = (struct rng *)dev;
+    rng_setup(rng);
     return virtio_mmio_plug(&rng->vdev, error);
 }
 
@@ -130,8 +150,26 @@ static void rng_done(struct device *dev)
 {
     struct rng *rng = (struct rng *)dev;
     virtio_mmio_unplug(&rng->vdev);
-    vm_timer_free(rng->timer);
-    virtio_done(&rng->vdev);
+    rng_cleanup(rng);
+}
+
+static bool rng_pci_init(struct device *dev, GError **error)
+{
+    struct rng_pci *r = (struct rng_pci *)dev;
+    rng_setup(&r->rng);
+    return virtio_pci_plug(&r->pci, &r->rng.vdev, PCI_CLASS_OTHER, error);
+}
+
+static void rng_pci_done(struct device *dev)
+{
+    struct rng_pci *r = (struct rng_pci *)dev;
+    virtio_pci_unplug(&r->pci);
+    rng_cleanup(&r->rng);
+}
+
+static void rng_pci_reset(struct device *dev)
+{
+    virtio_pci_reset(&((struct rng_pci *)dev)->pci);
 }
 
 const struct device_type virtio_rng_device_type = {
@@ -145,4 +183,18 @@ const struct device_type virtio_rng_device_type = {
     .init = rng_init,
     .done = rng_done,
     .reset = virtio_device_reset,
+};
+
+const struct device_type virtio_rng_pci_type = {
+    .name = "virtio-rng-pci",
+    .alias = "virtio-rng",
+    .desc = "random bytes from the host",
+    .bus = "PCI",
+    .size = sizeof(struct rng_pci),
+    .props = rng_pci_props,
+    .state = &rng_pci_state,
+    .user = true,
+    .init = rng_pci_init,
+    .done = rng_pci_done,
+    .reset = rng_pci_reset,
 };
