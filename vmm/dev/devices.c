@@ -2,8 +2,10 @@
 
 #include <stddef.h>
 
+#include "vmm/dev/pc/chipset.h"
 #include "vmm/dev/pc/ferr.h"
 #include "vmm/dev/pc/fw_cfg.h"
+#include "vmm/dev/pc/hpet.h"
 #include "vmm/dev/pc/i8042.h"
 #include "vmm/dev/pc/i8254.h"
 #include "vmm/dev/pc/i8259.h"
@@ -19,9 +21,13 @@
 /* clang-format off */
 const struct device_type *const device_types[] = {
     &fw_cfg_type,
+    &hpet_type,
     &i8042_type,
     &i8254_type,
     &i8259_type,
+    &i440fx_type,
+    &ich9_lpc_type,
+    &ich9_smbus_type,
     &ioapic_type,
     &isa_debug_exit_type,
     &isa_debugcon_type,
@@ -30,6 +36,9 @@ const struct device_type *const device_types[] = {
     &ferr_type,
     &pc_reset_type,
     &pc_testdev_type,
+    &piix3_type,
+    &piix4_pm_type,
+    &q35_mch_type,
     &pci_bridge_type,
     &pcie_root_port_type,
     &virtio_blk_device_type,

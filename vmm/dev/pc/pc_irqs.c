@@ -6,9 +6,12 @@
 #include "vmm/dev/pc/ioapic.h"
 #include "vmm/vm/vm.h"
 
-static void pc_irqs_set(void *opaque, unsigned gsi, bool level)
+static void drive(struct pc_irqs *p, unsigned gsi, bool level)
 {
-    struct pc_irqs *p = opaque;
+    if (x86_accel_pc_irqs(p->vm)) { /* the controllers are the accelerator's */
+        x86_accel_pc_irqs(p->vm)->set_gsi(p->vm, gsi, level);
+        return;
+    }
     if (p->pic && gsi < 16) {
         i8259_set_input(p->pic, gsi, level);
     }
@@ -17,11 +20,30 @@ static void pc_irqs_set(void *opaque, unsigned gsi, bool level)
     }
 }
 
-/* The controllers are the accelerator's. */
-static void pc_irqs_set_accel(void *opaque, unsigned gsi, bool level)
+static bool is_replaced(unsigned gsi)
+{
+    return gsi == 0 || gsi == 8;
+}
+
+static void pc_irqs_set(void *opaque, unsigned gsi, bool level)
 {
     struct pc_irqs *p = opaque;
-    x86_accel_pc_irqs(p->vm)->set_gsi(p->vm, gsi, level);
+    if (!is_replaced(gsi) || !atomic_load(&p->hpet_legacy)) {
+        drive(p, gsi, level);
+    }
+}
+
+void pc_irqs_set_by_hpet(struct pc_irqs *p, unsigned gsi, bool level)
+{
+    drive(p, gsi, level);
+}
+
+void pc_irqs_set_hpet_legacy(struct pc_irqs *p, bool on)
+{
+    if (atomic_exchange(&p->hpet_legacy, on) != on) {
+        drive(p, 0, false);
+        drive(p, 8, false);
+    }
 }
 
 void pc_irqs_ready(struct pc_irqs *p)
@@ -49,16 +71,28 @@ static void pc_irqs_intr(void *opaque, unsigned input, bool level)
     }
 }
 
+static bool send_msi(void *opaque, uint64_t addr, uint32_t data)
+{
+    struct pc_irqs *p = opaque;
+    if (addr < LAPIC_BASE || addr - LAPIC_BASE >= LAPIC_WINDOW) {
+        return false;
+    }
+    lapic_msi(p->vm, addr, data);
+    return true;
+}
+
 void pc_irqs_connect(struct pc_irqs *p, struct vm *vm, struct device *pic,
                      struct device *ioapic)
 {
     *p = (struct pc_irqs){.vm = vm, .pic = pic, .ioapic = ioapic};
-    vm->gsi_fn = x86_accel_pc_irqs(vm) ? pc_irqs_set_accel : pc_irqs_set;
+    vm->gsi_fn = pc_irqs_set;
     vm->gsi_opaque = p;
     vm->nb_gsi = ioapic ? IOAPIC_NB_PINS : 16;
     if (pic) {
         i8259_set_output(pic, (struct irq_line){.fn = pc_irqs_intr, .opaque = p});
     }
+    vm->msi_fn = send_msi;
+    vm->msi_opaque = p;
     lapic_connect(vm, &(struct lapic_board){
                           .eoi = ioapic ? ioapic_eoi : NULL,
                           .eoi_opaque = ioapic,

@@ -1,6 +1,7 @@
 #ifndef VMM_DEV_PC_PC_IRQS_H
 #define VMM_DEV_PC_PC_IRQS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include <glib.h>
@@ -18,6 +19,8 @@ struct pc_irqs {
     struct vm *vm;
     struct device *pic;    /* may be NULL */
     struct device *ioapic; /* may be NULL */
+    /* The HPET drives inputs 0 and 8 in place of the 8254 and the clock. */
+    _Atomic bool hpet_legacy;
 };
 
 /*
@@ -27,6 +30,12 @@ struct pc_irqs {
  */
 void pc_irqs_connect(struct pc_irqs *p, struct vm *vm, struct device *pic,
                      struct device *ioapic);
+
+/* The HPET's own way to an input, whoever drives it otherwise. Any thread. */
+void pc_irqs_set_by_hpet(struct pc_irqs *p, unsigned gsi, bool level);
+
+/* Legacy replacement on or off: what the others drive is dropped meanwhile. */
+void pc_irqs_set_hpet_legacy(struct pc_irqs *p, bool on);
 
 /*
  * The devices of @p are as the guest is to find them: hand their registers to an

@@ -2,6 +2,7 @@
 
 #include "lib/base/base.h"
 #include "vmm/dev/pc/isa.h"
+#include "vmm/dev/pci/pci_host.h"
 #include "vmm/vm/device.h"
 #include "vmm/vm/state.h"
 #include "vmm/vm/vm.h"
@@ -46,6 +47,10 @@ static bool pc_reset_init(struct device *dev, GError **error)
 {
     struct pc_reset *d = container_of(dev, struct pc_reset, dev);
     g_mutex_init(&d->lock);
+    if (dev->vm->pci) {
+        pci_host_set_reset_port(dev->vm->pci, &pc_reset_ops, d);
+        return true;
+    }
     return isa_claim(dev, &d->port, 0xcf9, 1, &pc_reset_ops, error);
 }
 

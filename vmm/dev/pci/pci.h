@@ -118,8 +118,8 @@ struct pci_device {
     void *msix_below_opaque;
     struct pci_msix_entry msix[PCI_MSIX_MAX];
     bool intx, intx_seen, pin_open; /* what the device wants; what leaves it */
-    uint8_t irq_pin;
-    _Atomic uint64_t nb_msi; /* messages sent */
+    uint8_t irq_pin, pirq;          /* pirq: where it ends, while intx_seen */
+    _Atomic uint64_t nb_msi;        /* messages sent */
 };
 
 struct pci_setup {

@@ -223,20 +223,24 @@ static unsigned pirq_of(const struct pci_device *pd)
     for (; pd->bus->bridge; pd = pd->bus->bridge) {
         pin = (pin + pci_slot(pd)) % 4;
     }
-    return pd->bus->host->setup.route(pci_slot(pd), pin) % PCI_PIRQS;
+    struct pci_host *h = pd->bus->host;
+    return h->route(h->irq_opaque, pci_slot(pd), pin) % PCI_PIRQS;
 }
 
 /* Caller holds irq_lock. */
 static void update_locked(struct pci_device *pd, bool level)
 {
     struct pci_host *h = pd->bus->host;
-    if (level == pd->intx_seen) {
+    if (level == pd->intx_seen || !h->route) {
         return;
     }
-    unsigned n = pirq_of(pd);
+    if (level) {
+        pd->pirq = (uint8_t)pirq_of(pd);
+    }
     pd->intx_seen = level;
+    unsigned n = pd->pirq;
     if (level ? h->asserted[n]++ == 0 : --h->asserted[n] == 0) {
-        h->setup.set_pirq(h->setup.opaque, n, level);
+        h->set_pirq(h->irq_opaque, n, level);
     }
 }
 
@@ -269,6 +273,13 @@ void pci_update_intx(struct pci_device *pd)
     pd->pin_open = open;
     update_locked(pd, pd->intx && open);
     g_mutex_unlock(&h->irq_lock);
+}
+
+void pci_host_connect(struct pci_host *h, pci_route_fn route, irq_fn set, void *opaque)
+{
+    h->route = route;
+    h->set_pirq = set;
+    h->irq_opaque = opaque;
 }
 
 /* ---- life ---- */

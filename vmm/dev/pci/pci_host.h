@@ -24,19 +24,21 @@ struct pci_host_setup {
     const char *bus;    /* the root bus's name: "pci.0", "pcie.0" */
     bool express;       /* devices on it may have 4096 bytes of configuration */
     uint8_t first_slot; /* the lowest given to devices without an address */
-    /* Which PIRQ, 0 .. PCI_PIRQS - 1, pin 0..3 of slot @slot of the root bus ends in.
-     */
-    unsigned (*route)(unsigned slot, unsigned pin);
-    /* The level of a PIRQ changed. Any thread; takes no lock that is held while
-     * interrupts are raised. */
-    irq_fn set_pirq;
-    void *opaque;
 };
 
 /* False with @error when the ports are taken. Undone by pci_host_free(), after the
  * devices are gone; NULL is fine. Thread: main. */
 bool pci_host_new(struct vm *vm, const struct pci_host_setup *setup, GError **error);
 void pci_host_free(struct vm *vm);
+
+/*
+ * Where INTx pins end, which is for the chipset's other half to say: @route gives the
+ * PIRQ, 0 .. PCI_PIRQS - 1, of pin 0..3 of slot @slot of the root bus, @set takes the
+ * PIRQs' levels. Both are called from any thread and take no lock that is held while
+ * interrupts are raised. Before, pins are not connected. Thread: main.
+ */
+typedef unsigned (*pci_route_fn)(void *opaque, unsigned slot, unsigned pin);
+void pci_host_connect(struct pci_host *h, pci_route_fn route, irq_fn set, void *opaque);
 
 /* Byte accesses to port 0xcf9, which is the chipset's reset control register though it
  * lies within 0xcf8. Once, before the start. */

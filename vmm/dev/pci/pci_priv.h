@@ -32,6 +32,9 @@ struct pci_host {
 
     GMutex irq_lock; /* guards what follows and pci_device.intx */
     unsigned asserted[PCI_PIRQS];
+    pci_route_fn route; /* NULL: not connected */
+    irq_fn set_pirq;
+    void *irq_opaque;
 
     struct io_region ports, ecam;
     const struct io_ops *reset_ops;
