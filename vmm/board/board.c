@@ -4,10 +4,13 @@
 
 #include "lib/base/base.h"
 #include "vmm/board/microvm.h"
+#include "vmm/board/pc.h"
 #include "vmm/vm/vm.h"
 
 const struct board_type *const board_types[] = {
     &microvm_board,
+    &pc_board,
+    &q35_board,
     NULL,
 };
 
@@ -17,7 +20,8 @@ const struct board_type *board_type_find(const char *name, GError **error)
     const char *near;
 
     for (unsigned i = 0; board_types[i]; i++) {
-        if (strcmp(board_types[i]->name, name) == 0)
+        if (strcmp(board_types[i]->name, name) == 0 ||
+            g_strcmp0(board_types[i]->alias, name) == 0)
             return board_types[i];
         names[i] = board_types[i]->name;
     }
@@ -30,9 +34,13 @@ const struct board_type *board_type_find(const char *name, GError **error)
 void board_types_help(FILE *out)
 {
     fprintf(out, "Machine types:\n");
-    for (unsigned i = 0; board_types[i]; i++)
-        fprintf(out, "  %-12s %s%s\n", board_types[i]->name, board_types[i]->desc,
-                i == 0 ? " (default)" : "");
+    for (unsigned i = 0; board_types[i]; i++) {
+        const struct board_type *t = board_types[i];
+
+        fprintf(out, "  %-16s %s%s\n", t->name, t->desc, i == 0 ? " (default)" : "");
+        if (t->alias)
+            fprintf(out, "  %-16s the same as %s\n", t->alias, t->name);
+    }
 }
 
 void board_type_help(const struct board_type *type, FILE *out)

@@ -46,12 +46,14 @@ struct board_config {
 };
 
 struct board_type {
-    const char *name; /* as in -machine NAME */
+    const char *name;  /* as in -machine NAME */
+    const char *alias; /* another name, or NULL */
     const char *desc;
     unsigned max_cpus;
     uint64_t default_memory;
     const char *default_cpu;
     const char *disk_device;  /* the -device that a plain -drive gets */
+    const char *firmware;     /* the file used without -bios; NULL: none */
     const struct prop *props; /* -machine options */
     size_t size;              /* of the struct that begins with struct board */
 

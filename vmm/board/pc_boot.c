@@ -10,6 +10,7 @@
 #include "vmm/vm/vm.h"
 
 #define HIGH_RAM     (4 * GIB)
+#define VGA_BASE     0xa0000
 #define RESET_VECTOR 0xffff0                    /* ffff:0000 of real mode */
 #define ROM_BASE     (4 * GIB - GMEM_PAGE_SIZE) /* without firmware */
 #define LOW_KERNEL   (64 * KIB)                 /* see low_len() */
@@ -75,7 +76,8 @@ bool pc_boot_check(struct pc_boot *p, GError **error)
 
 bool pc_boot_is_firmware(const struct pc_boot *p)
 {
-    return p->bios && (!p->config->kernel || p->entry == PC_BOOT_ENTRY_FIRMWARE);
+    return p->bios &&
+           (p->chipset || !p->config->kernel || p->entry == PC_BOOT_ENTRY_FIRMWARE);
 }
 
 /* what firmware asks for */
@@ -223,26 +225,30 @@ static bool add_roms(struct pc_boot *p, struct vm *vm, GError **error)
         return gmem_add(vm->gmem, "reset", GMEM_ROM, ROM_BASE, GMEM_PAGE_SIZE, error);
     return gmem_add(vm->gmem, "bios", kind, 4 * GIB - x86_bios_len(p->bios),
                     x86_bios_len(p->bios), error) &&
-           gmem_add(vm->gmem, "bios-low", kind, MIB - low, low, error);
+           (p->chipset || gmem_add(vm->gmem, "bios-low", kind, MIB - low, low, error));
+}
+
+/* RAM below 4 GiB, without what is something else below 1 MiB. */
+static bool add_low_ram(struct pc_boot *p, struct vm *vm, GError **error)
+{
+    uint64_t hole = p->chipset ? VGA_BASE : MIB - low_len(p);
+
+    if (hole == MIB || p->low <= hole)
+        return gmem_add(vm->gmem, "ram", GMEM_RAM, 0, p->low, error);
+    return gmem_add(vm->gmem, "ram-low", GMEM_RAM, 0, hole, error) &&
+           (p->low <= MIB ||
+            gmem_add(vm->gmem, "ram", GMEM_RAM, MIB, p->low - MIB, error));
 }
 
 bool pc_boot_add_memory(struct pc_boot *p, struct vm *vm, uint64_t low, GError **error)
 {
-    uint64_t memory = p->config->memory, hole = MIB - low_len(p);
+    uint64_t memory = p->config->memory;
 
     low = MIN(memory, low);
     p->low = low;
     p->vm = vm;
-    if (!add_roms(p, vm, error))
+    if (!add_roms(p, vm, error) || !add_low_ram(p, vm, error))
         return false;
-    if (hole == MIB || low <= hole) {
-        if (!gmem_add(vm->gmem, "ram", GMEM_RAM, 0, low, error))
-            return false;
-    } else if (!gmem_add(vm->gmem, "ram-low", GMEM_RAM, 0, hole, error) ||
-               (low > MIB &&
-                !gmem_add(vm->gmem, "ram", GMEM_RAM, MIB, low - MIB, error))) {
-        return false;
-    }
     return memory == low ||
            gmem_add(vm->gmem, "ram-high", GMEM_RAM, HIGH_RAM, memory - low, error);
 }

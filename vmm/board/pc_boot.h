@@ -36,8 +36,10 @@ struct pc_boot {
     const struct board_config *config; /* the board's */
     unsigned entry;                    /* -machine kernel-entry=: PC_BOOT_ENTRY_... */
     bool bios_writable;                /* -machine bios-writable=: RAM, not ROM */
-    struct x86_e820 map;               /* the board's: what a kernel is told */
-    uint64_t rsdp;                     /* the board's: ACPI's root pointer, 0: none */
+    bool chipset; /* the board's: from 640 KiB to 1 MiB memory is the host bridge's, and
+                     only firmware is entered */
+    struct x86_e820 map; /* the board's: what a kernel is told */
+    uint64_t rsdp;       /* the board's: ACPI's root pointer, 0: none */
 
     struct x86_bios *bios;
     struct x86_boot *boot;
@@ -55,8 +57,9 @@ bool pc_boot_check(struct pc_boot *p, GError **error);
 /* Whether the processor starts in the firmware rather than in a kernel. */
 bool pc_boot_is_firmware(const struct pc_boot *p);
 
-/* Give @vm its memory: @low bytes from 0, interrupted by firmware below 1 MiB, what is
- * left of config->memory from 4 GiB on, and the firmware's ROMs. */
+/* Give @vm its memory: @low bytes from 0, interrupted by firmware below 1 MiB or by
+ * what is the host bridge's, what is left of config->memory from 4 GiB on, and the
+ * firmware's ROMs. */
 bool pc_boot_add_memory(struct pc_boot *p, struct vm *vm, uint64_t low, GError **error);
 
 /* The firmware configuration device, vmm/dev/pc/fw_cfg.h; boards add items to

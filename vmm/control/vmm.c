@@ -157,7 +157,7 @@ static bool check_sizes(struct vmm *v, const struct board_type *board, GError **
                          " MiB are more than a processor with %u address "
                          "bits can use",
                          c->memory / MIB, v->cpu->phys_bits);
-    if (!c->kernel && !c->bios && !v->accel->no_guest)
+    if (!c->kernel && !c->bios && !board->firmware && !v->accel->no_guest)
         return error_msg(error,
                          "machine '%s' has no firmware of its own: it needs -kernel "
                          "or -bios",
@@ -239,16 +239,29 @@ static bool make_devices(struct vmm *v, GError **error)
     return true;
 }
 
-static bool find_bios(struct vmm *v, GError **error)
+static bool find_bios(struct vmm *v, const struct board_type *board, GError **error)
 {
-    const char *name = v->config->bios;
+    const char *name = v->config->bios ?: board->firmware;
 
-    if (!name)
+    /* Without a guest there is nobody to need what the user has not asked for. */
+    if (!name || (!v->config->bios && v->accel->no_guest))
         return true;
     v->bios = firmware_find(v->config, name, error);
-    if (!v->bios)
+    if (!v->bios && v->config->bios)
         g_prefix_error(error, "-bios %s: ", name);
+    else if (!v->bios)
+        g_prefix_error(error,
+                       "the firmware of machine '%s', %s (Debian's package "
+                       "seabios has it): ",
+                       board->name, name);
     return v->bios;
+}
+
+static char *find_file(void *opaque, const char *name, GError **error)
+{
+    const struct vmm *v = opaque;
+
+    return firmware_find(v->config, name, error);
 }
 
 /* ---- making ---- */
@@ -265,7 +278,7 @@ static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **er
         return false;
     v->backends = backends_new(c, board, error);
     if (!v->backends || !globals_apply(c, error) || !check_devices(v, error) ||
-        !find_bios(v, error))
+        !find_bios(v, board, error))
         return false;
     v->fw_files = fw_files_new(c, error);
     if (!v->fw_files)
@@ -309,6 +322,8 @@ static bool make_all(struct vmm *v, GError **error)
     v->vm = vm_new(&vc, error);
     if (!v->vm)
         return false;
+    v->vm->find_file = find_file;
+    v->vm->find_file_opaque = v;
     v->vm->no_reboot = v->config->no_reboot;
     v->vm->no_shutdown = v->config->no_shutdown;
     return board_build(v->board, v->vm, backends_serials(v->backends), error) &&
