@@ -339,6 +339,18 @@ bool blk_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
 /* ---- where data is
  * ----------------------------------------------------------------------------- */
 
+/* A protocol may also say of zeros that they have their space, and of a hole that it
+ * does not know what it reads as. */
+static unsigned proto_status_flags(const struct blk_extent *e)
+{
+    bool data = e->kind == BLK_EXT_DATA || (e->flags & BLK_EXT_HAS_SPACE);
+    return e->kind == BLK_EXT_UNALLOCATED
+               ? 0
+               : BLK_STATUS_OFFSET | BLK_STATUS_ALLOCATED |
+                     (e->kind == BLK_EXT_ZERO ? BLK_STATUS_ZERO : 0) |
+                     (data ? BLK_STATUS_DATA : 0);
+}
+
 static int proto_map_at(struct blk *b, uint64_t offset, uint64_t len,
                         struct blk_status *ret)
 {
@@ -348,8 +360,7 @@ static int proto_map_at(struct blk *b, uint64_t offset, uint64_t len,
     }
     int r = b->proto->status ? b->proto->status(b, offset, len, &e) : 0;
     *ret = (struct blk_status){
-        .flags = (e.kind == BLK_EXT_ZERO ? BLK_STATUS_ZERO : BLK_STATUS_DATA) |
-                 BLK_STATUS_ALLOCATED | BLK_STATUS_OFFSET,
+        .flags = proto_status_flags(&e),
         .len = e.len,
         .file = b,
         .file_offset = offset,

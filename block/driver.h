@@ -352,7 +352,8 @@ struct blk_protocol {
     const char *name;
     const char *help;
     const struct blk_option *options;
-    bool filter; /* has a child "file", opened before open */
+    bool filter;       /* has a child "file", opened before open */
+    bool names_itself; /* reports show its b->filename, whatever users called it */
 
     /* As for formats. Sets b->content_len, b->limits, b->priv. */
     bool (*open)(struct blk *b, json_t *opts, GError **error);
@@ -371,8 +372,8 @@ struct blk_protocol {
     /* The same at once, returning the result. Any thread, in parallel. */
     int (*run)(struct blk *b, struct blk_req *req);
 
-    /* Where holes are: DATA (child NULL: here) or ZERO. NULL: all is data. Any thread.
-     */
+    /* Where holes are: DATA (child NULL: here), ZERO (HAS_SPACE: with its space), or
+     * UNALLOCATED, which may read as anything. NULL: all is data. Any thread. */
     int (*status)(struct blk *b, uint64_t offset, uint64_t len, struct blk_extent *ret);
 
     /* Lock for these permissions, or change to them. NULL: nobody to ask. Filters: the

@@ -21,6 +21,7 @@
 #include "block/format/vmdk/vmdk.h"
 #include "block/format/vpc.h"
 #include "block/proto/file.h"
+#include "block/proto/nbd.h"
 
 /* All there is, in the order it is asked. */
 
@@ -46,6 +47,7 @@ const struct blk_format *const blk_formats[] = {
 /* clang-format off */
 const struct blk_protocol *const blk_protocols[] = {
     &file_protocol,
+    &nbd_protocol,
     &copy_on_read_filter,
     &fault_filter,
     &logwrites_filter,

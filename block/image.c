@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "block/blk_priv.h"
+#include "block/format/raw.h"
 #include "lib/base/base.h"
 #include "lib/base/ck.h"
 
@@ -278,9 +279,14 @@ json_t *blk_info(struct blk *b, const char *filename, GError **error)
     json_t *o = json_object();
     int64_t used = allocated_of(b);
     json_object_set_new(o, "virtual-size", json_integer((json_int_t)blk_length(b)));
-    json_object_set_new(o, "filename", json_string_nocheck(filename));
+    const struct blk *bottom = b->format ? b->file : b;
+    bool named = bottom && bottom->proto && bottom->proto->names_itself;
+    json_object_set_new(o, "filename",
+                        json_string_nocheck(named ? bottom->filename : filename));
     json_object_set_new(o, "format", json_string(blk_get_driver_name(b)));
-    json_object_set_new(o, "dirty-flag", json_false());
+    if (!named || b->format != &raw_format) {
+        json_object_set_new(o, "dirty-flag", json_false());
+    }
     if (used >= 0) {
         json_object_set_new(o, "actual-size", json_integer(used));
     }

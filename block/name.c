@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "block/proto/nbd.h"
 #include "lib/base/base.h"
 
 /*
@@ -42,6 +43,14 @@ json_t *blk_options_from_name(const char *name, const char *format, GError **err
 {
     if (g_str_has_prefix(name, JSON_PREFIX)) {
         return from_json(name + strlen(JSON_PREFIX), format, error);
+    }
+    if (nbd_is_name(name)) {
+        json_t *file = nbd_options_from_name(name, error);
+        json_t *o = file ? json_pack("{s:o}", "file", file) : NULL;
+        if (o && format) {
+            json_object_set_new(o, "driver", json_string_nocheck(format));
+        }
+        return o;
     }
     size_t proto = protocol_len(name);
     if (proto && !g_str_has_prefix(name, "file:")) {

@@ -271,7 +271,8 @@ char *nbd_tls_peer(const struct nbd_tls *t, SSL *ssl)
     if (!bio) {
         return g_strdup("");
     }
-    X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0, XN_FLAG_RFC2253);
+    X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0,
+                       XN_FLAG_RFC2253 & ~XN_FLAG_DN_REV);
     char *bytes;
     long len = BIO_get_mem_data(bio, &bytes);
     name = g_strndup(bytes, (gsize)len);

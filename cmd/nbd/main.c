@@ -309,7 +309,9 @@ int main(int argc, char **argv)
     g_ptr_array_add(a.bitmaps, NULL);
     int code;
     if (nbd_parse(&a, argc, argv, &code)) {
-        code = a.disconnect ? nbd_disconnect_device(&a) : serve(&a);
+        code = a.list         ? nbd_list(&a)
+               : a.disconnect ? nbd_disconnect_device(&a)
+                              : serve(&a);
     }
     g_ptr_array_free(a.bitmaps, TRUE);
     secrets_free(a.secrets);
