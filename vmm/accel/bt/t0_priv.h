@@ -135,7 +135,8 @@ struct t0_tlb_set {
     uint64_t words[(T0_TLB_SIZE + 4095) / 4096]; /* of bits that are not 0 */
 };
 
-#define T0_NB_LARGE 1024u
+#define T0_LARGE_BITS 10
+#define T0_NB_LARGE   (1u << T0_LARGE_BITS)
 
 /* Filters of page numbers: log2 of their bits. */
 #define T0_SMALL_FILTER    12
@@ -184,7 +185,8 @@ struct t0_core {
     struct t0_tlb_side side[T0_NB_BANKS][T0_TLB_SIZE];
     struct t0_tlb_set filled[T0_NB_BANKS]; /* entries in use */
     struct t0_tlb_set local[T0_NB_BANKS];  /* of these, those that are not global */
-    uint64_t large[2][T0_NB_LARGE]; /* regions with large pages: not global, global */
+    /* Regions with large pages, not global and global: see t0_tlb.c. */
+    uint64_t large[2][T0_NB_LARGE + T0_NB_LARGE / 16];
     bool any_large[2];
     /* Filters: linear pages that jump caches know kernel code of, and user code; and
      * the regions that these are in. */

@@ -84,10 +84,12 @@ static uint64_t region_of(uint64_t la, unsigned shift)
 #define LARGE_NONE UINT64_C(0)
 #define LARGE_MANY UINT64_C(1) /* some regions with the same place */
 
+/* Those of 1 GiB have places of their own. */
 static uint64_t *large_place(struct t0_core *core, bool global, uint64_t region)
 {
-    _Static_assert(T0_NB_LARGE == 1u << 10, "bits of the hash");
-    return &core->large[global][hash_of(region, 10)];
+    bool gib = (region & 63) == GIB1;
+    unsigned bits = T0_LARGE_BITS - (gib ? 4 : 0);
+    return &core->large[global][(gib ? T0_NB_LARGE : 0) + hash_of(region, bits)];
 }
 
 static void note_large(struct t0_cpu *c, uint64_t la, unsigned shift, bool global)
