@@ -23,6 +23,8 @@ CHECK = ["t0_check_test"]
 CORE = ["t0_core_test"]
 TLB = ["t0_tlb_test"]
 VIEW = ["t1_view_test"]
+QUICK = ["t0_quick_test"]
+JUMPS = ["pcid:1:tier=1,heat=1", "paging:1:tier=1,heat=1", "compat:1:tier=1,heat=1", "smp_branches:2:tier=1,heat=1"]
 SLOT = ["t1_slot_test"]
 T2 = ["t2_test"]
 RUN = ["smp_branches:2:tier=1,heat=1"]
@@ -141,6 +143,39 @@ MUTANTS = [
     ("fixed_register_moves", BT + "t2_regs.c", "(!(u->fixed >> r & 1) && !(own >> r & 1));",
      "!(u->fixed >> r & 1);", T2),
     ("kill_not_noticed", BT + "t2_region.c", "    t1->t2_drops++;\n", "", T2),
+    # The quick ways to fill the TLB and the table of indirect branches.
+    ("quick_user_of_last_level", BT + "t0_mmu.c", "        all &= e;\n", "        all = e;\n", QUICK),
+    ("quick_reserved_bits", BT + "t0_mmu.c", "if (unlikely(!(e & PTE_P) || (e & bad))) {",
+     "if (unlikely(!(e & PTE_P))) {", QUICK),
+    ("quick_nx_is_always_known", BT + "t0_mmu.c", "    bad |= (c->s.efer & X86_EFER_NXE) ? 0 : PTE_NX;\n    for",
+     "    for", QUICK),
+    ("quick_accessed_table", BT + "t0_mmu.c", "        if (unlikely(!(e & PTE_A))) {\n            return false;\n        }\n",
+     "", QUICK),
+    ("quick_dirty_is_not_set", BT + "t0_mmu.c", "uint64_t bits = PTE_A | (write ? PTE_D : 0);\n    return likely",
+     "uint64_t bits = PTE_A;\n    return likely", QUICK),
+    ("quick_dirty_of_reads", BT + "t0_mmu.c", ".dirty = write || (e & PTE_D),", ".dirty = true,", QUICK),
+    ("quick_large_reserved", BT + "t0_mmu.c", "if (unlikely(shift == 21 && (table & off & ~UINT64_C(0x1000)))) {",
+     "if (false) {", QUICK),
+    ("quick_gib", BT + "t0_mmu.c", "    if (unlikely(shift > 21)) {\n", "    if (unlikely(shift > 39)) {\n", QUICK),
+    ("quick_not_allowed", BT + "t0_mmu.c", "if (unlikely(!allowed(&w, x) || !known", "if (unlikely(!known", QUICK),
+    ("quick_global", BT + "t0_mmu.c", "        .global = (e & PTE_G) && (c->s.cr4 & X86_CR4_PGE),",
+     "        .global = (e & PTE_G) != 0,", QUICK),
+    ("quick_code_not_told", BT + "t0_mmu.c",
+     "r->kind != GMEM_RAM ||\n        atomic_load_explicit(&r->code[page], memory_order_relaxed)) {",
+     "r->kind != GMEM_RAM) {", QUICK),
+    ("quick_table_stays_clean", BT + "t0_mmu.c",
+     "    atomic_fetch_or_explicit(&r->dirty[page], 1, memory_order_relaxed);\n    return true;", "    return true;",
+     QUICK),
+    ("quick_alignment", BT + "t0_mmu.c", "                 bank == T0_BANK_USER_AC || c->core",
+     "                 c->core", QUICK),
+    ("quick_jump_of_any_page", BT + "t1_link.c", "if (e->tag != t0_itlb_tag(c, rip) || core", "if (core", JUMPS),
+    ("quick_jump_of_any_mode", BT + "t1_link.c", "if (b->gpa != gpa || b->mode != c->mode) {\n            continue;",
+     "if (b->gpa != gpa) {\n            continue;", JUMPS),
+    ("quick_jump_into_the_middle", BT + "t1_link.c", "if (b->gpa != gpa || b->mode != c->mode) {\n            continue;",
+     "if (((b->gpa ^ gpa) >> 12) || b->mode != c->mode) {\n            continue;", JUMPS),
+    ("quick_changes_flags", BT + "t1_glue.c",
+     "    t1_u8(e, 0x9e); /* sahf */\n    for (unsigned i = ARRAY_LEN(kept)", "    for (unsigned i = ARRAY_LEN(kept)",
+     ["system:1:tier=1,heat=1"]),
     # Views.
     ("fallbacks_not_counted", BT + "t1_code.c", "    t1->steps++;\n    t1->fallbacks[what >> 16]++;",
      "    t1->steps++;", VIEW),

@@ -53,7 +53,6 @@
  * before the next interrupt is delivered.
  */
 
-#define HASH_BITS      16
 #define PAGE_HASH_BITS 12
 
 /* Refs to blocks in page lists: 8-byte aligned offsets, bit 0 = index of page_next. */
@@ -66,12 +65,6 @@ static void *at(const struct t0_core *core, t0_ref ref)
 static t0_ref ref_of(const struct t0_core *core, const void *p)
 {
     return (t0_ref)((const uint8_t *)p - core->arena);
-}
-
-static unsigned hash_block(uint64_t gpa, unsigned mode)
-{
-    return (unsigned)(((gpa ^ (uint64_t)mode << 40) * UINT64_C(0x9e3779b97f4a7c15)) >>
-                      (64 - HASH_BITS));
 }
 
 static unsigned hash_page(uint64_t gpa)
@@ -309,7 +302,8 @@ static const struct t0_op *op_dead(struct t0_cpu *c, const struct t0_op *op)
 
 static void unlink_hash(struct t0_core *core, struct t0_block *b)
 {
-    t0_ref *link = &core->block_hash[hash_block(b->gpa, b->mode)], me = ref_of(core, b);
+    t0_ref *link = &core->block_hash[t0_block_hash(b->gpa, b->mode)],
+           me = ref_of(core, b);
     while (*link && *link != me) {
         link = &((struct t0_block *)at(core, *link))->next;
     }
@@ -570,7 +564,7 @@ void t0_code_flush(struct t0_cpu *c)
     }
     g_mutex_unlock(&core->tvm->lock);
     memset(core->page_hash, 0, sizeof(t0_ref) << PAGE_HASH_BITS);
-    memset(core->block_hash, 0, sizeof(t0_ref) << HASH_BITS);
+    memset(core->block_hash, 0, sizeof(t0_ref) << T0_BLOCK_HASH_BITS);
     core->arena_used = 8; /* ref 0 is none */
     core->chain_wanted = NULL;
     core->nb_checked = 0;
@@ -713,7 +707,7 @@ static struct t0_block *build(struct t0_cpu *c, struct t0_fetch *f)
     core->n.insns_built += b->nb_insns;
 
     t0_ref me = ref_of(core, b);
-    t0_ref *bucket = &core->block_hash[hash_block(b->gpa, b->mode)];
+    t0_ref *bucket = &core->block_hash[t0_block_hash(b->gpa, b->mode)];
     b->next = *bucket;
     *bucket = me;
     b->page_next[0] = f->page->blocks;
@@ -751,7 +745,7 @@ static struct t0_block *lookup(struct t0_cpu *c, const struct t0_fetch *f,
 {
     struct t0_core *core = c->core;
     *ret_fault = false;
-    for (t0_ref r = core->block_hash[hash_block(f->gpa, c->mode)]; r;) {
+    for (t0_ref r = core->block_hash[t0_block_hash(f->gpa, c->mode)]; r;) {
         struct t0_block *b = at(core, r);
         r = b->next;
         if (b->gpa != f->gpa || b->mode != c->mode) {
@@ -832,7 +826,7 @@ bool t0_code_init(struct t0_cpu *c, GError **error)
         return error_errno(error, errno, "code cache of %u bytes", core->arena_size);
     }
     core->arena_used = 8;
-    core->block_hash = g_new0(t0_ref, 1u << HASH_BITS);
+    core->block_hash = g_new0(t0_ref, 1u << T0_BLOCK_HASH_BITS);
     core->page_hash = g_new0(t0_ref, 1u << PAGE_HASH_BITS);
     core->scratch = g_malloc0(BLOCK_ROOM);
     core->review = UINT64_MAX;

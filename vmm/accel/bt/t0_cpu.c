@@ -609,7 +609,7 @@ static void flush_all(struct vm *vm)
     for (guint i = 0; i < t->cpus->len; i++) {
         struct t0_cpu *c = g_ptr_array_index(t->cpus, i);
         c->core->inbox.flush = true;
-        c->core->last_region = NULL;
+        c->core->last_region = c->core->other_region = NULL;
     }
     g_mutex_unlock(&t->lock);
 }

@@ -58,15 +58,30 @@ struct page_ref {
     const struct gmem_region *region; /* NULL: MMIO */
 };
 
-static const struct gmem_region *find_region(struct t0_cpu *c, uint64_t gpa)
+/* The region of @gpa, if it is one of the last two. */
+static inline const struct gmem_region *known_region(struct t0_core *core, uint64_t gpa)
 {
-    const struct gmem_region *r = c->core->last_region;
+    const struct gmem_region *r = core->last_region, *other = core->other_region;
     if (likely(r && gpa - r->gpa < r->len)) {
         return r;
     }
-    r = gmem_find(c->vcpu->vm->gmem, gpa);
-    if (r) {
-        c->core->last_region = r;
+    if (other && gpa - other->gpa < other->len) {
+        core->last_region = other;
+        core->other_region = r;
+        return other;
+    }
+    return NULL;
+}
+
+static const struct gmem_region *find_region(struct t0_cpu *c, uint64_t gpa)
+{
+    const struct gmem_region *r = known_region(c->core, gpa);
+    if (unlikely(!r)) {
+        r = gmem_find(c->vcpu->vm->gmem, gpa);
+        if (r) {
+            c->core->other_region = c->core->last_region;
+            c->core->last_region = r;
+        }
     }
     return r;
 }
@@ -336,15 +351,15 @@ static bool in_one_piece(const struct gmem_region *r, uint64_t gpa)
     return start >= r->gpa && r->len >= size && start - r->gpa <= r->len - size;
 }
 
+/* @r is the region of x->gpa, or NULL. @watched: no access is to be fast. */
 static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
-                 const struct xlat *x)
+                 const struct xlat *x, const struct gmem_region *r, bool watched)
 {
     struct t0_core *core = c->core;
     unsigned i = (la >> 12) & (T0_TLB_SIZE - 1);
     uint64_t page = la & PAGE_MASK;
     struct t0_tlb_entry *e = &c->banks[bank][i];
     struct t0_tlb_side *side = &core->side[bank][i];
-    const struct gmem_region *r = find_region(c, x->gpa);
     bool wp = is_user(bank) || (c->s.cr0 & X86_CR0_WP);
 
     t0_tlb_note(c, bank, i, la, x->shift, x->global);
@@ -368,8 +383,7 @@ static void fill(struct t0_cpu *c, uint64_t la, unsigned bank, bool write,
     side->read = page;
     side->write = x->dirty && (x->writable || !wp) ? page : T0_TLB_NONE;
     e->read = e->write = t0_tlb_none(i);
-    if (r && bank != T0_BANK_USER_AC &&
-        !((c->debug & T0_DEBUG_DATA) && t0_debug_watches(c, page))) {
+    if (r && bank != T0_BANK_USER_AC && !watched) {
         uint64_t n = (x->gpa - r->gpa) >> GMEM_PAGE_SHIFT;
         e->addend = (uintptr_t)(r->host + (x->gpa - r->gpa)) - page;
         e->read = ~page;
@@ -418,6 +432,107 @@ struct t0_tlb_entry *t0_use_bank(struct t0_cpu *c, unsigned bank)
     c->tlb = c->banks[bank];
     return old;
 }
+
+/* --- The quick way ------------------------------------------------------------ */
+
+/* Set @bits of the leaf that is @e in @r at @gpa. False: it is more than that. */
+static bool quick_bits(struct t0_cpu *c, const struct gmem_region *r, uint64_t gpa,
+                       uint64_t e, uint64_t bits)
+{
+    uint64_t page = (gpa - r->gpa) >> GMEM_PAGE_SHIFT;
+    if (c->vcpu->vm->nb_vcpus > 1 || r->kind != GMEM_RAM ||
+        atomic_load_explicit(&r->code[page], memory_order_relaxed)) {
+        return false;
+    }
+    uint64_t *p = (uint64_t *)(void *)(r->host + (gpa - r->gpa));
+    if (!__atomic_compare_exchange_n(p, &e, e | bits, false, __ATOMIC_SEQ_CST,
+                                     __ATOMIC_RELAXED)) {
+        return false;
+    }
+    atomic_fetch_or_explicit(&r->dirty[page], 1, memory_order_relaxed);
+    return true;
+}
+
+/* As walk(), where that ends well and tables are in RAM, accessed already. */
+static bool quick_walk(struct t0_cpu *c, uint64_t la, bool write, unsigned bank,
+                       struct xlat *x)
+{
+    struct t0_core *core = c->core;
+    const struct gmem_region *r;
+    unsigned shift = (c->s.cr4 & X86_CR4_LA57) ? 48 : 39;
+    uint64_t bad = ~core->phys_mask & UINT64_C(0x000ffffffffff000);
+    uint64_t table = c->s.cr3 & core->phys_mask & PAGE_MASK, all = UINT64_MAX, e, gpa;
+    bad |= (c->s.efer & X86_EFER_NXE) ? 0 : PTE_NX;
+    for (;; shift -= 9) {
+        gpa = table + ((la >> shift) & 511) * 8;
+        r = known_region(core, gpa);
+        if (unlikely(!r)) {
+            return false;
+        }
+        e = read_entry(r, gpa, 8);
+        if (unlikely(!(e & PTE_P) || (e & bad))) {
+            return false;
+        }
+        all &= e;
+        table = e & core->phys_mask & PAGE_MASK;
+        if (shift == 12 || (e & PTE_PS)) {
+            break;
+        }
+        if (unlikely(!(e & PTE_A))) {
+            return false;
+        }
+    }
+    if (unlikely(shift > 21)) {
+        return false; /* a page of 1 GiB, or a mistake */
+    }
+    uint64_t off = (UINT64_C(1) << shift) - 1;
+    if (unlikely(shift == 21 && (table & off & ~UINT64_C(0x1000)))) {
+        return false; /* reserved; the lowest is PAT */
+    }
+    *x = (struct xlat){
+        .gpa = ((table & ~off) | (la & off)) & PAGE_MASK,
+        .user = all & PTE_U,
+        .writable = all & PTE_W,
+        .dirty = write || (e & PTE_D),
+        .global = (e & PTE_G) && (c->s.cr4 & X86_CR4_PGE),
+        .shift = (uint8_t)shift,
+    };
+    struct walk w;
+    w.c = c;
+    w.access = write ? ACCESS_WRITE : ACCESS_READ;
+    w.bank = bank;
+    if (unlikely(!allowed(&w, x) || !known_region(core, x->gpa))) {
+        return false;
+    }
+    uint64_t bits = PTE_A | (write ? PTE_D : 0);
+    return likely((e & bits) == bits) || quick_bits(c, r, gpa, e, bits);
+}
+
+uint64_t t0_tlb_quick(struct t0_cpu *c, uint64_t la, uint32_t write)
+{
+    unsigned bank = current_bank(c), i = (la >> 12) & (T0_TLB_SIZE - 1);
+    struct t0_tlb_entry *e = &c->tlb[i];
+    const struct t0_tlb_side *side = &c->core->side[bank][i];
+    uint64_t page = la & PAGE_MASK;
+    struct xlat x;
+    if (unlikely(!t0_long_mode(c) || !t0_canonical(c, la) || c->debug ||
+                 bank == T0_BANK_USER_AC || c->core->a20_mask != UINT64_MAX ||
+                 (write ? e->write : e->read) == ~page)) {
+        return 1;
+    }
+    if (side->read == page && (!write || side->write == page)) {
+        refill_write(c, e, side);
+    } else {
+        if (!quick_walk(c, la, write, bank, &x)) {
+            return 1;
+        }
+        c->core->n.walks++;
+        fill(c, la, bank, write, &x, known_region(c->core, x.gpa), false);
+    }
+    return (write ? e->write : e->read) != ~page;
+}
+
+/* --- Operands ------------------------------------------------------------------ */
 
 /* Alignment of an operand of 2, 4, 8, 16 or 32 bytes in user code that asked for the
  * check (APM 2 8.2.18). Non-zero with c->exc set. */
@@ -477,7 +592,9 @@ static uint64_t get_page(struct t0_cpu *c, uint64_t la, bool write, unsigned seg
         if (!walk(c, la, write ? ACCESS_WRITE : ACCESS_READ, bank, &x)) {
             return 1;
         }
-        fill(c, la, bank, write, &x);
+        bool watched =
+            (c->debug & T0_DEBUG_DATA) && t0_debug_watches(c, la & PAGE_MASK);
+        fill(c, la, bank, write, &x, find_region(c, x.gpa), watched);
         i = (la >> 12) & (T0_TLB_SIZE - 1);
         side = &c->core->side[bank][i];
     } else if (write) {

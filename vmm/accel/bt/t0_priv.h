@@ -192,9 +192,9 @@ struct t0_core {
      * the regions that these are in. */
     uint64_t code_seen[T0_FILTER_WORDS(T0_BIG_FILTER)];
     uint64_t user_code_seen[T0_FILTER_WORDS(T0_SMALL_FILTER)];
-    struct t0_tlb_set itlb_filled, itlb_local; /* the same of c->itlb */
-    uint64_t jumps_used[T0_JUMP_SIZE / 64];    /* entries of c->jumps */
-    const struct gmem_region *last_region;
+    struct t0_tlb_set itlb_filled, itlb_local;            /* the same of c->itlb */
+    uint64_t jumps_used[T0_JUMP_SIZE / 64];               /* entries of c->jumps */
+    const struct gmem_region *last_region, *other_region; /* the one before */
     struct {
         uint64_t la;
         unsigned size, seg;
@@ -300,6 +300,14 @@ void t0_block_chain(struct t0_cpu *c, struct t0_chain *chain, struct t0_block *b
  * on after the current instruction, unless that is a branch. */
 void t0_block_abandon(struct t0_cpu *c);
 
+/* Index in t0_core.block_hash of the blocks at @gpa. */
+#define T0_BLOCK_HASH_BITS 16
+static inline unsigned t0_block_hash(uint64_t gpa, unsigned mode)
+{
+    return (unsigned)(((gpa ^ (uint64_t)mode << 40) * UINT64_C(0x9e3779b97f4a7c15)) >>
+                      (64 - T0_BLOCK_HASH_BITS));
+}
+
 /* Forget all blocks. Not while one is running. */
 void t0_code_flush(struct t0_cpu *c);
 
@@ -386,6 +394,14 @@ void t0_tlb_note(struct t0_cpu *c, unsigned bank, unsigned i, uint64_t la,
 /* Entry @e of c->itlb was filled likewise. */
 void t0_itlb_note(struct t0_cpu *c, const struct t0_itlb_entry *e, uint64_t la,
                   unsigned shift, bool global);
+
+/*
+ * Fill the entry of the current bank for a load or store at @la, as a translation asks
+ * for: in long mode, for RAM, and where nothing has to be told anybody. 0: done. Else
+ * nothing was changed, and T0 finds out what the access does. Uses no vector registers,
+ * nor does anything that it calls.
+ */
+uint64_t t0_tlb_quick(struct t0_cpu *c, uint64_t la, uint32_t write);
 
 /* Whether the page-directory pointers of legacy PAE paging at @cr3 may be loaded. */
 bool t0_pdptes_ok(struct t0_cpu *c, uint64_t cr3);

@@ -315,8 +315,8 @@ void t0_tlb_flush(struct t0_cpu *c, bool global_too)
     forget_all_large(core, false);
     if (global_too) {
         forget_all_large(core, true);
+        core->last_region = core->other_region = NULL; /* may be gone */
     }
-    core->last_region = NULL;
 }
 
 /* The entries that the pages of a region have, as words of the bitmaps: some that

@@ -164,12 +164,13 @@ static void look_up(struct t1_ctx *t)
 {
     struct t1_emit *e = &t->e;
     _Static_assert(sizeof(struct t1_jump) == 32, "t1.jump_mask");
+    uint32_t begin = t1_pos(e);
     t1_rorx(e, T1_S2, T1_S1, T1_JUMP_ROT);
     t1_lea(e, T1_S2, (struct t1_mem){T1_S2, T1_S1, 0, 0});
     t1_pdep(e, T1_S2, T1_S2, T1_FIELD(t1.jump_mask));
     t1_load(e, T1_RCX, entry_at(t, T1_S2, offsetof(struct t1_jump, minus_rip)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, T1_S1, 0, (int32_t)t1_one(e)});
-    t1_slow_unless(t);
+    t1_quick_unless(t, &(struct t1_refill){.found = begin, .kind = T1_FILL_JUMP});
 }
 
 /* Go to what look_up() found; @offset is the register with its offset in the table. */

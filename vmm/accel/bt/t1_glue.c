@@ -153,6 +153,43 @@ static void put_go_or_return(struct t1_emit *e)
     t1_op_mem(e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
 }
 
+/*
+ * Called with @arg in a register: @fn(c, arg, @more), which uses no vector registers.
+ * Its result into rcx; changes no other register, and no flags.
+ */
+static void put_quick(struct t1_emit *e, void *fn, unsigned arg, uint32_t more)
+{
+    static const uint8_t kept[] = {X86_RAX,  X86_RDX, X86_RSI, X86_RDI, X86_R8,
+                                   T1_COUNT, T1_S1,   T1_S2,   X86_RBX};
+    const int32_t above = 8 * (1 + (int32_t)ARRAY_LEN(kept) + 1);
+    struct t1_mem c = t1_field(0), sp = T1_FIELD(t1.host_sp);
+    c.disp += above;
+    sp.disp += above;
+    for (unsigned i = 0; i < ARRAY_LEN(kept); i++) {
+        push_host(e, kept[i], false);
+    }
+    t1_u8(e, 0x9f);                                                       /* lahf */
+    t1_op_reg(e, &(struct t1_enc){.map = 1, .opcode = 0x90}, 0, X86_RAX); /* seto al */
+    push_host(e, X86_RAX, false);
+    t1_mov_rr(e, X86_RSI, arg);
+    t1_lea(e, X86_RDI, c);
+    t1_mov_ri(e, X86_RDX, more);
+    t1_mov_rr(e, X86_RBX, T1_SP);
+    t1_load(e, T1_SP, sp);
+    t1_mov_ri(e, X86_RAX, (int64_t)(uintptr_t)fn);
+    t1_op_reg(e, &(struct t1_enc){.opcode = 0xff}, 2, X86_RAX); /* call rax */
+    t1_mov_rr(e, T1_SP, X86_RBX);
+    t1_mov_rr(e, T1_RCX, X86_RAX);
+    push_host(e, X86_RAX, true);
+    t1_u8(e, 0x04); /* add al, 0x7f: OF */
+    t1_u8(e, 0x7f);
+    t1_u8(e, 0x9e); /* sahf */
+    for (unsigned i = ARRAY_LEN(kept); i-- > 0;) {
+        push_host(e, kept[i], true);
+    }
+    t1_u8(e, 0xc3);
+}
+
 void t1_make_glue(struct t1_core *t1)
 {
     struct t1_emit e = {.p = t1->write + 64, .base = t1->write};
@@ -209,5 +246,11 @@ void t1_make_glue(struct t1_core *t1)
     put_reload(&e, 8);
     t1_u8(&e, 0xc3);
     t1_put_slot_glue(t1, &e);
+    for (unsigned write = 0; write < 2; write++) {
+        t1->glue_quick[write] = t1_pos(&e);
+        put_quick(&e, t0_tlb_quick, T1_S2, write);
+    }
+    t1->glue_quick_jump = t1_pos(&e);
+    put_quick(&e, t1_quick_jump, T1_S1, 0);
     t1->glue_end = t1_pos(&e);
 }

@@ -141,6 +141,32 @@ void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip)
     tr->jump = (uint16_t)i;
 }
 
+uint64_t t1_quick_jump(struct t0_cpu *c, uint64_t rip)
+{
+    const struct t0_core *core = c->core;
+    const struct t0_itlb_entry *e = t0_itlb_slot(c, rip);
+    uint64_t gpa = (e->gpa & ~UINT64_C(0xfff)) | (rip & 0xfff);
+    /* In lockstep, and where every block is to be entered by the run loop, the table
+     * stays empty. */
+    if (e->tag != t0_itlb_tag(c, rip) || core->tvm->nochain || core->tvm->t2_heat ||
+        (c->debug & T0_DEBUG_CODE)) {
+        return 1;
+    }
+    for (t0_ref r = core->block_hash[t0_block_hash(gpa, c->mode)]; r;) {
+        const struct t0_block *b = t1_block_at(c, r);
+        r = b->next;
+        if (b->gpa != gpa || b->mode != c->mode) {
+            continue;
+        }
+        if (!b->t1 || (b->flags & (T0_BLOCK_STRADDLES | T0_BLOCK_DEAD))) {
+            return 1;
+        }
+        t1_remember_jump(c, b, rip);
+        return !t1_find_jump(c, rip);
+    }
+    return 1;
+}
+
 void t1_unlink_block(struct t0_cpu *c, struct t0_block *b)
 {
     struct t1_core *t1 = c->core->t1;

@@ -207,32 +207,61 @@ static int32_t pages_of_one(const struct t1_ctx *t)
     return (int32_t)(t1_one(&t->e) << GMEM_PAGE_SHIFT);
 }
 
-static void tlb_end(struct t1_ctx *t)
+void t1_put_quick(struct t1_ctx *t, uint32_t glue, uint32_t again)
 {
+    struct t1_emit *e = &t->e;
+    if (t->region) { /* what is held of an entry would be one of no entry */
+        t1_jump_slow(t);
+        return;
+    }
+    t1_call(e, glue);
+    t1_slow_unless_zero(t);
+    t1_jmp(e, again);
+}
+
+void t1_quick_unless(struct t1_ctx *t, const struct t1_refill *r)
+{
+    if (t->region || t->nb_refill == ARRAY_LEN(t->refill)) {
+        t1_slow_unless(t);
+        return;
+    }
+    struct t1_refill *out = &t->refill[t->nb_refill++];
+    *out = *r;
+    out->slow = t1_slow_of(t);
+    t1_unless(&t->e, &out->from);
+}
+
+/* After the test, which began at @begin and has left t1_one() in rcx for a hit. */
+static void tlb_end(struct t1_ctx *t, uint32_t begin, unsigned addr, bool write)
+{
+    t1_quick_unless(t, &(struct t1_refill){.found = begin,
+                                           .at = {(uint8_t)addr, T1_NO_REG, 0, 0},
+                                           .kind = T1_FILL_TLB,
+                                           .write = write});
     t1_load(&t->e, T1_S2, tlb_field(t, offsetof(struct t0_tlb_entry, addend)));
 }
 
 void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
 {
     struct t1_emit *e = &t->e;
+    uint32_t begin = t1_pos(e);
     tlb_offset(t, addr);
     t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
     t1_lea(e, T1_RCX,
            (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size + pages_of_one(t)});
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
-    t1_slow_unless(t);
-    tlb_end(t);
+    tlb_end(t, begin, addr, write);
 }
 
 void t1_probe_to(struct t1_ctx *t, unsigned addr, unsigned end, bool write)
 {
     struct t1_emit *e = &t->e;
+    uint32_t begin = t1_pos(e);
     tlb_offset(t, addr);
     t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)end, 0, pages_of_one(t)});
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
-    t1_slow_unless(t);
-    tlb_end(t);
+    tlb_end(t, begin, addr, write);
 }
 
 /* The same, and slow when @addr is not a multiple of @size. */
@@ -240,12 +269,13 @@ static void probe_aligned(struct t1_ctx *t, unsigned addr, unsigned size, bool w
 {
     struct t1_emit *e = &t->e;
     size_t log = (size_t)__builtin_ctz(size);
+    uint32_t begin = t1_pos(e);
     tlb_offset(t, addr);
     t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
     t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});
     t1_pext(e, T1_RCX, T1_RCX, t1_field(offsetof(struct t0_cpu, t1.outside[log][0])));
-    t1_slow_unless_zero(t);
-    tlb_end(t);
+    t1_rcx_to_one(e);
+    tlb_end(t, begin, addr, write);
 }
 
 /* Base and displacement of the memory operand, when that is all it has. */

@@ -55,7 +55,15 @@ struct t1_region {
 };
 
 /* How the glue fills a copy: t1_slot.c. */
-enum t1_fill { T1_FILL_PAGE, T1_FILL_ANY, T1_FILL_STACK, T1_NB_FILLS };
+enum t1_fill {
+    T1_FILL_PAGE,
+    T1_FILL_ANY,
+    T1_FILL_STACK,
+    T1_NB_FILLS,
+    T1_FILL_TLB =
+        T1_NB_FILLS, /* there is none: the TLB; then what asked does it again */
+    T1_FILL_JUMP,    /* the table of indirect branches, likewise */
+};
 
 struct t1_core {
     uint8_t *write, *exec; /* the same memory twice; behind the latter come slots */
@@ -72,6 +80,7 @@ struct t1_core {
     uint32_t generation;                     /* counts flushes and evictions */
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint32_t glue_fill[2][2][T1_NB_SIZES][T1_NB_FILLS]; /* user, write, log of size */
+    uint32_t glue_quick[2], glue_quick_jump;            /* of the former: write */
     struct t1_used jumps_used[2];
     bool kernel_local;  /* jumps of kernel code hold pages that are not global */
     struct t2_core *t2; /* NULL: no hot regions */
@@ -158,7 +167,7 @@ struct t1_slow {
     bool branch;
 };
 
-/* A copy is not of the access's page: out of line. */
+/* A copy is not of the access's page, or something is not in a table: out of line. */
 struct t1_refill {
     uint32_t from, found; /* the jump to it, and where to go on with the addend */
     struct t1_mem at;     /* base and displacement */
@@ -203,7 +212,7 @@ struct t1_ctx {
     uint32_t at[T0_BLOCK_MAX_INSNS]; /* position of each instruction's code */
     struct t1_slow slow[T1_MAX_SLOW];
     unsigned nb_slow;
-    struct t1_refill refill[2 * T0_BLOCK_MAX_INSNS];
+    struct t1_refill refill[3 * T0_BLOCK_MAX_INSNS];
     unsigned nb_refill;
     struct t1_stub stub[2];
     unsigned nb_stubs;
@@ -324,6 +333,11 @@ struct t1_mem t1_slot_field(const struct t1_ctx *t, uint32_t slot, size_t off);
 bool t2_shared_access(struct t1_ctx *t, const struct t1_mem *stack, unsigned size,
                       bool write, bool aligned, struct t1_mem *ret);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
+/* Go on if rcx is 0; else call @glue, which fills a table, and go to @again when it
+ * has, with what @glue does not change: all but rcx. Slow if not. */
+void t1_put_quick(struct t1_ctx *t, uint32_t glue, uint32_t again);
+/* Go on if rcx is t1_one(), or else, out of line, after t1_put_quick() as @r says. */
+void t1_quick_unless(struct t1_ctx *t, const struct t1_refill *r);
 void t1_put_slot_glue(struct t1_core *t1, struct t1_emit *e);
 void t1_slots_init(struct t0_cpu *c);
 /* The bank or the mode has changed. */
@@ -434,6 +448,9 @@ void t1_site_page(struct t1_core *t1, const struct t1_site *s, int32_t minus);
 void t1_link_site(struct t0_cpu *c, uint32_t index, struct t0_block *to);
 /* Where the indirect branch to @rip leads, or NULL. The entry looks for attention. */
 const struct t1_jump *t1_find_jump(const struct t0_cpu *c, uint64_t rip);
+/* The indirect branch to @rip is not found: look for a block and remember it. 0: it is
+ * found now. Uses no vector registers. */
+uint64_t t1_quick_jump(struct t0_cpu *c, uint64_t rip);
 /* The indirect branch to @rip, where @b is, is found from now on. */
 void t1_remember_jump(struct t0_cpu *c, const struct t0_block *b, uint64_t rip);
 /* Site @index leads nowhere any more, nor is in a list. */

@@ -270,16 +270,27 @@ void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r)
     struct t1_emit *e = &t->e;
     t->cur = r->slow;
     t1_set_rel32(e, r->from, t1_pos(e));
+    if (r->kind == T1_FILL_JUMP) {
+        t1_put_quick(t, t->t1->glue_quick_jump, r->found);
+        return;
+    }
     put_address(t, r, T1_S2);
+    if (r->kind == T1_FILL_TLB) {
+        t1_put_quick(t, t->t1->glue_quick[r->write], r->found);
+        return;
+    }
     if (r->aligned) {
         t1_pext(e, T1_RCX, T1_S2, t1_field(offsetof(struct t0_cpu, t1.low[r->log])));
         t1_slow_unless_zero(t);
     }
+    uint32_t again = t1_pos(e);
     if (r->kind != T1_FILL_STACK) {
         t1_lea(e, T1_RCX, t1_slot_field(t, r->slot, 0));
     }
     t1_call(e, t->t1->glue_fill[t1_is_user(t->b->mode)][r->write][r->log][r->kind]);
-    t1_slow_unless_zero(t);
+    uint32_t filled = t1_jrcxz(e);
+    t1_put_quick(t, t->t1->glue_quick[r->write], again);
+    t1_here8(e, filled);
     if (r->kind == T1_FILL_STACK && t1_is_32(t)) {
         /* r11 is to be added to what has not been cut: += address - (rsp + disp) */
         put_address(t, r, T1_RCX);
