@@ -9,22 +9,15 @@
  */
 #include "vmm/board/acpi.h"
 
-#include <assert.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
+#include "vmm/board/acpi_tables.h"
 #include "vmm/board/aml.h"
 #include "vmm/board/ged.h"
 
-#define OEM_ID    "LODGE "
-#define OEM_TABLE "LODGEMVM"
-#define CREATOR   "LODG"
-
-#define HEADER_SIZE 36
-#define RSDP_SIZE   36
-#define TABLE_ALIGN 16u
+#define RSDP_SIZE 36
 
 /* FADT (5.2.9) */
 enum {
@@ -48,125 +41,6 @@ enum {
 #define FLAG_SLP_BUTTON (1u << 5)
 #define FLAG_RESET_REG  (1u << 10)
 #define FLAG_HW_REDUCED (1u << 20)
-
-/* MADT (5.2.12) */
-enum {
-    MADT_LAPIC = 0,
-    MADT_IOAPIC = 1,
-    MADT_OVERRIDE = 2,
-    MADT_LAPIC_NMI = 4,
-    MADT_X2APIC = 9,
-    MADT_X2APIC_NMI = 10
-};
-
-#define MADT_PCAT_COMPAT 1
-#define LAPIC_ADDRESS    0xfee00000u
-#define XAPIC_IDS        255 /* more need x2APIC entries */
-#define ISO_EDGE_HIGH    0x5
-
-static void put(GByteArray *t, uint64_t value, unsigned len)
-{
-    uint8_t b[8];
-
-    le64_put(b, value);
-    g_byte_array_append(t, b, len);
-}
-
-static uint8_t checksum(const uint8_t *p, size_t len)
-{
-    uint8_t sum = 0;
-
-    for (size_t i = 0; i < len; i++)
-        sum += p[i];
-    return -sum;
-}
-
-/* The common header (5.2.6); length and checksum are filled in by add_table(). */
-static GByteArray *table_new(const char *signature, unsigned revision)
-{
-    GByteArray *t = g_byte_array_new();
-
-    g_byte_array_append(t, (const uint8_t *)signature, 4);
-    put(t, 0, 4);
-    put(t, revision, 1);
-    put(t, 0, 1);
-    g_byte_array_append(t, (const uint8_t *)OEM_ID, 6);
-    g_byte_array_append(t, (const uint8_t *)OEM_TABLE, 8);
-    put(t, 1, 4);
-    g_byte_array_append(t, (const uint8_t *)CREATOR, 4);
-    put(t, 1, 4);
-    assert(t->len == HEADER_SIZE);
-    return t;
-}
-
-/* Finish @t (taken), append it to @all; returns its address. */
-static uint64_t add_table(GByteArray *all, uint64_t base, GByteArray *t)
-{
-    guint at = ALIGN_UP(all->len, TABLE_ALIGN);
-
-    le32_put(t->data + 4, t->len);
-    t->data[9] = checksum(t->data, t->len);
-    while (all->len < at)
-        put(all, 0, 1);
-    g_byte_array_append(all, t->data, t->len);
-    g_byte_array_unref(t);
-    return base + at;
-}
-
-static void add_cpus(struct aml *a, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        char name[8];
-
-        snprintf(name, sizeof(name), "C%03X", i & 0xfff);
-        aml_device(a, name);
-        aml_name_string(a, "_HID", "ACPI0007");
-        aml_name_int(a, "_UID", i);
-        aml_close(a);
-    }
-}
-
-static void add_device(struct aml *a, const struct acpi_device *d, unsigned number)
-{
-    char name[8];
-
-    switch (d->kind) {
-    case ACPI_SERIAL: snprintf(name, sizeof(name), "COM%X", (number + 1) & 0xf); break;
-    case ACPI_RTC: snprintf(name, sizeof(name), "RTC%X", number & 0xf); break;
-    case ACPI_VIRTIO: snprintf(name, sizeof(name), "VR%02X", number & 0xff); break;
-    case ACPI_FW_CFG: snprintf(name, sizeof(name), "FWCF"); break;
-    }
-    aml_device(a, name);
-    switch (d->kind) {
-    case ACPI_SERIAL: aml_name_eisaid(a, "_HID", "PNP0501"); break;
-    case ACPI_RTC: aml_name_eisaid(a, "_HID", "PNP0B00"); break;
-    case ACPI_VIRTIO: aml_name_string(a, "_HID", "LNRO0005"); break;
-    case ACPI_FW_CFG:
-        aml_name_string(a, "_HID", "QEMU0002");
-        aml_name_int(a, "_STA", 0x0b); /* there, enabled, working; not shown */
-        break;
-    }
-    aml_name_int(a, "_UID", d->kind == ACPI_SERIAL ? number + 1 : number);
-    aml_crs_begin(a);
-    if (d->kind == ACPI_VIRTIO) {
-        aml_res_memory(a, d->base, d->len);
-        aml_res_interrupt(a, d->irq);
-    } else {
-        aml_res_io(a, d->base, d->len);
-        if (d->kind != ACPI_FW_CFG)
-            aml_res_irq(a, d->irq);
-    }
-    aml_crs_end(a);
-    aml_close(a);
-}
-
-static void add_devices(struct aml *a, const struct acpi_machine *m)
-{
-    unsigned number[ACPI_FW_CFG + 1] = {0};
-
-    for (unsigned i = 0; i < m->nb_devices; i++)
-        add_device(a, &m->devices[i], number[m->devices[i].kind]++);
-}
 
 /*
  * The generic event device (5.6.9): its interrupt makes the guest run _EVT, which
@@ -195,12 +69,12 @@ static void add_ged(struct aml *a, const struct acpi_machine *m)
 
 static GByteArray *dsdt_new(const struct acpi_machine *m)
 {
-    GByteArray *t = table_new("DSDT", 2);
+    GByteArray *t = acpi_table_new("DSDT", 2);
     struct aml *a = aml_new();
 
     aml_scope(a, "\\_SB");
-    add_cpus(a, m->nb_cpus);
-    add_devices(a, m);
+    acpi_add_cpus(a, m->nb_cpus);
+    acpi_add_devices(a, m->devices, m->nb_devices);
     add_ged(a, m);
     aml_close(a);
     /* What is written to SLP_TYPx for power-off (7.4.2.6). */
@@ -227,7 +101,7 @@ static void put_gas8(uint8_t *p, uint64_t address)
 
 static GByteArray *fadt_new(const struct acpi_machine *m, uint64_t dsdt)
 {
-    GByteArray *t = table_new("FACP", FADT_REVISION);
+    GByteArray *t = acpi_table_new("FACP", FADT_REVISION);
     guint old = t->len;
     uint8_t *f;
 
@@ -247,89 +121,34 @@ static GByteArray *fadt_new(const struct acpi_machine *m, uint64_t dsdt)
     return t;
 }
 
-static void add_lapic(GByteArray *t, unsigned id)
-{
-    if (id < XAPIC_IDS) {
-        put(t, MADT_LAPIC, 1);
-        put(t, 8, 1);
-        put(t, id, 1); /* processor UID, then APIC ID */
-        put(t, id, 1);
-        put(t, 1, 4); /* enabled */
-    } else {
-        put(t, MADT_X2APIC, 1);
-        put(t, 16, 1);
-        put(t, 0, 2);
-        put(t, id, 4);
-        put(t, 1, 4);
-        put(t, id, 4);
-    }
-}
-
-static GByteArray *madt_new(const struct acpi_machine *m)
-{
-    GByteArray *t = table_new("APIC", 5);
-
-    put(t, LAPIC_ADDRESS, 4);
-    put(t, m->has_pic ? MADT_PCAT_COMPAT : 0, 4);
-    for (unsigned i = 0; i < m->nb_cpus; i++)
-        add_lapic(t, i);
-
-    put(t, MADT_IOAPIC, 1);
-    put(t, 12, 1);
-    put(t, 0, 1); /* ID */
-    put(t, 0, 1);
-    put(t, m->ioapic_base, 4);
-    put(t, 0, 4); /* first GSI */
-
-    put(t, MADT_OVERRIDE, 1);
-    put(t, 10, 1);
-    put(t, 0, 1); /* ISA */
-    put(t, 0, 1); /* IRQ 0, the timer... */
-    put(t, 2, 4); /* ...is input 2 */
-    put(t, ISO_EDGE_HIGH, 2);
-
-    put(t, MADT_LAPIC_NMI, 1);
-    put(t, 6, 1);
-    put(t, 0xff, 1); /* all processors */
-    put(t, 0, 2);
-    put(t, 1, 1); /* LINT1 */
-    if (m->nb_cpus > XAPIC_IDS) {
-        put(t, MADT_X2APIC_NMI, 1);
-        put(t, 12, 1);
-        put(t, 0, 2);
-        put(t, UINT32_MAX, 4);
-        put(t, 1, 1);
-        put(t, 0, 3);
-    }
-    return t;
-}
-
 /* 5.2.5.3; two checksums, over the first 20 bytes and over all. */
 static void put_rsdp(uint8_t *p, uint64_t xsdt)
 {
     memcpy(p, "RSD PTR ", 8);
-    memcpy(p + 9, OEM_ID, 6);
+    memcpy(p + 9, ACPI_OEM_ID, 6);
     p[15] = 2;
     le32_put(p + 20, RSDP_SIZE);
     le64_put(p + 24, xsdt);
-    p[8] = checksum(p, 20);
-    p[32] = checksum(p, RSDP_SIZE);
+    p[8] = acpi_checksum(p, 20);
+    p[32] = acpi_checksum(p, RSDP_SIZE);
 }
 
 GByteArray *acpi_build(const struct acpi_machine *m, uint64_t base)
 {
     GByteArray *all = g_byte_array_new();
     GByteArray *xsdt;
+    struct acpi_madt cpus = {
+        .nb_cpus = m->nb_cpus, .has_pic = m->has_pic, .ioapic_base = m->ioapic_base};
     uint64_t dsdt, fadt, madt;
 
     for (unsigned i = 0; i < RSDP_SIZE; i++)
-        put(all, 0, 1);
-    dsdt = add_table(all, base, dsdt_new(m));
-    fadt = add_table(all, base, fadt_new(m, dsdt));
-    madt = add_table(all, base, madt_new(m));
-    xsdt = table_new("XSDT", 1);
-    put(xsdt, fadt, 8);
-    put(xsdt, madt, 8);
-    put_rsdp(all->data, add_table(all, base, xsdt));
+        acpi_put(all, 0, 1);
+    dsdt = acpi_add_table(all, base, dsdt_new(m));
+    fadt = acpi_add_table(all, base, fadt_new(m, dsdt));
+    madt = acpi_add_table(all, base, acpi_madt_new(&cpus));
+    xsdt = acpi_table_new("XSDT", 1);
+    acpi_put(xsdt, fadt, 8);
+    acpi_put(xsdt, madt, 8);
+    put_rsdp(all->data, acpi_add_table(all, base, xsdt));
     return all;
 }

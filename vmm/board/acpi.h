@@ -13,10 +13,12 @@
 
 struct acpi_device {
     enum {
-        ACPI_SERIAL, /* PNP0501 at an ISA port and IRQ */
-        ACPI_RTC,    /* PNP0B00 at an ISA port and IRQ */
-        ACPI_VIRTIO, /* LNRO0005: memory and a global interrupt */
-        ACPI_FW_CFG, /* QEMU0002 at ports */
+        ACPI_SERIAL,   /* PNP0501 at an ISA port and IRQ */
+        ACPI_RTC,      /* PNP0B00 at an ISA port and IRQ */
+        ACPI_KEYBOARD, /* PNP0303 at ports 0x60 and 0x64 */
+        ACPI_MOUSE,    /* PNP0F13, an IRQ */
+        ACPI_VIRTIO,   /* LNRO0005: memory and a global interrupt */
+        ACPI_FW_CFG,   /* QEMU0002 at ports */
     } kind;
     uint64_t base;
     uint32_t len;

@@ -36,6 +36,7 @@ enum {
     OP_AND = 0x7b,
     OP_NOTIFY = 0x86,
     OP_IF = 0xa0,
+    OP_ELSE = 0xa1,
 };
 
 /* 6.4.2, 6.4.3: resource descriptors. */
@@ -44,12 +45,16 @@ enum {
     RES_IO = 0x47,
     RES_END = 0x79,
     RES_MEMORY32_FIXED = 0x86,
+    RES_DWORD_WINDOW = 0x87,
+    RES_WORD_WINDOW = 0x88,
     RES_INTERRUPT = 0x89,
+    RES_QWORD_WINDOW = 0x8a,
 };
 
 #define NAME_SEGMENT  4
 #define METHOD_SERIAL 0x08
 #define REGION_MEMORY 0x00
+#define FIELD_BYTE    0x01 /* ByteAcc, NoLock, Preserve */
 #define FIELD_DWORD   0x03 /* DWordAcc, NoLock, Preserve */
 #define DEPTH_MAX     8
 
@@ -307,11 +312,65 @@ void aml_res_interrupt(struct aml *a, uint32_t gsi)
     put(a->res, gsi, 4);
 }
 
+void aml_res_interrupts(struct aml *a, const uint32_t *gsis, unsigned n)
+{
+    put(a->res, RES_INTERRUPT, 1);
+    put(a->res, 2 + 4 * n, 2);
+    put(a->res, 9, 1); /* consumer, level, active high, shared */
+    put(a->res, n, 1);
+    for (unsigned i = 0; i < n; i++)
+        put(a->res, gsis[i], 4);
+}
+
+enum { WINDOW_MEMORY, WINDOW_PORTS, WINDOW_BUSES };
+
+/* Address space descriptors (6.4.3.5): produced, both ends fixed; @width of a number.
+ */
+static void put_window(struct aml *a, uint8_t tag, unsigned kind, unsigned flags,
+                       uint64_t first, uint64_t last, unsigned width)
+{
+    put(a->res, tag, 1);
+    put(a->res, 3 + 5 * width, 2);
+    put(a->res, kind, 1);
+    put(a->res, 0x0c, 1); /* minimum and maximum fixed, positive decode */
+    put(a->res, flags, 1);
+    put(a->res, 0, width); /* granularity */
+    put(a->res, first, width);
+    put(a->res, last, width);
+    put(a->res, 0, width); /* translation */
+    put(a->res, last - first + 1, width);
+}
+
+void aml_res_buses(struct aml *a, uint16_t first, uint16_t last)
+{
+    put_window(a, RES_WORD_WINDOW, WINDOW_BUSES, 0, first, last, 2);
+}
+
+void aml_res_ports(struct aml *a, uint16_t first, uint16_t last)
+{
+    put_window(a, RES_WORD_WINDOW, WINDOW_PORTS, 3, first, last, 2); /* whole range */
+}
+
+void aml_res_window(struct aml *a, uint64_t first, uint64_t last, bool prefetch)
+{
+    unsigned flags = prefetch ? 7 : 1; /* read and write; prefetchable */
+
+    if (last > UINT32_MAX)
+        put_window(a, RES_QWORD_WINDOW, WINDOW_MEMORY, flags, first, last, 8);
+    else
+        put_window(a, RES_DWORD_WINDOW, WINDOW_MEMORY, flags, first, last, 4);
+}
+
 void aml_crs_end(struct aml *a)
+{
+    aml_res_end(a, "_CRS");
+}
+
+void aml_res_end(struct aml *a, const char *name)
 {
     put(a->res, RES_END, 1);
     put(a->res, 0, 1); /* checksum not used */
-    aml_name(a, "_CRS");
+    aml_name(a, name);
     put8(a, OP_BUFFER);
     open_package(a);
     aml_int(a, a->res->len);
@@ -321,6 +380,74 @@ void aml_crs_end(struct aml *a)
 }
 
 /* code */
+
+void aml_op(struct aml *a, enum aml_op op)
+{
+    put8(a, op);
+}
+
+void aml_ref(struct aml *a, const char *path)
+{
+    put_path(a, path);
+}
+
+void aml_if(struct aml *a)
+{
+    put8(a, OP_IF);
+    open_package(a);
+}
+
+void aml_else(struct aml *a)
+{
+    put8(a, OP_ELSE);
+    open_package(a);
+}
+
+void aml_buffer(struct aml *a, const void *bytes, unsigned len)
+{
+    put8(a, OP_BUFFER);
+    open_package(a);
+    aml_int(a, len);
+    g_byte_array_append(a->bytes, bytes, len);
+    aml_close(a);
+}
+
+void aml_region(struct aml *a, const char *name, enum aml_space space, uint64_t at,
+                unsigned len)
+{
+    put8(a, OP_EXT);
+    put8(a, OP_EXT_REGION);
+    put_path(a, name);
+    put8(a, space);
+    aml_int(a, at);
+    aml_int(a, len);
+}
+
+void aml_field(struct aml *a, const char *region)
+{
+    put8(a, OP_EXT);
+    put8(a, OP_EXT_FIELD);
+    open_package(a);
+    put_path(a, region);
+    put8(a, FIELD_BYTE);
+}
+
+/* The length of a field is written as that of a package, which does not count itself.
+ */
+void aml_field_unit(struct aml *a, const char *name, unsigned bits)
+{
+    if (name)
+        put_path(a, name);
+    else
+        put8(a, 0);
+    assert(bits < 0x1000);
+    if (bits < 0x40) {
+        put8(a, bits);
+    } else {
+        put8(a, 0x40 | (bits & 0xf));
+        put8(a, bits >> 4);
+    }
+}
 
 void aml_register32(struct aml *a, const char *region, const char *field,
                     uint32_t address)

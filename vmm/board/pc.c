@@ -4,8 +4,10 @@
 #include <string.h>
 
 #include "lib/base/base.h"
+#include "lib/isa/x86/cpu_model.h"
 #include "vmm/arch/x86/lapic.h"
 #include "vmm/arch/x86/x86_accel.h"
+#include "vmm/board/pc_acpi.h"
 #include "vmm/board/pc_boot.h"
 #include "vmm/chardev/chardev.h"
 #include "vmm/dev/pc/acpi_pm.h"
@@ -21,6 +23,7 @@
 #include "vmm/dev/pc/mc146818.h"
 #include "vmm/dev/pc/pc_irqs.h"
 #include "vmm/dev/pc/pc_reset.h"
+#include "vmm/dev/pci/pci_host.h"
 #include "vmm/vm/aspace.h"
 #include "vmm/vm/device.h"
 #include "vmm/vm/vm.h"
@@ -45,6 +48,22 @@ struct pc {
     struct pc_irqs irqs;
     struct device *pm, *rtc;
     struct pc_boot boot;
+};
+
+static const struct chipset i440fx = {
+    .small_low = 0xe0000000,
+    .large_low = 0xc0000000,
+    .host_bridge = &i440fx_type,
+    .south_bridge = &piix3_type,
+    .power = &piix4_pm_type,
+};
+
+static const struct chipset q35 = {
+    .small_low = 0xb0000000,
+    .large_low = 0x80000000,
+    .host_bridge = &q35_mch_type,
+    .south_bridge = &ich9_lpc_type,
+    .smbus = &ich9_smbus_type,
 };
 
 static struct pc *pc_of(struct board *b)
@@ -231,12 +250,17 @@ static bool set_file(struct pc *m, const char *name, const void *bytes, uint32_t
            fw_cfg_set_file(m->boot.fw_cfg, name, &c, error);
 }
 
-/* The firmware's order of booting: what has a bootindex. */
+#define KERNEL_ROM "genroms/linuxboot_dma.bin"
+
+/* The firmware's order of booting: -kernel, then what has a bootindex. */
 static bool add_boot_order(struct pc *m, GError **error)
 {
-    g_autofree char *order = vm_boot_order(m->board.vm);
+    g_autofree char *devices = vm_boot_order(m->board.vm);
+    g_autofree char *all = NULL;
+    const char *rom = m->board.config.kernel ? "/rom@" KERNEL_ROM : "";
 
-    return !*order || set_file(m, "bootorder", order, strlen(order) + 1, error);
+    all = g_strconcat(rom, *rom && *devices ? "\n" : "", devices, NULL);
+    return !*all || set_file(m, "bootorder", all, strlen(all) + 1, error);
 }
 
 /* Which sleep states there are: S5 alone (bit 7: disabled, bits 0..2 the type). */
@@ -254,8 +278,7 @@ static bool add_kernel_rom(struct pc *m, GError **error)
     g_autofree char *path = NULL, *bytes = NULL;
     gsize len;
 
-    if (!m->board.config.kernel ||
-        fw_cfg_has_file(m->boot.fw_cfg, "genroms/linuxboot_dma.bin"))
+    if (!m->board.config.kernel || fw_cfg_has_file(m->boot.fw_cfg, KERNEL_ROM))
         return true;
     path = vm_find_file(m->board.vm, name, error);
     if (!path) {
@@ -266,7 +289,98 @@ static bool add_kernel_rom(struct pc *m, GError **error)
         return false;
     }
     return g_file_get_contents(path, &bytes, &len, error) &&
-           set_file(m, "genroms/linuxboot_dma.bin", bytes, len, error);
+           set_file(m, KERNEL_ROM, bytes, len, error);
+}
+
+static const struct {
+    uint16_t port;
+    uint8_t irq;
+} com_ports[BOARD_SERIALS] = {{0x3f8, 4}, {0x2f8, 3}, {0x3e8, 4}, {0x2e8, 3}};
+
+static unsigned list_devices(const struct pc *m, struct acpi_device *devices)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < BOARD_SERIALS; i++) {
+        if (m->board.serial[i])
+            devices[n++] = (struct acpi_device){ACPI_SERIAL, com_ports[i].port, 8,
+                                                com_ports[i].irq};
+    }
+    devices[n++] = (struct acpi_device){ACPI_RTC, 0x70, 2, 8};
+    devices[n++] = (struct acpi_device){ACPI_KEYBOARD, 0x60, 1, 1};
+    devices[n++] = (struct acpi_device){ACPI_MOUSE, 0, 0, 12};
+    devices[n++] = (struct acpi_device){ACPI_FW_CFG, FW_CFG_IO_BASE, FW_CFG_IO_LEN, 0};
+    return n;
+}
+
+/* With what firmware has put where until now. */
+static void build_tables(struct pc *m, struct pc_acpi *ret)
+{
+    const struct acpi_pm *pm = chipset_pm(m->pm);
+    const struct x86_cpu_model *cpu = m->board.vm->cpu_model;
+    struct acpi_device devices[BOARD_SERIALS + 4];
+    struct pc_acpi_machine machine = {
+        .nb_cpus = m->board.vm->nb_vcpus,
+        .is_q35 = m->chipset == &q35,
+        .has_hpet = m->hpet,
+        .pm_base = chipset_pm_base(m->pm),
+        .gpe_base = chipset_gpe_base(m->pm),
+        .gpe_len = pm->gpe_len,
+        .acpi_enable = pm->enable_value,
+        .acpi_disable = pm->disable_value,
+        .low_memory = m->boot.low,
+        .high_memory = m->board.config.memory - m->boot.low,
+        .phys_bits = cpu->phys_bits,
+        .devices = devices,
+        .nb_devices = list_devices(m, devices),
+    };
+
+    pci_host_get_ecam(m->board.vm->pci, &machine.ecam_base, &machine.ecam_buses);
+    if (machine.ecam_buses == 0) {
+        machine.ecam_base = Q35_ECAM_BASE;
+        machine.ecam_buses = Q35_ECAM_BUSES;
+    }
+    pc_acpi_build(&machine, ret);
+}
+
+#define TABLES_FILE "etc/acpi/tables"
+
+static void renew_tables(void *opaque);
+
+static bool set_tables(struct pc *m, const GByteArray *tables, GError **error)
+{
+    struct fw_cfg_content c = {.bytes = tables->data,
+                               .len = tables->len,
+                               .selected = renew_tables,
+                               .opaque = m};
+
+    return fw_cfg_set_file(m->boot.fw_cfg, TABLES_FILE, &c, error);
+}
+
+/* The guest is about to read them: firmware has set up the chipset by now. */
+static void renew_tables(void *opaque)
+{
+    struct pc *m = opaque;
+    struct pc_acpi t;
+
+    build_tables(m, &t);
+    set_tables(m, t.tables, NULL);
+    pc_acpi_done(&t);
+}
+
+static bool add_tables(struct pc *m, GError **error)
+{
+    struct pc_acpi t;
+    bool ok;
+
+    if (!m->acpi || fw_cfg_has_file(m->boot.fw_cfg, "etc/table-loader"))
+        return true;
+    build_tables(m, &t);
+    ok = set_tables(m, t.tables, error) &&
+         set_file(m, "etc/acpi/rsdp", t.rsdp->data, t.rsdp->len, error) &&
+         set_file(m, "etc/table-loader", t.loader->data, t.loader->len, error);
+    pc_acpi_done(&t);
+    return ok;
 }
 
 static bool pc_finish(struct board *b, GError **error)
@@ -277,7 +391,7 @@ static bool pc_finish(struct board *b, GError **error)
     /* What the user gives with -fw_cfg comes first. */
     return pc_boot_load(&m->boot, b->config.cmdline, error) &&
            add_boot_order(m, error) && add_sleep_states(m, error) &&
-           add_kernel_rom(m, error);
+           add_kernel_rom(m, error) && add_tables(m, error);
 }
 
 /* ---- life ---- */
@@ -312,22 +426,6 @@ static const struct prop pc_props[] = {
     {"max-ram-below-4g", PROP_SIZE, PROP_FIELD(struct pc, max_low),
      .help = "most memory below 4 GiB; 0: as the chipset has it"},
     {NULL},
-};
-
-static const struct chipset i440fx = {
-    .small_low = 0xe0000000,
-    .large_low = 0xc0000000,
-    .host_bridge = &i440fx_type,
-    .south_bridge = &piix3_type,
-    .power = &piix4_pm_type,
-};
-
-static const struct chipset q35 = {
-    .small_low = 0xb0000000,
-    .large_low = 0x80000000,
-    .host_bridge = &q35_mch_type,
-    .south_bridge = &ich9_lpc_type,
-    .smbus = &ich9_smbus_type,
 };
 
 static bool i440fx_check(struct board *b, GError **error)
