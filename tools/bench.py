@@ -1,6 +1,6 @@
 """Measure Lodge against a peer, alternating in one run.
 
-usage: bench.py [NAME] [--rounds N] [--json] [--list]     (no name: boot and loops)
+usage: bench.py [NAME] [--rounds N] [--json] [--list]     (no name: boot, loops, nbd)
        bench.py cpu|img [OPTION...]                       (--help: their own options)
 """
 import argparse
@@ -14,8 +14,9 @@ import bench_boot
 import bench_cpu
 import bench_img
 import bench_loops
+import bench_nbd
 
-BENCHES = {"boot": bench_boot, "loops": bench_loops}
+BENCHES = {"boot": bench_boot, "loops": bench_loops, "nbd": bench_nbd}
 OWN = {"cpu": bench_cpu, "img": bench_img}  # with options of their own
 
 

@@ -10,6 +10,7 @@
 
 #include <glib-unix.h>
 
+#include "block/export/fuse.h"
 #include "block/image.h"
 #include "block/nbd/server.h"
 #include "block/nbd/tls.h"
@@ -26,6 +27,7 @@ struct serve {
     struct nbd_device *device;
     struct blk *blk;
     struct nbd_server *server;
+    struct fuse_export *fuse;
     struct loop_fd *signals;
     int signal_fd;
     bool stop;
@@ -89,7 +91,7 @@ static bool get_listeners(struct serve *s)
 {
     const struct nbd_args *a = s->args;
     GError *error = NULL;
-    if (a->connect) {
+    if (a->connect || a->fuse) {
         return true;
     }
     s->listeners = nbd_listen_activated();
@@ -233,12 +235,39 @@ static bool start_server(struct serve *s)
     return !a->connect || start_device(s);
 }
 
+static void fuse_ended(void *opaque)
+{
+    struct serve *s = opaque;
+    s->stop = true;
+}
+
+static bool start_fuse(struct serve *s)
+{
+    const struct nbd_args *a = s->args;
+    GError *error = NULL;
+    struct fuse_export_opts o = {
+        .blk = s->blk,
+        .mountpoint = a->fuse,
+        .writable = !a->read_only,
+        .growable = a->fuse_growable,
+        .allow_other = a->fuse_allow_other,
+        .ended = fuse_ended,
+        .opaque = s,
+    };
+    s->fuse = fuse_export_new(&o, &error);
+    if (!s->fuse) {
+        nbd_report(a, "", error);
+    }
+    return s->fuse != NULL;
+}
+
 static bool finish(struct serve *s)
 {
     GError *error = NULL;
     bool ok = true;
     nbd_device_close(s->device);
     nbd_server_free(s->server);
+    fuse_export_free(s->fuse);
     if (s->blk) {
         /* Clients flush what they must have kept; the rest is written here. */
         if (!blk_read_only(s->blk)) {
@@ -278,7 +307,7 @@ static int serve(struct nbd_args *a)
         nbd_report(a, "", error);
     }
     ok = ok && watch_signals(&s) && (s.blk = nbd_open_image(a, s.loop)) &&
-         start_server(&s);
+         (a->fuse ? start_fuse(&s) : start_server(&s));
     if (ok && !nbd_write_pid(a, &error)) {
         nbd_report(a, "", error);
         ok = false;

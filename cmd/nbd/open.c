@@ -99,10 +99,9 @@ static struct blk *open_options(const struct nbd_args *a, struct loop *loop, jso
                                 GError **error)
 {
     bool read_only = json_is_true(json_object_get(o, "read-only"));
-    struct blk_perms perms = {
-        BLK_PERM_READ | (read_only ? 0 : BLK_PERM_WRITE) |
-            (a->fuse_growable && !read_only ? BLK_PERM_RESIZE : 0),
-        BLK_PERM_ALL};
+    struct blk_perms perms = {BLK_PERM_READ | (read_only ? 0 : BLK_PERM_WRITE) |
+                                  (a->fuse && !read_only ? BLK_PERM_RESIZE : 0),
+                              BLK_PERM_ALL};
     struct blk_open_args args = {
         .loop = loop,
         .perms = &perms,

@@ -317,8 +317,12 @@ static bool check_together(struct nbd_args *a, int left, int *ret_code)
     if (a->image_opts && a->format) {
         return bad(a, ret_code, "--image-opts and -f are mutually exclusive");
     }
-    if (a->fuse && (a->port || a->bind || a->socket || a->connect || a->tls_creds ||
-                    a->export_name || a->description)) {
+    if (!a->fuse && (a->fuse_growable || a->fuse_allow_other)) {
+        return bad(a, ret_code, "--fuse-growable and --fuse-allow-other need --fuse");
+    }
+    if (a->fuse && (a->port || a->offset || a->allocation_depth ||
+                    a->bitmaps->len > 1 || a->bind || a->socket || a->connect ||
+                    a->tls_creds || a->export_name || a->description)) {
         return bad(a, ret_code, "--fuse is incompatible with options of NBD");
     }
     return true;
