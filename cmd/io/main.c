@@ -106,7 +106,7 @@ static bool take_option(struct io *io, struct start *s, int o, int *ret_code)
         print_version(io);
         *ret_code = 0;
         return false;
-    case 'h': *ret_code = 0; /* fall through */
+    case 'h': *ret_code = 0; __attribute__((fallthrough));
     default: print_usage(io); return false;
     }
 }
