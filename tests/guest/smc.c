@@ -1,9 +1,9 @@
 /*
- * Code that changes, on one processor, in 64-bit and (the same file, as guest smc32) in
- * 32-bit code: a store into the instruction stream takes effect for the next
- * instruction (APM vol. 2, 7.6.1; SDM vol. 3, "Handling Self- and Cross-Modifying
- * Code"). Everything is done often enough to be translated, and each test checks what
- * was computed, so that no old version can have run.
+ * Code that changes, on one processor, in 64-bit and (the same file, as guests smc32
+ * and smc32_user) in 32-bit code at level 0 and 3: a store into the instruction stream
+ * takes effect for the next instruction (APM vol. 2, 7.6.1; SDM vol. 3, "Handling Self-
+ * and Cross-Modifying Code"). Everything is done often enough to be translated, and
+ * each test checks what was computed, so that no old version can have run.
  */
 #ifdef __x86_64__
     #include "tests/guest/lib/guest.h"
@@ -28,6 +28,34 @@
     #define DI      "%edi"
     #define SP      "%esp"
     #define WORD    "4"
+#endif
+
+#ifdef GUEST_smc32_user
+/* Each test as a program at level 3, which may reach the serial port. */
+CODE32(program, "call *%eax; int3");
+
+static void at_level_3(void (*fn)(void))
+{
+    struct context c = user_context(program);
+    c.gpr[EAX] = (uint32_t)fn;
+    c.eflags |= FL_IOPL;
+    struct trap t = run(&c);
+    CHECK_EQ(t.vector, 3);
+    CHECK_EQ(t.c.eip, (uint32_t)program_end);
+    CHECK_EQ(t.c.seg[CS], SEL_UCODE);
+}
+
+    #undef GUEST_TEST
+    #define GUEST_TEST(id)                                                 \
+        static void id(void);                                              \
+        static void test_of_##id(void)                                     \
+        {                                                                  \
+            at_level_3(id);                                                \
+        }                                                                  \
+        __attribute__((section("guest_tests"),                             \
+                       used)) static const struct guest_test test_##id = { \
+            #id, test_of_##id};                                            \
+        static void id(void)
 #endif
 
 enum { PAGES = 17, PAGE = 4096, OFTEN = 60 };

@@ -58,7 +58,7 @@ def machine(vmm, guest):
 
 
 # Guests made of another one's source.
-SOURCES = {"smc32": "smc"}
+SOURCES = {"smc32": "smc", "smc32_user": "smc"}
 
 
 def guests():
