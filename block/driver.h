@@ -227,6 +227,8 @@ struct blk_option {
 struct blk_create_ops {
     const struct blk_option *options; /* "size" and what the format has; sorted as
                                          users shall see them                    */
+    bool terse; /* what is said of a value that is none of the option's does not name
+                   the option: users know it so */
 
     /*
      * Write a new image into @file, which is open for writing and growing, empty, and
@@ -277,6 +279,7 @@ struct blk_amend_ops {
 /* Absent as a group: no dirty bitmaps are kept in images. With meta held; those that
  * change something come after begin. @name is one of list's, or an error. */
 struct blk_bitmap_ops {
+    bool (*able)(const struct blk *b); /* whether this image can have them; NULL: yes */
     GArray *(*list)(struct blk *b); /* of struct blk_bitmap, the caller's; never NULL */
     /* Recording, empty. @granularity 0: the format chooses. */
     bool (*add)(struct blk *b, const char *name, uint64_t granularity, GError **error);

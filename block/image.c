@@ -34,7 +34,12 @@ static const struct blk_format *creatable(const char *name, GError **error)
 /* The protocol of a name, by its prefix; files have none. */
 static const struct blk_protocol *protocol_of(const char *filename, GError **error)
 {
-    json_t *o = blk_options_from_name(filename, NULL, error);
+    if (g_str_has_prefix(filename, "json:")) {
+        error_msg(error, "Unknown protocol 'json'");
+        return NULL;
+    }
+    /* A file without a name fails when it is made. */
+    json_t *o = blk_options_from_name(*filename ? filename : ".", NULL, error);
     const struct blk_protocol *found = NULL;
     json_t *file = o ? json_object_get(o, "file") : NULL;
     const char *name = file ? json_string_value(json_object_get(file, "driver")) : NULL;
@@ -85,35 +90,50 @@ static bool known(const struct blk_option *o, const char *name)
     return false;
 }
 
-/* Values in the words of QEMU, whose users these options have; numbers are parsed by
- * blk_options_check(). */
+static bool is_switch(const char *text)
+{
+    static const char *const words[] = {"on", "yes",   "true", "y", "off",
+                                        "no", "false", "n",    NULL};
+    return g_strv_contains(words, text);
+}
+
+/* Values in the words of QEMU, whose users these options have. One of a few words is
+ * judged later, by values_known(). */
 static bool value_fits(const struct blk_option *o, json_t *v, GError **error)
 {
     const char *text = json_string_value(v);
+    GError *why = NULL;
+    bool large;
     uint64_t n;
-    g_autofree char *name = g_strdelimit(g_strdup(o->name), "_", '-');
     if (!text) {
         return true;
     }
     switch (o->type) {
     case BLK_OPT_BOOL:
-        return g_str_equal(text, "on") || g_str_equal(text, "off") ||
+        return is_switch(text) ||
                error_msg(error, "Parameter '%s' expects 'on' or 'off'", o->name);
     case BLK_OPT_SIZE:
-        return (parse_size(text, 1, &n, NULL) && n <= INT64_MAX) ||
-               error_msg(
-                   error,
-                   "Parameter '%s' expects a non-negative number below 2^64\n"
-                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
-                   "tera-, peta-\nand exabytes, respectively.",
-                   o->name);
+        if (parse_size(text, 1, &n, &why)) {
+            return n <= INT64_MAX ||
+                   error_msg(error, "Could not resize image: Image size cannot be "
+                                    "negative");
+        }
+        large = g_str_has_suffix(why->message, "is too large");
+        g_error_free(why);
+        if (large) {
+            return error_msg(error, "Value '%s' is out of range for parameter '%s'",
+                             text, o->name);
+        }
+        return error_msg(
+            error,
+            "Parameter '%s' expects a non-negative number below 2^64\n"
+            "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
+            "tera-, peta-\nand exabytes, respectively.",
+            o->name);
     case BLK_OPT_INT:
+        text += *text == '-'; /* a large number, which no option takes */
         return g_ascii_string_to_unsigned(text, 10, 0, INT64_MAX, &n, NULL) ||
                error_msg(error, "Parameter '%s' expects a number", o->name);
-    case BLK_OPT_ENUM:
-        return g_strv_contains(o->values, text) ||
-               error_msg(error, "Parameter '%s' does not accept value '%s'", name,
-                         text);
     default: return true;
     }
 }
@@ -129,6 +149,29 @@ static bool values_fit(const struct blk_option *o, const struct blk_option *abov
         }
     }
     return true;
+}
+
+/* Take out of @opts what blk_options_check() would refuse although it is a matter of
+ * values_known(), or reads differently from here. */
+static json_t *set_aside(const struct blk_option *o, json_t *opts)
+{
+    json_t *aside = json_object();
+    for (; o && o->name; o++) {
+        json_t *v = json_object_get(opts, o->name);
+        const char *text = json_string_value(v);
+        if (!text) {
+            continue;
+        }
+        if (o->type == BLK_OPT_ENUM && !g_strv_contains(o->values, text)) {
+            json_object_set(aside, o->name, v);
+            json_object_del(opts, o->name);
+        } else if (o->type == BLK_OPT_BOOL && text[0] && !text[1]) {
+            json_object_set_new(opts, o->name, json_boolean(*text == 'y'));
+        } else if (o->type == BLK_OPT_INT && *text == '-') {
+            json_object_set_new(opts, o->name, json_integer(INT64_MAX));
+        }
+    }
+    return aside;
 }
 
 bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts, GError **error)
@@ -150,7 +193,38 @@ bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts, GError 
     static const struct blk_option none[] = {{0}};
     const struct blk_option *const tables[] = {t->format ? t->format : none,
                                                t->protocol ? t->protocol : none, NULL};
-    return blk_options_check(opts, tables, "image", error);
+    json_t *aside[] = {set_aside(t->format, opts), set_aside(t->protocol, opts)};
+    bool ok = blk_options_check(opts, tables, "image", error);
+    for (size_t i = 0; i < ARRAY_LEN(aside); i++) {
+        json_object_update(opts, aside[i]);
+        json_decref(aside[i]);
+    }
+    return ok;
+}
+
+/* Options that are one of a few words. @terse: as QEMU says it of files. */
+static bool values_known(const struct blk_option *o, const struct blk_option *above,
+                         bool terse, json_t *opts, GError **error)
+{
+    for (; o && o->name; o++) {
+        const char *text = blk_opt_str(opts, o->name, NULL);
+        if (o->type != BLK_OPT_ENUM || known(above, o->name) || !text ||
+            g_strv_contains(o->values, text)) {
+            continue;
+        }
+        if (terse && g_str_equal(text, "metadata")) {
+            return error_msg(error, "Unsupported preallocation mode: %s", text);
+        }
+        if (terse) {
+            return error_msg(error, "invalid parameter value: %s", text);
+        }
+        const char *dot = strrchr(o->name, '.');
+        g_autofree char *name =
+            g_strdelimit(g_strdup(dot ? dot + 1 : o->name), "_", '-');
+        return error_msg(error, "Parameter '%s' does not accept value '%s'", name,
+                         text);
+    }
+    return true;
 }
 
 /* What the table has of @opts, taken over; the rest is the other level's. */
@@ -201,6 +275,10 @@ bool blk_create(const struct blk_open_args *args, const char *format,
     if (!f || !p) {
         return false;
     }
+    if (!values_known(p->create_options, f->creatable->options, true, opts, error) ||
+        !values_known(f->creatable->options, NULL, f->creatable->terse, opts, error)) {
+        return false;
+    }
     json_t *below = options_for(p->create_options, opts);
     /* The file is as long as the disk for raw alone; else the format decides. */
     bool whole = !f->creatable->create;
@@ -230,7 +308,9 @@ bool blk_measure(const char *format, json_t *opts, const struct blk_measure_sour
         return error_msg(error, "Block driver '%s' does not support size measurement",
                          format);
     }
-    return f->creatable->measure(opts, src, ret, error);
+    return values_known(f->creatable->options, NULL, f->creatable->terse, opts,
+                        error) &&
+           f->creatable->measure(opts, src, ret, error);
 }
 
 /* ---- describing
@@ -343,6 +423,11 @@ static const struct blk_snapshot_ops *snapshot_ops(struct blk *b, GError **error
     error_errno(error, ENOTSUP, "images of type '%s' have no internal snapshots",
                 blk_get_driver_name(b));
     return NULL;
+}
+
+bool blk_has_snapshots(const struct blk *b)
+{
+    return b->format && b->format->snapshots;
 }
 
 GArray *blk_snapshots(struct blk *b)
@@ -463,7 +548,8 @@ bool blk_amend(struct blk *b, json_t *opts, bool force, GError **error)
                          blk_get_driver_name(b));
     }
     struct blk_create_tables t = {.format = ops->options};
-    if (!blk_create_prepare(&t, opts, error)) {
+    if (!blk_create_prepare(&t, opts, error) ||
+        !values_known(ops->options, NULL, false, opts, error)) {
         return false;
     }
     blk_drain(b);
@@ -512,6 +598,12 @@ bool blk_has_bitmaps(const struct blk *b)
     return b->format && b->format->bitmaps;
 }
 
+bool blk_takes_bitmaps(const struct blk *b)
+{
+    return blk_has_bitmaps(b) &&
+           (!b->format->bitmaps->able || b->format->bitmaps->able(b));
+}
+
 GArray *blk_bitmaps(struct blk *b)
 {
     if (!blk_has_bitmaps(b)) {
@@ -557,18 +649,27 @@ bool blk_bitmap_add(struct blk *b, const char *name, uint64_t granularity,
 
 bool blk_bitmap_remove(struct blk *b, const char *name, GError **error)
 {
+    if (!blk_has_bitmaps(b)) {
+        return error_msg(error, "Dirty bitmap '%s' not found", name);
+    }
     const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
     return end_bitmaps(b, ops, ops && ops->remove(b, name, error));
 }
 
 bool blk_bitmap_clear(struct blk *b, const char *name, GError **error)
 {
+    if (!blk_has_bitmaps(b)) {
+        return error_msg(error, "Dirty bitmap '%s' not found", name);
+    }
     const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
     return end_bitmaps(b, ops, ops && ops->clear(b, name, error));
 }
 
 bool blk_bitmap_enable(struct blk *b, const char *name, bool on, GError **error)
 {
+    if (!blk_has_bitmaps(b)) {
+        return error_msg(error, "Dirty bitmap '%s' not found", name);
+    }
     const struct blk_bitmap_ops *ops = begin_bitmaps(b, error);
     return end_bitmaps(b, ops, ops && ops->enable(b, name, on, error));
 }
@@ -693,6 +794,16 @@ bool blk_close(struct blk *b, GError **error)
                                     blk_get_filename(b));
     blk_unref(b);
     return ok;
+}
+
+bool blk_is_driver(const char *name)
+{
+    for (unsigned i = 0; blk_driver_name(i); i++) {
+        if (g_str_equal(blk_driver_name(i), name)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 const char *blk_driver_name(unsigned i)

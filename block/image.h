@@ -32,7 +32,8 @@ bool blk_create_options(const char *format, const char *filename,
 
 /*
  * Check and type @opts, and fill in the defaults of the tables. False with @error, in
- * the words that QEMU's users know ("Invalid parameter 'x'").
+ * the words that QEMU's users know ("Invalid parameter 'x'"). Options that are one of a
+ * few words are judged when the image is made.
  */
 bool blk_create_prepare(const struct blk_create_tables *t, json_t *opts,
                         GError **error);
@@ -121,6 +122,9 @@ struct blk_snapshot {
     uint64_t disk_size;     /* bytes                                   */
 };
 
+/* Whether images like @b can have snapshots at all. */
+bool blk_has_snapshots(const struct blk *b);
+
 /* An array of struct blk_snapshot, the caller's; empty when there are none or the
  * format has none. */
 GArray *blk_snapshots(struct blk *b);
@@ -151,6 +155,9 @@ struct blk_bitmap {
 
 /* Whether images like @b can have bitmaps at all. */
 bool blk_has_bitmaps(const struct blk *b);
+
+/* Whether @b itself can take new ones. */
+bool blk_takes_bitmaps(const struct blk *b);
 
 /* An array of struct blk_bitmap, the caller's. */
 GArray *blk_bitmaps(struct blk *b);
@@ -205,6 +212,9 @@ int blk_write_encoded(struct blk *b, uint64_t offset, const void *stored,
  * could not be written. @b is gone in either case.
  */
 bool blk_close(struct blk *b, GError **error);
+
+/* Whether there is a format or protocol of this name. */
+bool blk_is_driver(const char *name);
 
 /* The drivers, for lists: formats[i], then protocols; NULL past the end. */
 const char *blk_driver_name(unsigned i);

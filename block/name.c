@@ -21,15 +21,29 @@ static size_t protocol_len(const char *name)
     return n && name[n] == ':' ? n + 1 : 0;
 }
 
+/* What is wrong with @text, in the words of QEMU's parser where they are known. */
+static char *json_fault(const char *text, const json_error_t *why)
+{
+    size_t word = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    return text[strspn(text, " \t\r\n")] == '\0' ? g_strdup("Expecting a JSON value")
+           : word ? g_strdup_printf("JSON parse error, invalid keyword '%.*s'",
+                                    (int)word, text)
+           : strstr(why->text, "near end of file")
+               ? g_strdup("JSON parse error, premature EOI")
+               : g_strdup(why->text);
+}
+
 static json_t *from_json(const char *text, const char *format, GError **error)
 {
     json_error_t why;
     json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    if (o && !json_is_object(o)) {
+        error_msg(error, "Invalid JSON object given");
+    } else if (!o) {
+        g_autofree char *reason = json_fault(text, &why);
+        error_msg(error, "Could not parse the JSON options: %s", reason);
+    }
     if (!json_is_object(o)) {
-        const char *what = o ? "not an object" : why.text;
-        bool cut = !o && strstr(what, "near end of file");
-        error_msg(error, "Could not parse the JSON options: JSON parse error, %s",
-                  cut ? "premature EOI" : what);
         json_decref(o);
         return NULL;
     }

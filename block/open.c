@@ -130,7 +130,8 @@ static bool check_cache(json_t *opts, GError **error)
         return error_msg(error,
                          "'cache' is an object with direct, no-flush and writeback");
     }
-    return !cache || blk_options_check(cache, tables, "'cache' does not have", error);
+    return !cache ||
+           blk_options_check(cache, tables, "'cache' does not have the option", error);
 }
 
 GBytes *blk_secret(struct blk *b, const char *id, GError **error)
@@ -290,7 +291,7 @@ static struct blk *find_named(const struct blk_open_args *args, const char *name
 {
     struct blk *b = args->find_node ? args->find_node(args->opaque, name) : NULL;
     if (!b) {
-        error_msg(error, "Cannot find a node named '%s'", name);
+        error_msg(error, "Cannot find device='%s' nor node-name='%s'", name, name);
         return NULL;
     }
     if (b->loop != parent->loop) {

@@ -171,7 +171,7 @@ struct luks *luks_read(struct blk *file, uint64_t offset, GError **error)
     l->file = file;
     l->offset = offset;
     if (!ck_range(offset, sizeof(h), blk_length(file))) {
-        error_msg(error, "Volume is not in LUKS format: the file is too short");
+        error_msg(error, "Volume is not in LUKS format");
         goto bad;
     }
     int r = blk_pread(file, offset, h, sizeof(h));

@@ -75,7 +75,7 @@ static bool raw_truncate(struct blk *b, uint64_t length, enum blk_prealloc preal
     const struct raw *raw = b->priv;
     uint64_t end;
     if (raw->windowed) {
-        return error_msg(error, "cannot resize a raw image that has a fixed 'size'");
+        return error_msg(error, "Cannot resize fixed-size raw disks");
     }
     if (!ck_add(raw->offset, length, &end)) {
         return error_msg(error, "%" PRIu64 " bytes are too many", length);

@@ -325,18 +325,14 @@ static bool file_examine(struct blk *b, struct file *f, GError **error)
     if (fstat(f->fd, &st) < 0) {
         return error_errno(error, errno, "Could not open '%s'", b->filename);
     }
-    if (S_ISDIR(st.st_mode)) {
-        return error_errno(error, EISDIR, "Could not open '%s'", b->filename);
-    }
-    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-        return error_msg(
-            error, "Could not open '%s': neither a regular file nor a block device",
-            b->filename);
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode)) {
+        return error_msg(error, "'file' driver requires '%s' to be a regular file",
+                         b->filename);
     }
     b->limits = (struct blk_limits){.request_align = 1, .mem_align = 1};
     f->device = S_ISBLK(st.st_mode);
     b->growable = !f->device;
-    b->content_len = (uint64_t)st.st_size;
+    b->content_len = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
     if (f->device) {
         uint64_t bytes;
         if (ioctl(f->fd, BLKGETSIZE64, &bytes) < 0) {
@@ -517,6 +513,16 @@ static int file_preallocate(struct file *f, uint64_t from, uint64_t to,
     return err;
 }
 
+/* A file that grows from nothing gets its first block, as QEMU's do: the alignment that
+ * O_DIRECT wants is found by reading it. Advice. */
+static void file_allocate_first(int fd, uint64_t length)
+{
+    static const char zeros[4096];
+    (void)!pwrite(fd, zeros,
+                  length < sizeof(zeros) ? MIN(length, (uint64_t)512) : sizeof(zeros),
+                  0);
+}
+
 static bool file_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
                           GError **error)
 {
@@ -534,6 +540,9 @@ static bool file_truncate(struct blk *b, uint64_t length, enum blk_prealloc prea
     }
     if (ftruncate(f->fd, (off_t)length) < 0) {
         return error_errno(error, errno, "cannot resize '%s'", b->filename);
+    }
+    if (old == 0 && length && prealloc == BLK_PREALLOC_OFF && !b->direct) {
+        file_allocate_first(f->fd, length);
     }
     int err = file_preallocate(f, old, length, prealloc);
     if (err) {
@@ -591,9 +600,10 @@ static bool file_fill_new(int fd, const char *filename, json_t *opts, GError **e
         file_set_nocow(fd);
     }
     if (size > INT64_MAX || ftruncate(fd, (off_t)size) < 0) {
-        return error_errno(error, size > INT64_MAX ? EFBIG : errno,
+        return error_errno(error, size > INT64_MAX ? EINVAL : errno,
                            "Could not resize file");
     }
+    file_allocate_first(fd, size);
     struct file f = {.fd = fd};
     int err = file_preallocate(&f, 0, size, prealloc);
     return err == 0 || error_errno(error, err,

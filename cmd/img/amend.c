@@ -47,8 +47,13 @@ static int amend_help(struct img *im, const char *format)
             return 0;
         }
     }
-    img_error(im, "Format driver '%s' does not support option amendment",
-              format ? format : "raw");
+    if (format && blk_is_driver(format)) {
+        img_error(im, "Format driver '%s' does not support option amendment", format);
+    } else if (format) {
+        img_error(im, "Unknown file format '%s'", format);
+    } else {
+        img_error(im, "Expecting one image file name");
+    }
     return 1;
 }
 
@@ -89,7 +94,7 @@ int img_amend(struct img *im, int argc, char **argv)
     if (!img_parse_options(im, texts, opts, &help)) {
         goto out;
     }
-    if (help && optind == argc) {
+    if (help && (optind == argc || (format && !blk_is_driver(format)))) {
         code = amend_help(im, format);
         goto out;
     }

@@ -76,10 +76,7 @@ static int run(struct bitmap *m, const char *filename)
 
 static bool judge(const struct bitmap *m, bool added, unsigned merges)
 {
-    if (!m->steps->len) {
-        img_error(m->im, "Need at least one of --add, --remove, --clear, --enable, "
-                         "--disable, or --merge");
-    } else if (m->granularity && !added) {
+    if (m->granularity && !added) {
         img_error(m->im, "granularity only supported with --add");
     } else if (m->source_format && !m->source_name) {
         img_error(m->im, "-F only supported with -b");
@@ -130,6 +127,11 @@ int img_bitmap(struct img *im, int argc, char **argv)
                 g_array_append_val(steps, s);
             }
         }
+    }
+    if (!steps->len) {
+        img_error(im, "Need at least one of --add, --remove, --clear, --enable, "
+                      "--disable, or --merge");
+        return 1;
     }
     if (optind != argc - 2) {
         img_error(im, "Expecting filename and bitmap name");

@@ -13,13 +13,10 @@ enum { CODE_FAILED = 1, CODE_ERRORS = 2, CODE_LEAKS = 3, CODE_NO_CHECK = 63 };
 static void tell(void *opaque, bool error, const char *line)
 {
     const struct img *im = opaque;
-    if (!im->quiet) {
-        /* qemu-img's vhdx speaks with the program's name in front, the others do not.
-         */
-        bool named = g_str_has_prefix(line, "VHDX ");
-        fflush(stdout);
-        fprintf(stderr, "%s%s%s\n", named ? im->prog : "", named ? ": " : "", line);
-    }
+    /* qemu-img's vhdx speaks with the program's name in front, the others do not. */
+    bool named = g_str_has_prefix(line, "VHDX ");
+    fflush(stdout);
+    fprintf(stderr, "%s%s%s\n", named ? im->prog : "", named ? ": " : "", line);
 }
 
 static void put(json_t *o, const char *key, uint64_t v, bool always)
@@ -149,6 +146,7 @@ int img_check(struct img *im, int argc, char **argv)
         {0},
     };
     const char *format = NULL, *cache = "writeback";
+    const char *output = NULL;
     bool json = false;
     unsigned flags = IMG_CHECK | IMG_NO_BACKING, fix = 0;
     for (int c; (c = img_getopt(im, argc, argv, "hf:r:T:qU", longs)) != -1;) {
@@ -160,11 +158,7 @@ int img_check(struct img *im, int argc, char **argv)
         case 'q': im->quiet = true; break;
         case 'U': flags |= IMG_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: flags |= IMG_IMAGE_OPTS; break;
-        case OPT_OUTPUT:
-            if (!img_parse_output(im, optarg, &json)) {
-                return 1;
-            }
-            break;
+        case OPT_OUTPUT: output = optarg; break;
         case 'r':
             if (!strcmp(optarg, "leaks")) {
                 fix = BLK_FIX_LEAKS;
@@ -182,6 +176,9 @@ int img_check(struct img *im, int argc, char **argv)
     }
     if (optind != argc - 1) {
         return img_usage(im, "Expecting one image file name");
+    }
+    if (!img_parse_output(im, output, &json)) {
+        return 1;
     }
     if (!img_parse_cache(cache, NULL)) {
         img_error(im, "Invalid source cache option: %s", cache);

@@ -135,6 +135,7 @@ int img_commit(struct img *im, int argc, char **argv)
     const char *format = NULL, *cache = "writeback", *base = NULL;
     unsigned flags = IMG_RW;
     bool drop = false, progress = false;
+    uint64_t rate = 0;
     for (int o; (o = img_getopt(im, argc, argv, "f:ht:b:dpqr:", longs)) != -1;) {
         switch (o) {
         case '?': return 1;
@@ -148,6 +149,11 @@ int img_commit(struct img *im, int argc, char **argv)
         case 'd': drop = true; break;
         case 'p': progress = true; break;
         case 'q': im->quiet = true; break;
+        case 'r':
+            if (!img_parse_size(im, "rate limit", optarg, &rate)) {
+                return 1;
+            }
+            break;
         case OPT_IMAGE_OPTS: flags |= IMG_IMAGE_OPTS; break;
         default: break;
         }

@@ -182,7 +182,7 @@ int img_compare(struct img *im, int argc, char **argv)
     bool progress = false;
     for (int o; (o = img_getopt(im, argc, argv, "hf:F:T:pqsU", longs)) != -1;) {
         switch (o) {
-        case '?': return 2;
+        case '?': return 1;
         case 'h': return 0;
         case 'f': format[0] = optarg; break;
         case 'F': format[1] = optarg; break;

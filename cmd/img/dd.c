@@ -31,23 +31,14 @@ static bool parse_pair(struct dd *d, const char *arg)
     } else if (n == 2 && !strncmp(arg, "of", 2)) {
         d->out = value;
     } else if (n == 2 && !strncmp(arg, "bs", 2)) {
-        if (!parse_size(value, 1, &d->bs, NULL) || !d->bs || d->bs > INT32_MAX) {
-            img_error(d->im, "Invalid number: '%s'", value);
-            return false;
-        }
+        return img_parse_size_in(d->im, "bs", value, 1, INT32_MAX, &d->bs);
     } else if (n == 5 && !strncmp(arg, "count", 5)) {
         d->have_count = true;
-        if (!parse_size(value, 1, &d->count, NULL)) {
-            img_error(d->im, "Invalid number: '%s'", value);
-            return false;
-        }
+        return img_parse_size(d->im, "count", value, &d->count);
     } else if (n == 4 && !strncmp(arg, "skip", 4)) {
-        if (!parse_size(value, 1, &d->skip, NULL)) {
-            img_error(d->im, "Invalid number: '%s'", value);
-            return false;
-        }
+        return img_parse_size(d->im, "skip", value, &d->skip);
     } else {
-        img_error(d->im, "unrecognized operand %s", arg);
+        img_error(d->im, "unrecognized operand %.*s", (int)n, arg);
         return false;
     }
     return true;
@@ -92,7 +83,7 @@ static int dd(struct dd *d)
         return 1;
     }
     uint64_t length = blk_length(in), from = 0, len;
-    if (!__builtin_mul_overflow(d->skip, d->bs, &from) && from < length) {
+    if (!__builtin_mul_overflow(d->skip, d->bs, &from) && from <= length) {
         len = length - from;
     } else {
         from = length;
@@ -110,9 +101,7 @@ static int dd(struct dd *d)
     if (!blk_create_options(d->out_format, d->out, &t, &error) ||
         !blk_create_prepare(&t, opts, &error) ||
         !blk_create(&args, d->out_format, d->out, opts, &error)) {
-        img_report(d->im, error,
-                   "%s: error while creating output image of type %s: ", d->out,
-                   d->out_format);
+        img_report(d->im, error, "%s: error while creating output image: ", d->out);
     } else if ((out = img_open(d->im, d->out, d->out_format, IMG_RW, NULL))) {
         code = copy(d, in, out, from, len);
         code = img_close(d->im, out) ? code : 1;

@@ -21,6 +21,10 @@ struct img {
     struct loop *loop;
     struct secrets *secrets; /* of --object secret */
     bool quiet;
+    unsigned nb_opened; /* for the names of nodes in messages */
+    /* While an output is written under another name: that name, and the one that
+     * messages shall have. NULL, or borrowed. */
+    const char *part_name, *final_name;
 };
 
 /* A subcommand: argv[0] is its name. Returns the exit code. */
@@ -51,6 +55,10 @@ void img_error(const struct img *im, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 /* @error, with @fmt in front; frees it. */
 void img_report(const struct img *im, GError *error, const char *fmt, ...)
     G_GNUC_PRINTF(3, 4);
+
+/* The text of @error as users of QEMU know it: without guesses of what was meant. The
+ * caller frees it. */
+char *img_plain_words(const struct img *im, const GError *error);
 
 /* A wrong command line: the message and where help is. Returns exit code 1. */
 int img_usage(const struct img *im, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
@@ -87,12 +95,16 @@ enum {
 int img_getopt(struct img *im, int argc, char **argv, const char *letters,
                const struct option *longs);
 
-/* --output: *ret_json; false when it was reported. */
+/* --output (NULL: not given): *ret_json; false when it was reported. */
 bool img_parse_output(const struct img *im, const char *text, bool *ret_json);
 
 /* A size in bytes as -o size and offsets have it; reports what is wrong. */
 bool img_parse_size(const struct img *im, const char *what, const char *text,
                     uint64_t *ret);
+
+/* The same within @least and @most. */
+bool img_parse_size_in(const struct img *im, const char *what, const char *text,
+                       uint64_t least, uint64_t most, uint64_t *ret);
 
 /* "1 MiB" for people; the caller frees it. */
 char *img_human_size(uint64_t bytes);
@@ -107,6 +119,7 @@ char *img_human_size(uint64_t bytes);
 #define IMG_FORCE_SHARE (1u << 4)
 #define IMG_IMAGE_OPTS  (1u << 5) /* the name is driver=...,key=value */
 #define IMG_RESIZE      (1u << 6)
+#define IMG_NO_SHARE    (1u << 7) /* nobody else may write meanwhile */
 
 /*
  * Open @name. @format may be NULL, @cache NULL for writeback. NULL when it could not be
@@ -114,6 +127,10 @@ char *img_human_size(uint64_t bytes);
  */
 struct blk *img_open(struct img *im, const char *name, const char *format,
                      unsigned flags, const char *cache);
+
+/* The same, but the reason is not reported: @error, in words of the block layer. */
+struct blk *img_try_open(struct img *im, const char *name, const char *format,
+                         unsigned flags, const char *cache, GError **error);
 
 /* The same for an image just made with @create_opts, whose keys it takes; NULL: none.
  */
@@ -131,6 +148,14 @@ void img_print_options(const char *title, const struct blk_option *a,
 /* `-o help` of creating @format in @filename (may be NULL): prints; exit code. */
 int img_create_help(struct img *im, const char *format, const char *filename);
 
+/* Read @b as it was in a snapshot: an id or a name, or snapshot.id=...,
+ * snapshot.name=...; reports what is wrong. */
+bool img_load_snapshot(struct img *im, struct blk *b, const char *text);
+
+/* What reports call an image of @driver that was opened as @name with @flags: its
+ * file, or json:{...} when options say more. The caller frees it. */
+char *img_image_name(const char *name, const char *driver, unsigned flags);
+
 /* Close; reports what could not be written back and returns false then. */
 bool img_close(struct img *im, struct blk *b);
 
@@ -147,6 +172,8 @@ bool img_copy_bitmaps(const struct img *im, struct blk *source, struct blk *targ
 
 /* As QEMU prints it: four blanks, members in the order its clients are used to. */
 void img_print_json(json_t *v);
+/* @depth: of the indentation; IMG_JSON_FLAT: all on one line. */
+#define IMG_JSON_FLAT (1u << 16)
 void img_json_text(GString *out, json_t *v, unsigned depth);
 
 /* The members of an object in that order. An array of borrowed names. */

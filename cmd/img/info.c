@@ -82,7 +82,8 @@ static struct node *examine(struct img *im, const char *name, const char *format
         return NULL;
     }
     struct node *n = g_new0(struct node, 1);
-    n->info = blk_info(b, name, &error);
+    g_autofree char *called = img_image_name(name, blk_get_driver_name(b), flags);
+    n->info = blk_info(b, called, &error);
     n->snapshots = blk_snapshots(b);
     blk_unref(b);
     return n;
@@ -154,6 +155,7 @@ int img_info(struct img *im, int argc, char **argv)
         {0},
     };
     const char *format = NULL;
+    const char *output = NULL;
     bool json = false, chain = false;
     unsigned flags = 0;
     for (int c; (c = img_getopt(im, argc, argv, "hf:U", longs)) != -1;) {
@@ -162,11 +164,7 @@ int img_info(struct img *im, int argc, char **argv)
         case 'h': return 0;
         case 'f': format = optarg; break;
         case 'U': flags |= IMG_FORCE_SHARE; break;
-        case OPT_OUTPUT:
-            if (!img_parse_output(im, optarg, &json)) {
-                return 1;
-            }
-            break;
+        case OPT_OUTPUT: output = optarg; break;
         case OPT_BACKING_CHAIN: chain = true; break;
         case OPT_IMAGE_OPTS: flags |= IMG_IMAGE_OPTS; break;
         default: break;
@@ -174,6 +172,9 @@ int img_info(struct img *im, int argc, char **argv)
     }
     if (optind != argc - 1) {
         return img_usage(im, "Expecting one image file name");
+    }
+    if (!img_parse_output(im, output, &json)) {
+        return 1;
     }
     g_autoptr(GPtrArray) list = examine_chain(im, argv[optind], format, flags, chain);
     if (!list) {

@@ -87,16 +87,20 @@ static void put_string(GString *out, const char *s)
 
 static void new_line(GString *out, unsigned depth)
 {
+    if (depth >= IMG_JSON_FLAT) {
+        return;
+    }
     g_string_append_printf(out, "\n%*s", (int)(depth * 4), "");
 }
 
 void img_json_text(GString *out, json_t *v, unsigned depth)
 {
+    const char *comma = depth >= IMG_JSON_FLAT ? ", " : ",";
     if (json_is_object(v)) {
         g_autoptr(GPtrArray) keys = img_json_keys(v);
         g_string_append_c(out, '{');
         for (unsigned i = 0; i < keys->len; i++) {
-            g_string_append(out, i ? "," : "");
+            g_string_append(out, i ? comma : "");
             new_line(out, depth + 1);
             put_string(out, keys->pdata[i]);
             g_string_append(out, ": ");
@@ -107,7 +111,7 @@ void img_json_text(GString *out, json_t *v, unsigned depth)
     } else if (json_is_array(v)) {
         g_string_append_c(out, '[');
         for (size_t i = 0; i < json_array_size(v); i++) {
-            g_string_append(out, i ? "," : "");
+            g_string_append(out, i ? comma : "");
             new_line(out, depth + 1);
             img_json_text(out, json_array_get(v, i), depth + 1);
         }

@@ -137,7 +137,10 @@ int main(int argc, char **argv)
             return 0;
         }
         if (!strcmp(o, "-T") || !strcmp(o, "--trace")) {
-            i++; /* QEMU's tracing: nothing to trace here */
+            if (++i >= argc) {
+                return img_usage(&im, "missing argument for option '%s'", o);
+            }
+            /* QEMU's tracing: nothing to trace here */
         } else if (!g_str_has_prefix(o, "--trace=")) {
             return img_usage(&im, "unrecognized option '%s'", o);
         }

@@ -59,7 +59,7 @@ static int map_image(struct img *im, struct blk *b, uint64_t from, uint64_t len,
 {
     uint64_t length = blk_length(b);
     uint64_t end = from > length ? from : from + MIN(len, length - from);
-    struct entry e = {0};
+    struct entry e = {.start = from};
     if (!json) {
         printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
     } else {
@@ -104,6 +104,7 @@ int img_map(struct img *im, int argc, char **argv)
         {0},
     };
     const char *format = NULL;
+    const char *output = NULL;
     bool json = false;
     uint64_t start = 0, most = UINT64_MAX;
     unsigned flags = 0;
@@ -114,11 +115,7 @@ int img_map(struct img *im, int argc, char **argv)
         case 'f': format = optarg; break;
         case 'U': flags |= IMG_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: flags |= IMG_IMAGE_OPTS; break;
-        case OPT_OUTPUT:
-            if (!img_parse_output(im, optarg, &json)) {
-                return 1;
-            }
-            break;
+        case OPT_OUTPUT: output = optarg; break;
         case 's':
             if (!img_parse_size(im, "start offset", optarg, &start)) {
                 return 1;
@@ -134,6 +131,9 @@ int img_map(struct img *im, int argc, char **argv)
     }
     if (optind != argc - 1) {
         return img_usage(im, "Expecting one image file name");
+    }
+    if (!img_parse_output(im, output, &json)) {
+        return 1;
     }
     struct blk *b = img_open(im, argv[optind], format, flags, NULL);
     if (!b) {

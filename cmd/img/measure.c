@@ -54,18 +54,9 @@ struct measure {
 static struct blk *open_source(struct measure *m, const char *name)
 {
     struct blk *b = img_open(m->im, name, m->format, m->flags, NULL);
-    GError *error = NULL;
-    if (b && m->snapshot) {
-        g_autoptr(GArray) list = blk_snapshots(b);
-        int i = blk_snapshot_find(list, m->snapshot);
-        if (i < 0 || !blk_snapshot_load(
-                         b, g_array_index(list, struct blk_snapshot, i).id, &error)) {
-            img_error(m->im, "Failed to load snapshot: %s",
-                      error ? error->message : "Can't find snapshot");
-            g_clear_error(&error);
-            blk_unref(b);
-            return NULL;
-        }
+    if (b && m->snapshot && !img_load_snapshot(m->im, b, m->snapshot)) {
+        blk_unref(b);
+        return NULL;
     }
     return b;
 }
@@ -138,8 +129,12 @@ static int measure(struct measure *m, const char *name)
     json_object_set_new(opts, "size",
                         json_integer((json_int_t)(b ? blk_length(b) : size)));
     struct blk_measure_source src = {b ? used_clusters : nothing, b};
-    if (!blk_create_prepare(&t, opts, &error) ||
-        !blk_measure(m->out_format, opts, &src, &result, &error)) {
+    if (!blk_create_prepare(&t, opts, &error)) {
+        img_report(m->im, error, "%s", "");
+        img_error(m->im, "Invalid options for file format '%s'", m->out_format);
+        goto out;
+    }
+    if (!blk_measure(m->out_format, opts, &src, &result, &error)) {
         img_report(m->im, error, "%s", "");
         goto out;
     }
@@ -168,6 +163,7 @@ int img_measure(struct img *im, int argc, char **argv)
         {0},
     };
     struct measure m = {.im = im, .out_format = "raw"};
+    const char *output = NULL;
     for (int o; (o = img_getopt(im, argc, argv, "hf:l:o:O:U", longs)) != -1;) {
         switch (o) {
         case '?': return 1;
@@ -179,22 +175,20 @@ int img_measure(struct img *im, int argc, char **argv)
         case 'U': m.flags |= IMG_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: m.flags |= IMG_IMAGE_OPTS; break;
         case OPT_SIZE: m.size = optarg; break;
-        case OPT_OUTPUT:
-            if (!img_parse_output(im, optarg, &m.json)) {
-                return 1;
-            }
-            break;
+        case OPT_OUTPUT: output = optarg; break;
         default: break;
         }
     }
     const char *name = optind < argc ? argv[optind] : NULL;
+    if (!img_parse_output(im, output, &m.json)) {
+        return 1;
+    }
     if (argc - optind > 1) {
         img_error(im, "At most one filename argument is allowed.");
         return 1;
     }
     if (!name && (m.format || m.snapshot || (m.flags & IMG_IMAGE_OPTS))) {
-        img_error(
-            im, "--image-opts, -f, and -l can only be used with a filename argument.");
+        img_error(im, "--image-opts, -f, and -l require a filename argument.");
         return 1;
     }
     if (!name && !m.size) {

@@ -83,10 +83,14 @@ static int merge_all(struct rebase *r)
 }
 
 static int rebase(struct rebase *r, const char *backing, const char *format,
-                  bool unsafe)
+                  const char *src_cache, bool unsafe)
 {
     GError *error = NULL;
     bool none = !backing || !*backing;
+    if (format && !blk_is_driver(format)) {
+        img_error(r->im, "Invalid format name: '%s'", format);
+        return 1;
+    }
     if (!none && !format) {
         img_error(r->im,
                   "Could not change the backing file to '%s': backing format must be "
@@ -98,8 +102,10 @@ static int rebase(struct rebase *r, const char *backing, const char *format,
         r->old = blk_get_child(r->top, "backing");
         if (!none) {
             g_autofree char *path = blk_backing_path(blk_get_filename(r->top), backing);
-            r->fresh = img_open(r->im, path, format, 0, NULL);
+            r->fresh = img_try_open(r->im, path, format, 0, src_cache, &error);
             if (!r->fresh) {
+                img_report(r->im, error,
+                           "Could not open new backing file '%s': ", backing);
                 return 1;
             }
         }
@@ -156,9 +162,12 @@ int img_rebase(struct img *im, int argc, char **argv)
     if (!backing && !unsafe) {
         return img_usage(im, "Must specify backing file (-b) or use unsafe mode (-u)");
     }
-    if (!img_parse_cache(cache, NULL) || !img_parse_cache(src_cache, NULL)) {
-        img_error(im, "Invalid cache option: %s",
-                  img_parse_cache(cache, NULL) ? src_cache : cache);
+    if (!img_parse_cache(cache, NULL)) {
+        img_error(im, "Invalid cache option: %s", cache);
+        return 1;
+    }
+    if (!img_parse_cache(src_cache, NULL)) {
+        img_error(im, "Invalid source cache option: %s", src_cache);
         return 1;
     }
     struct rebase r = {.im = im};
@@ -168,7 +177,7 @@ int img_rebase(struct img *im, int argc, char **argv)
         return 1;
     }
     img_progress_start(&r.progress, progress && !im->quiet);
-    int code = rebase(&r, backing, backing_format, unsafe);
+    int code = rebase(&r, backing, backing_format, src_cache, unsafe);
     img_progress_end(&r.progress);
     blk_unref(r.fresh);
     return img_close(im, r.top) ? code : 1;

@@ -7,24 +7,48 @@
 
 /* resize: to a size, or by one. */
 
-static int resize(struct img *im, struct blk *b, const char *text, const char *prealloc,
-                  bool shrink)
+static bool parse_amount(struct img *im, const char *text, uint64_t *ret)
 {
-    uint64_t n, old = blk_length(b), size;
-    char sign = *text == '+' || *text == '-' ? *text++ : 0;
     GError *error = NULL;
-    if (!img_parse_size(im, "image size", text, &n)) {
-        return 1;
+    *ret = 0;
+    if (parse_size(text, 1, ret, &error)) {
+        return true;
     }
-    if (sign == '-' && n > old) {
-        n = old;
+    if (g_str_has_suffix(error->message, "is too large")) {
+        img_error(im, "Value '%s' is out of range for parameter 'size'", text);
+    } else {
+        img_error(im, "Parameter 'size' expects a non-negative number below 2^64\n"
+                      "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
+                      "tera-, peta-\nand exabytes, respectively.");
     }
-    size = sign == '+' ? old + n : sign == '-' ? old - n : n;
-    if (size == 0) {
+    g_error_free(error);
+    return false;
+}
+
+/* The new size, 0 when it was reported. */
+static uint64_t judge_size(struct img *im, uint64_t old, char sign, uint64_t n)
+{
+    uint64_t size = n;
+    if (sign == '-') {
+        size = n > old ? 0 : old - n;
+    } else if (sign == '+' && __builtin_add_overflow(old, n, &size)) {
+        size = 0;
+    }
+    if (size == 0 || size > INT64_MAX) {
         img_error(im, "New image size must be positive");
+        return 0;
+    }
+    return MIN(ALIGN_UP(size, 512), ALIGN_DOWN((uint64_t)INT64_MAX, 512));
+}
+
+static int resize(struct img *im, struct blk *b, char sign, uint64_t n,
+                  const char *prealloc, bool shrink)
+{
+    GError *error = NULL;
+    uint64_t old = blk_length(b), size = judge_size(im, old, sign, n);
+    if (!size) {
         return 1;
     }
-    size = ALIGN_UP(size, 512);
     if (size <= old && !g_str_equal(prealloc, "off")) {
         img_error(im, "Preallocation can only be used for growing images");
         return 1;
@@ -38,9 +62,10 @@ static int resize(struct img *im, struct blk *b, const char *text, const char *p
                 im->prog, im->prog);
         return 1;
     }
-    enum blk_prealloc mode = g_str_equal(prealloc, "full")     ? BLK_PREALLOC_FULL
-                             : g_str_equal(prealloc, "falloc") ? BLK_PREALLOC_FALLOC
-                                                               : BLK_PREALLOC_OFF;
+    enum blk_prealloc mode = g_str_equal(prealloc, "full")       ? BLK_PREALLOC_FULL
+                             : g_str_equal(prealloc, "falloc")   ? BLK_PREALLOC_FALLOC
+                             : g_str_equal(prealloc, "metadata") ? BLK_PREALLOC_METADATA
+                                                                 : BLK_PREALLOC_OFF;
     if (!blk_truncate(b, size, mode, &error)) {
         img_report(im, error, "%s", "");
         return 1;
@@ -57,6 +82,7 @@ int img_resize(struct img *im, int argc, char **argv)
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
         {"preallocation", required_argument, 0, OPT_PREALLOCATION},
         {"shrink", no_argument, 0, OPT_SHRINK},
+        {"format", required_argument, 0, 'f'},
         {"quiet", no_argument, 0, 'q'},
         {0},
     };
@@ -89,10 +115,15 @@ int img_resize(struct img *im, int argc, char **argv)
     if (optind != argc - 1) {
         return img_usage(im, "Expecting image file name and size");
     }
+    char sign = *size == '+' || *size == '-' ? *size++ : 0;
+    uint64_t n;
+    if (!parse_amount(im, size, &n)) {
+        return 1;
+    }
     struct blk *b = img_open(im, argv[optind], format, flags, NULL);
     if (!b) {
         return 1;
     }
-    int code = resize(im, b, size, prealloc, shrink);
+    int code = resize(im, b, sign, n, prealloc, shrink);
     return img_close(im, b) ? code : 1;
 }

@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/time.h>
@@ -26,6 +27,11 @@ static int create(struct img *im, struct blk *b, const char *name)
     g_strlcpy(sn.name, name, sizeof(sn.name));
     sn.date_sec = (uint32_t)now.tv_sec;
     sn.date_nsec = (uint32_t)now.tv_usec * 1000;
+    if (!blk_has_snapshots(b)) {
+        img_error(im, "Could not create snapshot '%s': %d (%s)", name, -ENOTSUP,
+                  g_strerror(ENOTSUP));
+        return 1;
+    }
     if (blk_snapshot_create(b, &sn, &error)) {
         return 0;
     }
@@ -38,6 +44,13 @@ static int apply(struct img *im, struct blk *b, const char *name)
     g_autoptr(GArray) list = blk_snapshots(b);
     int i = blk_snapshot_find(list, name);
     GError *error = NULL;
+    if (!blk_has_snapshots(b)) {
+        img_error(im,
+                  "Could not apply snapshot '%s': Block driver does not support "
+                  "snapshots",
+                  name);
+        return 1;
+    }
     if (i < 0) {
         img_error(im,
                   "Could not apply snapshot '%s': Failed to load snapshot: No such "
@@ -78,6 +91,10 @@ int img_snapshot(struct img *im, int argc, char **argv)
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
         {"force-share", no_argument, 0, 'U'},
         {"format", required_argument, 0, 'f'},
+        {"list", no_argument, 0, 'l'},
+        {"create", required_argument, 0, 'c'},
+        {"apply", required_argument, 0, 'a'},
+        {"delete", required_argument, 0, 'd'},
         {"quiet", no_argument, 0, 'q'},
         {0},
     };
@@ -117,6 +134,7 @@ int img_snapshot(struct img *im, int argc, char **argv)
     int code = action == 'c'   ? create(im, b, name)
                : action == 'a' ? apply(im, b, name)
                : action == 'd' ? delete (im, b, name)
-                               : list_all(im, b);
+               : action == 'l' ? list_all(im, b)
+                               : 0; /* nothing asked: only that it opens */
     return img_close(im, b) ? code : 1;
 }

@@ -66,7 +66,7 @@ static void update_recording(struct qcow2 *q)
 static bool judge_new(const struct qcow2 *q, const char *name, uint64_t granularity,
                       GError **error)
 {
-    const char *file = blk_get_filename(q->b);
+    const char *file = blk_get_node_name(q->b);
     if (qcow2_find_bitmap(q, name)) {
         return error_msg(error, "Bitmap already exists: %s", name);
     }
@@ -217,7 +217,14 @@ static bool next(struct blk *b, const char *name, uint64_t offset, uint64_t len,
     return true;
 }
 
+static bool able(const struct blk *b)
+{
+    const struct qcow2 *q = b->priv;
+    return q->version >= 3;
+}
+
 const struct blk_bitmap_ops qcow2_bitmap_ops = {
+    .able = able,
     .list = list,
     .add = add,
     .remove = remove_bitmap,

@@ -154,6 +154,9 @@ static bool take_compression(struct qcow2 *q, json_t *opts, GError **error)
     return true;
 }
 
+/* The largest disk of any format: requests are shorter than 1 GiB. */
+#define MOST_BYTES ((uint64_t)INT64_MAX - ((UINT64_C(1) << 30) - 1))
+
 static bool take_names(struct qcow2 *q, json_t *opts, GError **error)
 {
     const char *backing = blk_opt_str(opts, "backing_file", NULL);
@@ -171,8 +174,17 @@ static bool take_names(struct qcow2 *q, json_t *opts, GError **error)
                                 "compatibility level 1.1 and above (use version=v3 or "
                                 "greater)");
     }
+    if (format && *format && !blk_is_driver(format)) {
+        return error_msg(error, "Parameter 'backing-fmt' does not accept value '%s'",
+                         format);
+    }
+    if (format && !backing) {
+        return error_msg(error, "Backing format cannot be used without backing file");
+    }
     if (backing && strlen(backing) > 1023) {
-        return error_msg(error, "Backing file name too long");
+        return error_errno(error, EINVAL,
+                           "Could not assign backing file '%s' with format '%s'",
+                           backing, format ? format : "");
     }
     q->backing_name = g_strdup(backing);
     q->backing_format = g_strdup(format);
@@ -188,6 +200,16 @@ static bool take_size(struct qcow2 *q, json_t *opts, GError **error)
 {
     q->size = ALIGN_UP(blk_opt_u64(opts, "size", 0), 512);
     uint64_t l1 = qcow2_l1_entries(q, q->size);
+    if (blk_opt_u64(opts, "size", 0) > ALIGN_DOWN((uint64_t)INT64_MAX, 512)) {
+        return error_msg(error, "Could not resize image: Image size cannot be "
+                                "negative");
+    }
+    if (q->size > MOST_BYTES) {
+        return error_msg(error,
+                         "Could not resize image: offset(%" PRIu64
+                         ") exceeds maximum(%" PRIu64 ")",
+                         q->size, MOST_BYTES);
+    }
     return l1 <= QCOW2_MAX_L1_BYTES / 8 ||
            error_errno(error, EFBIG, "Could not resize image");
 }
@@ -335,7 +357,7 @@ static bool take_all(struct qcow2 *q, json_t *opts, GError **error)
         !(q->incompatible & QCOW2_INCOMPAT_EXTL2)) {
         return error_msg(error,
                          "Backing file and preallocation can only be used at the "
-                         "same time if extended_l2 is enabled");
+                         "same time if extended_l2 is on");
     }
     return true;
 }
@@ -360,7 +382,10 @@ static bool qcow2_measure(json_t *opts, const struct blk_measure_source *src,
     struct qcow2 q = {0};
     bool ok = take_all(&q, opts, error);
     qcow2_derive(&q);
-    ok = ok && take_size(&q, opts, error);
+    if (ok && !take_size(&q, opts, NULL)) {
+        ok = error_msg(error, "The image size is too large (try using a larger cluster "
+                              "size)");
+    }
     qcow2_done_header(&q);
     if (!ok) {
         return false;
@@ -397,20 +422,20 @@ static const char *const prealloc_values[] = {"off", "metadata", "falloc", "full
 
 /* In the order that QEMU's reports have. */
 static const struct blk_option create_options[] = {
-    {"encrypt.cipher-alg", BLK_OPT_STR, NULL, "Name of encryption cipher algorithm"},
-    {"encrypt.cipher-mode", BLK_OPT_STR, NULL, "Name of encryption cipher mode"},
-    {"encrypt.format", BLK_OPT_STR, NULL,
-     "Encrypt the image, format choices: 'aes', 'luks'"},
-    {"encrypt.hash-alg", BLK_OPT_STR, NULL, "Name of encryption hash algorithm"},
-    {"encrypt.iter-time", BLK_OPT_INT, NULL, "Time to spend in PBKDF in milliseconds"},
-    {"encrypt.ivgen-alg", BLK_OPT_STR, NULL, "Name of IV generator algorithm"},
-    {"encrypt.ivgen-hash-alg", BLK_OPT_STR, NULL,
-     "Name of IV generator hash algorithm"},
-    {"encrypt.key-secret", BLK_OPT_STR, NULL,
-     "ID of secret providing qcow AES key or LUKS passphrase"},
     {"encryption", BLK_OPT_BOOL, NULL,
      "Encrypt the image with format 'aes'. (Deprecated in favor of "
      "encrypt.format=aes)"},
+    {"encrypt.format", BLK_OPT_STR, NULL,
+     "Encrypt the image, format choices: 'aes', 'luks'"},
+    {"encrypt.key-secret", BLK_OPT_STR, NULL,
+     "ID of secret providing qcow AES key or LUKS passphrase"},
+    {"encrypt.cipher-alg", BLK_OPT_STR, NULL, "Name of encryption cipher algorithm"},
+    {"encrypt.cipher-mode", BLK_OPT_STR, NULL, "Name of encryption cipher mode"},
+    {"encrypt.ivgen-alg", BLK_OPT_STR, NULL, "Name of IV generator algorithm"},
+    {"encrypt.ivgen-hash-alg", BLK_OPT_STR, NULL,
+     "Name of IV generator hash algorithm"},
+    {"encrypt.hash-alg", BLK_OPT_STR, NULL, "Name of encryption hash algorithm"},
+    {"encrypt.iter-time", BLK_OPT_INT, NULL, "Time to spend in PBKDF in milliseconds"},
     {"cluster_size", BLK_OPT_SIZE, NULL, "qcow2 cluster size", "65536"},
     {"extended_l2", BLK_OPT_BOOL, NULL, "Extended L2 tables", "off"},
     {"preallocation", BLK_OPT_ENUM, prealloc_values,

@@ -160,7 +160,7 @@ static bool looks_sparse(struct qcow2 *q)
                        : -1;
     uint64_t end = qcow2_clusters_for(q, q->file->content_len), counted = 0, refs;
     if (used < 0 || q->data != q->file) {
-        return q->data != q->file;
+        return false; /* what is in a data file was written by its owner */
     }
     uint64_t real = (uint64_t)used >> q->cluster_bits;
     uint64_t threshold = MAX(real * 10 / 9, real + 2);

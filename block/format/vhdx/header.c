@@ -133,6 +133,10 @@ bool vhdx_read_headers(struct vhdx *v, GError **error)
     if (r < 0) {
         return error_errno(error, -r, "Could not read the VHDX headers");
     }
+    if (v->file->content_len < sizeof(sig)) {
+        return error_errno(error, EINVAL, "Could not open '%s'",
+                           blk_get_filename(v->file));
+    }
     if (memcmp(sig, VHDX_SIG_FILE, 8) != 0) {
         return error_msg(error, "Image not in VHDX format (bad signature)");
     }

@@ -342,5 +342,6 @@ static const struct blk_option create_options[] = {
 
 const struct blk_create_ops vmdk_create_ops = {
     .options = create_options,
+    .terse = true,
     .create = vmdk_create,
 };

@@ -224,7 +224,7 @@ static bool vmdk_open(struct blk *b, json_t *opts, GError **error)
     b->priv = v;
     v->anywhere = blk_opt_bool(opts, "extents-anywhere", false);
     if (b->file->content_len < sizeof(magic)) {
-        return error_msg(error, "File is too small, not a valid image");
+        return error_msg(error, "invalid VMDK image descriptor");
     }
     int r = blk_pread(b->file, 0, magic, sizeof(magic));
     if (r < 0) {
