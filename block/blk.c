@@ -399,7 +399,8 @@ static int data_map_at(struct blk *b, const struct blk_extent *e,
         /* Zeros below are no zeros here, nor does the file show our bytes. */
         ret->flags = BLK_STATUS_ALLOCATED | BLK_STATUS_DATA;
     } else if (b->format->passes_perms) {
-        ret->flags |= below.flags & (BLK_STATUS_DATA | BLK_STATUS_ZERO);
+        ret->flags = below.flags & (BLK_STATUS_DATA | BLK_STATUS_ZERO |
+                                    BLK_STATUS_ALLOCATED | BLK_STATUS_OFFSET);
     } else {
         ret->flags |= BLK_STATUS_DATA | (below.flags & BLK_STATUS_ZERO);
     }

@@ -85,7 +85,8 @@ struct blk_core {
     GArray *children;                 /* of struct blk_child */
     const struct blk_open_args *args; /* while opening only */
     const struct blk *opener;         /* who opens this as a child; the same */
-    unsigned flags;                   /* BLK_OPEN_... */
+    bool below_format; /* holds an image, or stands before what does: never probed */
+    unsigned flags;    /* BLK_OPEN_... */
     void (*warn)(void *opaque, const char *message);
     void *warn_opaque;
     const struct secrets *secrets; /* the opener's */
@@ -178,11 +179,6 @@ int blk_begin_locked(struct blk *b);
 /* datapath.c */
 void blk_core_free_jobs(struct blk *b);
 void blk_done_bh(void *opaque);
-
-/* options.c: check and type @opts by @tables, which end with NULL. Keys that are in
- * none are an error, @who and the key; with @who NULL they are let be. */
-gboolean blk_options_check(json_t *opts, const struct blk_option *const *tables,
-                           const char *who, GError **error);
 
 /* formats.c: a format we know by its signature but have no driver for; or NULL. */
 const char *blk_foreign_format(const uint8_t *head, size_t len);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/event.h"
 #include "lib/base/base.h"
 #include "lib/base/ck.h"
 
@@ -161,6 +162,17 @@ static int map_locked(struct blk *b, uint64_t offset, uint64_t len,
     return r;
 }
 
+static void read_event(struct blk *b, uint64_t offset, const struct blk_extent *e)
+{
+    if (e->kind == BLK_EXT_DATA) {
+        blk_event(b->file, BLK_EVENT_READ_AIO);
+    } else if (e->kind == BLK_EXT_COMPRESSED) {
+        blk_event(b->file, BLK_EVENT_READ_COMPRESSED);
+    } else if (e->kind == BLK_EXT_UNALLOCATED && blk_backing_has(b, offset, e->len)) {
+        blk_event(b->file, BLK_EVENT_READ_BACKING_AIO);
+    }
+}
+
 static int format_read(struct blk *b, uint64_t offset, uint64_t len,
                        const struct blk_data *data)
 {
@@ -171,6 +183,7 @@ static int format_read(struct blk *b, uint64_t offset, uint64_t len,
         if (r < 0) {
             return r;
         }
+        read_event(b, offset, &e);
         switch (e.kind) {
         case BLK_EXT_DATA: r = read_data(&e, &d); break;
         case BLK_EXT_ZERO: blk_data_zero(&d, e.len); break;
@@ -348,9 +361,16 @@ static int write_reserving(struct blk *b, uint64_t offset, uint64_t len,
     }
     struct edges edges = {0};
     if (r.fill == BLK_FILL_OLD) {
+        if (r.guest_len != r.len) {
+            blk_event(b->file, BLK_EVENT_COW_READ);
+        }
         err = read_edges(b, &r, &edges);
     }
     if (err == 0) {
+        blk_event(b->file, BLK_EVENT_WRITE_AIO);
+        if (r.fill == BLK_FILL_OLD && r.guest_len != r.len) {
+            blk_event(b->file, BLK_EVENT_COW_WRITE);
+        }
         err = r.crypt ? write_reserved_crypt(&r, &edges, d)
                       : write_reserved_plain(&r, &edges, d);
     }
@@ -374,9 +394,11 @@ static int format_write(struct blk *b, uint64_t offset, uint64_t len,
             r = write_reserving(b, offset, MIN(e.len, done), &d, &done);
         } else if (e.crypt) {
             done = MIN(e.len, done);
+            blk_event(b->file, BLK_EVENT_WRITE_AIO);
             r = write_crypt(&e, done, &d);
         } else {
             done = e.len;
+            blk_event(b->file, BLK_EVENT_WRITE_AIO);
             r = run_data(e.child, BLK_WRITE, e.offset, done, &d, flags);
         }
         if (r < 0) {
@@ -411,6 +433,7 @@ static int write_chunk(struct blk *b, const struct blk_codec *codec, uint64_t ch
     if (err) {
         return err;
     }
+    blk_event(b->file, BLK_EVENT_WRITE_COMPRESSED);
     err = r->crypt ? -ENOTSUP
                    : blk_pwrite(r->child, r->child_offset, stored, (uint64_t)n);
     return finish_reservation(b, w, r, err);
@@ -548,11 +571,13 @@ static int format_flush(struct blk *b)
 {
     const struct blk_write_ops *w = b->format->writable;
     int r = 0;
+    blk_event(b->file, BLK_EVENT_FLUSH_TO_OS);
     if (w && w->flush && atomic_load(&b->core->begun)) {
         blk_meta_lock(b);
         r = w->flush(b);
         blk_meta_unlock(b);
     }
+    blk_event(b->file, BLK_EVENT_FLUSH_TO_DISK);
     for (unsigned i = 0; i < b->core->children->len; i++) {
         struct blk *child = g_array_index(b->core->children, struct blk_child, i).blk;
         if (child == b->backing) {
@@ -647,7 +672,16 @@ static int proto_bounce(struct blk *b, const struct blk_req *req)
         struct blk_range range = {.exclusive = !whole};
         blk_range_of(b, req->offset, req->len, &range);
         blk_ranges_enter_wait(&b->core->ranges, &range, b->loop);
+        if (start != req->offset) {
+            blk_event(b, BLK_EVENT_PWRITEV_RMW_HEAD);
+        } else if (!whole) {
+            blk_event(b, BLK_EVENT_PWRITEV_RMW_TAIL);
+        }
         r = whole ? 0 : b->proto->run(b, &io);
+        if (!whole) {
+            blk_event(b, start != req->offset ? BLK_EVENT_PWRITEV_RMW_AFTER_HEAD
+                                              : BLK_EVENT_PWRITEV_RMW_AFTER_TAIL);
+        }
         if (r == 0) {
             blk_data_copy_out(&d, (uint8_t *)mem + (req->offset - start), req->len);
             io.op = BLK_WRITE;
@@ -868,6 +902,8 @@ int blk_vmstate(struct blk *b, enum blk_op op, uint64_t offset, void *buf, uint6
     if (!ck_add(at, end, &end) || end > INT64_MAX) {
         return -EFBIG;
     }
+    blk_event(k->file,
+              op == BLK_READ ? BLK_EVENT_VMSTATE_LOAD : BLK_EVENT_VMSTATE_SAVE);
     blk_range_of(k, at + offset, len, &range);
     blk_ranges_enter_wait(&k->core->ranges, &range, k->loop);
     r = blk_format_run_held(k, op, at + offset, len, &d, 0);

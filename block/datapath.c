@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "block/event.h"
 #include "lib/base/base.h"
 #include "lib/base/ck.h"
 
@@ -497,9 +498,23 @@ static bool format_acts(const struct blk *b, const struct blk_req *req)
            (req->flags & BLK_COMPRESS) || ((req->flags & BLK_FUA) && w->flush);
 }
 
+/* Requests that may be stopped on their way: all of them in the pool. */
+static void submit_watched(struct blk_job *j, const struct blk_req *req)
+{
+    if (j->blk->core->ranged && req->op != BLK_FLUSH) {
+        job_enter(j, req->op != BLK_READ, job_rest_in_pool);
+    } else {
+        job_rest_in_pool(j);
+    }
+}
+
 static void format_submit(struct blk *b, struct blk_req *req)
 {
     struct blk_job *j = job_new(b, req);
+    if (unlikely(blk_has_events(b->file))) {
+        submit_watched(j, req);
+        return;
+    }
     if (req->op == BLK_FLUSH) {
         bool plain = !(b->format->writable && b->format->writable->flush) &&
                      b->core->children->len == 1;

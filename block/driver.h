@@ -210,6 +210,7 @@ enum blk_opt_type {
     BLK_OPT_INT,  /* not negative; arrives as integer                */
     BLK_OPT_ENUM, /* one of values; arrives as string                */
     BLK_OPT_NODE, /* a child: object, or name of a node              */
+    BLK_OPT_ANY,  /* whatever it is: the driver judges               */
 };
 
 struct blk_option {
@@ -355,8 +356,9 @@ struct blk_protocol {
     const char *name;
     const char *help;
     const struct blk_option *options;
-    bool filter;       /* has a child "file", opened before open */
-    bool names_itself; /* reports show its b->filename, whatever users called it */
+    bool filter;          /* has a child "file", opened before open */
+    bool names_itself;    /* reports show its b->filename, whatever users called it */
+    const char *file_key; /* filter: the option that says which; NULL: "file" */
 
     /* As for formats. Sets b->content_len, b->limits, b->priv. */
     bool (*open)(struct blk *b, json_t *opts, GError **error);
@@ -471,6 +473,14 @@ const struct secrets *blk_secrets(const struct blk *b);
 bool blk_opt_bool(json_t *opts, const char *name, bool def);
 uint64_t blk_opt_u64(json_t *opts, const char *name, uint64_t def);
 const char *blk_opt_str(json_t *opts, const char *name, const char *def);
+
+/*
+ * Check and type @opts by @tables, which end with NULL: texts become what the tables
+ * say. Keys that are in none are an error, which says @who and the key; with @who NULL
+ * they are let be.
+ */
+gboolean blk_options_check(json_t *opts, const struct blk_option *const *tables,
+                           const char *who, GError **error);
 
 /* ---- the registry: block/formats.c
  * ----------------------------------------------------- */

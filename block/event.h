@@ -76,7 +76,8 @@ struct blk_debug_ops {
     /* Stop the next request that comes to the event, under the name @tag. -ENOENT: no
      * such event. */
     int (*break_set)(struct blk *b, const char *event, const char *tag);
-    /* Take the break points of @tag away and let go what stopped there. -ENOENT. */
+    /* Take the break points of @tag away, -ENOENT when there are none, and let go what
+     * stopped there. */
     int (*break_remove)(struct blk *b, const char *tag);
     /* Let one request go on that stopped as @tag. -ENOENT. */
     int (*break_resume)(struct blk *b, const char *tag);

@@ -4,6 +4,7 @@
 
 #include "lib/base/base.h"
 
+#include "block/filter/blkdebug.h"
 #include "block/filter/copy_on_read.h"
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
@@ -22,6 +23,7 @@
 #include "block/format/vpc.h"
 #include "block/proto/file.h"
 #include "block/proto/nbd.h"
+#include "block/proto/null.h"
 
 /* All there is, in the order it is asked. */
 
@@ -48,6 +50,9 @@ const struct blk_format *const blk_formats[] = {
 const struct blk_protocol *const blk_protocols[] = {
     &file_protocol,
     &nbd_protocol,
+    &null_co_protocol,
+    &null_aio_protocol,
+    &blkdebug_filter,
     &copy_on_read_filter,
     &fault_filter,
     &logwrites_filter,

@@ -53,20 +53,77 @@ static json_t *from_json(const char *text, const char *format, GError **error)
     return o;
 }
 
-json_t *blk_options_from_name(const char *name, const char *format, GError **error)
+static json_t *protocol_of(const char *name, unsigned depth, GError **error);
+
+static json_t *file_options(const char *path)
 {
+    json_t *o = json_pack("{s:s}", "driver", "file");
+    json_object_set_new(o, "filename", json_string_nocheck(path));
+    return o;
+}
+
+/* "CONFIG:IMAGE" behind "blkdebug:". */
+static json_t *blkdebug_options(const char *rest, unsigned depth, GError **error)
+{
+    const char *colon = strchr(rest, ':');
+    if (!colon) {
+        error_msg(error, "blkdebug requires both config file and image path");
+        return NULL;
+    }
+    json_t *image = protocol_of(colon + 1, depth, error);
+    if (!image) {
+        return NULL;
+    }
+    json_t *o = json_pack("{s:s, s:o}", "driver", "blkdebug", "image", image);
+    if (colon != rest) {
+        g_autofree char *config = g_strndup(rest, (size_t)(colon - rest));
+        json_object_set_new(o, "config", json_string_nocheck(config));
+    }
+    return o;
+}
+
+static json_t *null_co_options(const char *rest, unsigned depth, GError **error)
+{
+    g_autofree char *name = g_strconcat("null-co:", rest, NULL);
+    return json_pack("{s:s, s:s}", "driver", "null-co", "filename", name);
+}
+
+static json_t *null_aio_options(const char *rest, unsigned depth, GError **error)
+{
+    g_autofree char *name = g_strconcat("null-aio:", rest, NULL);
+    return json_pack("{s:s, s:s}", "driver", "null-aio", "filename", name);
+}
+
+static const struct {
+    const char *prefix;
+    json_t *(*options)(const char *rest, unsigned depth, GError **error);
+} protocols[] = {
+    {"blkdebug:", blkdebug_options},
+    {"null-co:", null_co_options},
+    {"null-aio:", null_aio_options},
+};
+
+/* What holds the bytes that @name says: an object as a format's "file" takes it. */
+static json_t *protocol_of(const char *name, unsigned depth, GError **error)
+{
+    enum { DEEPEST = 16 };
+    size_t proto = protocol_len(name);
+    if (depth > DEEPEST) {
+        error_msg(error, "'%s' names more than %d filters", name, DEEPEST);
+        return NULL;
+    }
     if (g_str_has_prefix(name, JSON_PREFIX)) {
-        return from_json(name + strlen(JSON_PREFIX), format, error);
+        return from_json(name + strlen(JSON_PREFIX), NULL, error);
     }
     if (nbd_is_name(name)) {
-        json_t *file = nbd_options_from_name(name, error);
-        json_t *o = file ? json_pack("{s:o}", "file", file) : NULL;
-        if (o && format) {
-            json_object_set_new(o, "driver", json_string_nocheck(format));
-        }
-        return o;
+        return nbd_options_from_name(name, error);
     }
-    size_t proto = protocol_len(name);
+    for (size_t i = 0; i < ARRAY_LEN(protocols); i++) {
+        if (g_str_has_prefix(name, protocols[i].prefix)) {
+            return protocols[i].options(name + strlen(protocols[i].prefix), depth + 1,
+                                        error);
+        }
+    }
     if (proto && !g_str_has_prefix(name, "file:")) {
         /* A path with a colon is still a path when there is a folder in front. */
         error_msg(error, "Unknown protocol '%.*s'", (int)proto - 1, name);
@@ -76,8 +133,18 @@ json_t *blk_options_from_name(const char *name, const char *format, GError **err
         error_msg(error, "The 'file' block driver requires a file name");
         return NULL;
     }
-    json_t *file = json_pack("{s:s}", "driver", "file");
-    json_object_set_new(file, "filename", json_string_nocheck(name + proto));
+    return file_options(name + proto);
+}
+
+json_t *blk_options_from_name(const char *name, const char *format, GError **error)
+{
+    if (g_str_has_prefix(name, JSON_PREFIX)) {
+        return from_json(name + strlen(JSON_PREFIX), format, error);
+    }
+    json_t *file = protocol_of(name, 0, error);
+    if (!file) {
+        return NULL;
+    }
     json_t *o = json_pack("{s:o}", "file", file);
     if (format) {
         json_object_set_new(o, "driver", json_string_nocheck(format));

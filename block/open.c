@@ -99,6 +99,12 @@ static bool find_driver(struct blk *b, const char *name, GError **error)
                : error_msg(error, "Unknown driver '%s'", name);
 }
 
+/* The option with the child that is opened first. */
+static const char *file_key(const struct blk *b)
+{
+    return b->proto && b->proto->file_key ? b->proto->file_key : "file";
+}
+
 static bool has_file_child(const struct blk *b)
 {
     return b->format || b->proto->filter;
@@ -112,8 +118,10 @@ static bool check_options(struct blk *b, json_t *opts, GError **error)
     if (own) {
         tables[n++] = own;
     }
+    const struct blk_option own_file[] = {
+        {file_key(b), BLK_OPT_NODE, NULL, "what the filter stands in front of"}, {0}};
     if (has_file_child(b)) {
-        tables[n++] = file_child_options;
+        tables[n++] = b->format ? file_child_options : own_file;
     }
     g_autofree char *who =
         g_strdup_printf(b->format ? "Block format '%s' does not support the option"
@@ -339,8 +347,10 @@ static struct blk *open_child(struct blk *b, const struct opening *up, const cha
         }
     } else {
         struct opening o = {up->args, b, role, read_only, perms};
-        bool plain = b->format && !g_str_equal(role, "backing") &&
-                     json_is_object(options) && !json_object_get(options, "driver");
+        bool below = b->format ? !g_str_equal(role, "backing") : b->core->below_format;
+        bool plain = below && json_is_object(options) &&
+                     !json_object_get(options, "driver") &&
+                     !json_object_get(options, "file");
         json_t *opts = plain ? as_protocol(options, error) : json_incref(options);
         child = opts ? open_node(&o, opts, error) : NULL;
         json_decref(opts);
@@ -536,6 +546,18 @@ static void wrap_filename(json_t *opts)
     json_object_set_new(opts, "file", file);
 }
 
+/* A filter may be named over the name of what it stands in front of. */
+static void wrap_filter_name(const struct blk *b, json_t *opts)
+{
+    json_t *name = json_object_get(opts, "filename");
+    if (b->proto && b->proto->file_key && name &&
+        !json_object_get(opts, b->proto->file_key)) {
+        json_object_set_new(opts, b->proto->file_key,
+                            json_pack("{s:O}", "filename", name));
+        json_object_del(opts, "filename");
+    }
+}
+
 static bool build_node(struct blk *b, const struct opening *o, json_t *opts,
                        GError **error)
 {
@@ -551,8 +573,11 @@ static bool build_node(struct blk *b, const struct opening *o, json_t *opts,
     }
     /* Only the common options are judged until the format is known. */
     const struct blk_option *const common[] = {common_options, NULL};
-    if (!find_driver(b, driver, error) ||
-        !(probing ? blk_options_check(opts, common, NULL, error)
+    if (!find_driver(b, driver, error)) {
+        return false;
+    }
+    wrap_filter_name(b, opts);
+    if (!(probing ? blk_options_check(opts, common, NULL, error)
                   : check_options(b, opts, error)) ||
         !check_cache(opts, error) || !apply_common(b, o, opts, error)) {
         return false;
@@ -562,15 +587,19 @@ static bool build_node(struct blk *b, const struct opening *o, json_t *opts,
     }
     b->core->args = o->args;
     b->core->opener = o->parent;
+    b->core->below_format =
+        o->parent && (o->parent->format ? !g_str_equal(o->role, "backing")
+                                        : o->parent->core->below_format);
     b->core->flags = o->parent ? 0 : o->args->flags;
     b->core->warn = o->args->warn;
     b->core->warn_opaque = o->args->opaque;
     b->core->secrets = o->args->secrets;
     b->core->perms = o->perms;
     if (has_file_child(b)) {
-        json_t *file = json_object_get(opts, "file");
+        json_t *file = json_object_get(opts, file_key(b));
         if (!file) {
-            return error_msg(error, "A block device must be specified for \"file\"");
+            return error_msg(error, "A block device must be specified for \"%s\"",
+                             file_key(b));
         }
         if (!open_child(b, o, "file", file, false, error)) {
             return false;

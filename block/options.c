@@ -342,6 +342,7 @@ static bool type_fits(const struct blk_option *o, const json_t *v)
     case BLK_OPT_SIZE:
     case BLK_OPT_INT: return json_is_integer(v) && json_integer_value(v) >= 0;
     case BLK_OPT_NODE: return json_is_object(v) || json_is_null(v);
+    case BLK_OPT_ANY: return true;
     default: return false; /* strings go through from_text() */
     }
 }
@@ -352,6 +353,7 @@ static const char *type_name(enum blk_opt_type t)
         [BLK_OPT_STR] = "a string",  [BLK_OPT_BOOL] = "true or false",
         [BLK_OPT_SIZE] = "a size",   [BLK_OPT_INT] = "a number that is not negative",
         [BLK_OPT_ENUM] = "a string", [BLK_OPT_NODE] = "an object or the name of a node",
+        [BLK_OPT_ANY] = "anything",
     };
     return names[t];
 }

@@ -22,6 +22,7 @@ struct slices {
     struct slice *newest, *oldest;
     unsigned count, max;
     unsigned nb_dirty[SLICES_KINDS];
+    enum blk_event load[SLICES_KINDS], update[SLICES_KINDS];
 };
 
 struct slices *slices_new(struct blk *file, unsigned bits, uint64_t max_bytes,
@@ -35,7 +36,24 @@ struct slices *slices_new(struct blk *file, unsigned bits, uint64_t max_bytes,
     c->by_offset = g_hash_table_new(g_int64_hash, g_int64_equal);
     /* A caller holds one slice while another comes in: never fewer than a few. */
     c->max = (unsigned)CLAMP(max_bytes >> bits, 32, 1u << 24);
+    for (unsigned i = 0; i < SLICES_KINDS; i++) {
+        slices_events(c, i, BLK_EVENT_NONE, BLK_EVENT_NONE);
+    }
     return c;
+}
+
+void slices_events(struct slices *c, unsigned kind, enum blk_event load,
+                   enum blk_event update)
+{
+    c->load[kind] = load;
+    c->update[kind] = update;
+}
+
+static void say(const struct slices *c, enum blk_event e)
+{
+    if (e != BLK_EVENT_NONE) {
+        blk_event(c->file, e);
+    }
 }
 
 static void unlink_slice(struct slices *c, struct slice *s)
@@ -171,6 +189,7 @@ int slices_get(struct slices *c, unsigned kind, uint64_t offset, uint8_t **ret)
     if (!data) {
         return -ENOMEM;
     }
+    say(c, c->load[kind]);
     r = has ? blk_pread(c->file, at, data, has) : 0;
     if (r < 0) {
         return r;
@@ -220,6 +239,7 @@ int slices_write(struct slices *c, unsigned kind)
             }
             iov[n++] = (struct iovec){s->data, bytes};
         }
+        say(c, c->update[kind]);
         int r = blk_run(c->file, BLK_WRITE, first->offset, iov, n, n * bytes, 0);
         if (r < 0) {
             return r;

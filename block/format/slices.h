@@ -1,7 +1,7 @@
 #ifndef BLOCK_FORMAT_SLICES_H
 #define BLOCK_FORMAT_SLICES_H
 
-#include "block/driver.h"
+#include "block/event.h"
 
 /*
  * Tables of an image in memory, in slices: pieces of a few kilobytes, found by their
@@ -24,6 +24,10 @@ enum { SLICES_KINDS = 2 };
  */
 struct slices *slices_new(struct blk *file, unsigned bits, uint64_t max_bytes,
                           int (*write_back)(void *opaque, unsigned kind), void *opaque);
+/* What is said to the file (block/event.h) before a slice of @kind is read, and before
+ * slices are written. Without it nothing is. */
+void slices_events(struct slices *c, unsigned kind, enum blk_event load,
+                   enum blk_event update);
 void slices_free(struct slices *c); /* what was not written is lost */
 
 /* The slice that holds @offset, or NULL when it is not in memory. Never blocks. */

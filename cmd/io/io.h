@@ -40,6 +40,7 @@ struct io {
     bool reopening;          /* what opening says of the image was said before */
     unsigned in_flight;      /* requests of aio_read and aio_write */
     bool stopping;           /* break points were set: requests may wait for resume */
+    bool flush_told;         /* the image said itself what could not be written */
     bool quit;
 };
 
@@ -128,7 +129,10 @@ struct io_open {
     json_t *options; /* of -o, flat; or NULL */
 };
 
-#define IO_OPEN_INIT ((struct io_open){.discard = true})
+/* Every write is on stable storage when it is done, unless a cache mode is asked for.
+ */
+#define IO_OPEN_INIT \
+    ((struct io_open){.discard = true, .have_cache = true, .writethrough = true})
 
 /* -t, -d, -i; false: not such a mode, said. */
 bool io_open_cache(const struct io *io, struct io_open *o, const char *mode);
@@ -141,6 +145,7 @@ int io_open_image(struct io *io, const struct io_open *o, const char *name);
 /* Open io->options; on failure nothing is open. */
 bool io_open_options(struct io *io, json_t *options, GError **error);
 bool io_close_image(struct io *io, GError **error);
+void io_report_close(struct io *io, GError *error);
 
 /* ---- the commands ------------------------------------------------------------------
  */

@@ -198,7 +198,7 @@ static bool run_all(struct io *io, const struct start *s)
     GError *error = NULL;
     bool ok = s->lines->len ? run_lines(io, s->lines) : run_input(io);
     if (!io_close_image(io, &error)) {
-        io_report(io, error);
+        io_report_close(io, error);
         ok = false;
     }
     return ok;

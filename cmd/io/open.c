@@ -122,12 +122,15 @@ static void add_modes(json_t *tree, const struct io_open *o)
 
 static void warn(void *opaque, const char *message)
 {
-    const struct io *io = opaque;
-    if (io->reopening) {
+    struct io *io = opaque;
+    if (io->reopening && !strstr(message, "Failed to flush")) {
         return;
     }
     if (g_str_has_prefix(message, "Image format was not specified")) {
         fprintf(stderr, "WARNING: %s\n", message);
+    } else if (g_str_has_prefix(message, "qcow2: Failed to flush")) {
+        io->flush_told = true;
+        io_error(io, "%s", message + strlen("qcow2: "));
     } else {
         io_error(io, "%s", message);
     }
@@ -272,6 +275,16 @@ bool io_close_image(struct io *io, GError **error)
     return ok;
 }
 
+/* Why the image could not be closed well, unless it said so itself. */
+void io_report_close(struct io *io, GError *error)
+{
+    if (!io->flush_told) {
+        io_error(io, "%s", error->message);
+    }
+    io->flush_told = false;
+    g_error_free(error);
+}
+
 /* ---- the commands ---------------------------------------------------------------- */
 
 static bool open_letter(struct io *io, struct io_open *o, int letter)
@@ -343,7 +356,7 @@ int io_close(struct io *io, int argc, char **argv)
 {
     GError *error = NULL;
     if (!io_close_image(io, &error)) {
-        io_report(io, error);
+        io_report_close(io, error);
         return -EIO;
     }
     return 0;

@@ -51,13 +51,17 @@ class Twins:
         out = []
         for folder, program in self.tools:
             done = subprocess.run([str(program), *[str(a) for a in argv]], cwd=folder,
-                                  input=stdin, capture_output=True, text=True, timeout=SECONDS)
+                                  input=stdin, capture_output=True, text=True, timeout=SECONDS,
+                                  errors="replace")
             out.append((done.returncode, filtered(done.stdout, folder),
                         filtered(done.stderr, folder)))
         return out
 
-    def same(self, *argv, stdin=""):
+    def same(self, *argv, stdin="", prompts=True):
+        """@prompts: also where the prompts stand between what requests say."""
         theirs, ours = self.results(argv, stdin)
+        if not prompts:
+            theirs, ours = ([r, o.replace("qemu-io> ", ""), e] for r, o, e in (theirs, ours))
         assert ours == theirs, f"{argv} {stdin!r}"
 
     def commands(self, lines, *argv):

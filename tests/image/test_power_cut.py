@@ -93,7 +93,7 @@ def test_no_cut_hurts(tmp_path, shape):
                 f"file.file.driver=file,file.file.filename={image},"
                 f"file.log.driver=file,file.log.filename={log}")
         argv = [a for c in [*commands, "flush"] for a in ("-c", c)]
-        run(IO, "--image-opts", *argv, name)
+        run(IO, "-t", "writeback", "--image-opts", *argv, name)
         if turn == 2:
             run(IMG, "snapshot", "-c", "s", image)
         for disk in disks_after_cuts(before, entries(log), rng, 40):

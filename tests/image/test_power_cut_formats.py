@@ -50,7 +50,7 @@ def test_no_cut_hurts(tmp_path, fmt, backing):
         log.write_bytes(b"")
         name = (f"driver={fmt},file.driver=blklogwrites,file.file.driver=file,"
                 f"file.file.filename={image},file.log.driver=file,file.log.filename={log}")
-        run(IO, "--image-opts", *[a for c in [*commands, "flush"] for a in ("-c", c)], name)
+        run(IO, "-t", "writeback", "--image-opts", *[a for c in [*commands, "flush"] for a in ("-c", c)], name)
         for disk in disks_after_cuts(before, entries(log), rng, 12):
             cut.write_bytes(disk)
             sound(fmt, cut)

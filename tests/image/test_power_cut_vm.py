@@ -60,7 +60,7 @@ def test_no_cut_hurts(tmp_path, shape):
                 f"file.log.driver=file,file.log.filename={log}")
         # The compressed writes of the batch are no business of these formats.
         argv = [a for c in commands for a in ("-c", c.replace(" -c ", " "), "-c", "flush")]
-        run(IO, "--image-opts", *argv, name)
+        run(IO, "-t", "writeback", "--image-opts", *argv, name)
         for n, disk in enumerate(disks_after_cuts(before, entries(log), rng)):
             cut.write_bytes(disk)
             if fmt != "vpc":

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/event.h"
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 #include "lib/base/ck.h"
@@ -38,6 +39,7 @@ bool qcow2_grow_l1(struct qcow2 *q, uint64_t entries, GError **error)
     uint64_t n = qcow2_clusters_for(q, entries * 8), at;
     g_autofree uint64_t *l1 = g_try_malloc0(entries * 8);
     int r = l1 ? qcow2_writeback(q) : -ENOMEM;
+    blk_event(q->file, BLK_EVENT_L1_GROW_ALLOC_TABLE);
     r = r ? r : qcow2_alloc(q, n, n, &at, NULL);
     if (r == 0) {
         memcpy(l1, q->l1, q->l1_size * 8ull);
@@ -46,6 +48,7 @@ bool qcow2_grow_l1(struct qcow2 *q, uint64_t entries, GError **error)
         r = all ? 0 : -ENOMEM;
         if (all) {
             memcpy(all, l1, entries * 8);
+            blk_event(q->file, BLK_EVENT_L1_GROW_WRITE_TABLE);
             r = qcow2_write_table(q, at, all, (uint32_t)((n << q->cluster_bits) / 8));
         }
         r = r ? r : qcow2_writeback(q);
@@ -58,6 +61,7 @@ bool qcow2_grow_l1(struct qcow2 *q, uint64_t entries, GError **error)
     q->l1 = g_steal_pointer(&l1);
     q->l1_size = (uint32_t)entries;
     q->l1_offset = at;
+    blk_event(q->file, BLK_EVENT_L1_GROW_ACTIVATE_TABLE);
     r = write_size_and_l1(q);
     r = r ? r : old_len ? qcow2_free_now(q, old, old_len) : 0;
     return r == 0 || error_errno(error, -r, "Failed to switch to the new L1 table");
@@ -94,6 +98,7 @@ static int drop_l2_tables(struct qcow2 *q, uint32_t from)
         qcow2_l1_set(q, i, 0);
         r = qcow2_free_later(q, at, q->cluster_size);
     }
+    blk_event(q->file, BLK_EVENT_L1_SHRINK_WRITE_TABLE);
     return r ? r : qcow2_writeback(q);
 }
 
@@ -401,6 +406,7 @@ static bool qcow2_amend(struct blk *b, json_t *opts, bool force, GError **error)
 static bool make_empty(struct blk *b, GError **error)
 {
     struct qcow2 *q = b->priv;
+    blk_event(q->file, BLK_EVENT_EMPTY_IMAGE_PREPARE);
     if (!begin(b, error) || !drop_tail(q, 0, q->size, error)) {
         return false;
     }

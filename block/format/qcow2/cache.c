@@ -1,5 +1,6 @@
 #include "block/format/qcow2/qcow2_priv.h"
 
+#include "block/event.h"
 #include "lib/base/base.h"
 
 /*
@@ -46,6 +47,7 @@ static int write_refs(struct qcow2 *q)
     int r = slices_write(q->cache, QCOW2_SLICE_REFS);
     if (r == 0 && q->rt_dirty_from < q->rt_dirty_to) {
         r = flush_file(q);
+        blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC_HOOKUP);
         r = r ? r
               : write_entries(q, q->rt_offset, q->rt, &q->rt_dirty_from,
                               &q->rt_dirty_to);
@@ -65,6 +67,7 @@ int qcow2_write_tables(struct qcow2 *q)
     }
     if (r == 0 && l1) {
         r = flush_file(q);
+        blk_event(q->file, BLK_EVENT_L1_UPDATE);
         r = r ? r
               : write_entries(q, q->l1_offset, q->l1, &q->l1_dirty_from,
                               &q->l1_dirty_to);
@@ -83,6 +86,30 @@ int qcow2_writeback(struct qcow2 *q)
         }
     }
     return r;
+}
+
+static int told(struct qcow2 *q, const char *what, int err)
+{
+    if (err < 0) {
+        blk_warn(q->b, "Failed to flush the %s: %s", what, g_strerror(-err));
+    }
+    return err;
+}
+
+int qcow2_flush_at_end(struct qcow2 *q)
+{
+    bool watched = blk_has_events(q->file);
+    int r = qcow2_writeback(q);
+    if (r == 0 && watched) {
+        r = flush_file(q);
+    }
+    told(q, "L2 table cache", r);
+    int r2 = r || watched ? write_refs(q) : 0;
+    if (r2 == 0 && watched) {
+        r2 = flush_file(q);
+    }
+    told(q, "refcount block cache", r2);
+    return r ? r : r2;
 }
 
 int qcow2_make_room(void *opaque, unsigned kind)

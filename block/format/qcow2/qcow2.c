@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/event.h"
 #include "block/format/qcow2/bitmap.h"
 #include "block/format/qcow2/qcow2_priv.h"
 #include "lib/base/base.h"
@@ -78,6 +79,7 @@ static bool read_tables(struct qcow2 *q, GError **error)
         return error_errno(error, -err, "Could not read L1 table at 0x%" PRIx64,
                            q->l1_offset);
     }
+    blk_event(q->file, BLK_EVENT_REFTABLE_LOAD);
     q->rt = qcow2_read_table(q, q->rt_offset, q->rt_size, &err);
     if (!q->rt) {
         return error_errno(error, -err, "Could not read refcount table at 0x%" PRIx64,
@@ -194,6 +196,9 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
     }
     q->cache =
         slices_new(q->file, q->slice_bits, cache_bytes(q, opts), qcow2_make_room, q);
+    slices_events(q->cache, QCOW2_SLICE_TABLE, BLK_EVENT_L2_LOAD, BLK_EVENT_L2_UPDATE);
+    slices_events(q->cache, QCOW2_SLICE_REFS, BLK_EVENT_REFBLOCK_LOAD,
+                  BLK_EVENT_REFBLOCK_UPDATE_PART);
     q->free_hint = 1;
     q->pass_discards =
         blk_opt_bool(opts, "pass-discard-request", blk_wants_discards(b));
@@ -231,6 +236,9 @@ static void qcow2_close(struct blk *b)
     struct qcow2 *q = b->priv;
     if (!q) {
         return;
+    }
+    if (q->cache && !b->read_only && blk_has_events(q->file) && !q->finished) {
+        qcow2_flush_at_end(q); /* as QEMU does, which tests with blkdebug see */
     }
     slices_free(q->cache);
     qcow2_close_crypt(q);

@@ -156,6 +156,7 @@ struct qcow2 {
     pthread_mutex_t bitmaps_lock; /* the bits, and the array against recording */
 
     bool corrupt_told; /* the first damage was reported */
+    bool finished;     /* written back for good before closing */
     bool lazy;         /* lazy refcounts, for this opening */
     bool loaded_snapshot;
     bool pass_discards; /* clusters that become free are discarded in the file */
@@ -241,6 +242,9 @@ int qcow2_make_room(void *opaque, unsigned kind);
  * L1 table, (flush) references that go away. The last are on disk too afterwards.
  */
 int qcow2_writeback(struct qcow2 *q);
+
+/* The same before closing: what cannot be written is told. */
+int qcow2_flush_at_end(struct qcow2 *q);
 
 /* Up to the L2 tables: to make room in the cache. */
 int qcow2_write_tables(struct qcow2 *q);

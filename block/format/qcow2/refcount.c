@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/event.h"
 #include "lib/base/base.h"
 #include "lib/base/bytes.h"
 #include "lib/base/ck.h"
@@ -126,6 +127,7 @@ static int write_new_block(struct qcow2 *q, uint64_t at, uint64_t own)
         qcow2_refs_put(q->refcount_order, buf, i, 1);
     }
     slices_forget(q->cache, at << q->cluster_bits, q->cluster_size);
+    blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC_WRITE);
     return blk_pwrite(q->file, at << q->cluster_bits, buf, q->cluster_size);
 }
 
@@ -159,6 +161,8 @@ static int grow_rt(struct qcow2 *q, uint64_t index)
         return -ENOMEM;
     }
     memcpy(rt, q->rt, q->rt_size * 8ull);
+    blk_event(q->file, BLK_EVENT_REFTABLE_GROW);
+    blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC_WRITE_BLOCKS);
     uint64_t used = blocks + table;
     int r = 0;
     for (uint64_t i = 0; r == 0 && i < blocks; i++) {
@@ -174,11 +178,13 @@ static int grow_rt(struct qcow2 *q, uint64_t index)
     }
     uint64_t offset = (start + blocks) << q->cluster_bits;
     r = r ? r : slices_write(q->cache, QCOW2_SLICE_REFS);
+    blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC_WRITE_TABLE);
     r = r ? r : qcow2_write_table(q, offset, rt, (uint32_t)entries);
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
     uint8_t fields[12];
     be64_put(fields, offset);
     be32_put(fields + 8, (uint32_t)table);
+    blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
     r = r ? r : blk_pwrite(q->file, 48, fields, sizeof(fields));
     r = r ? r : blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);
     if (r < 0) {
@@ -206,6 +212,7 @@ static int ensure_blocks(struct qcow2 *q, uint64_t first, uint64_t count,
             continue;
         }
         *ret_made = true;
+        blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC);
         if (i >= q->rt_size) {
             int r = grow_rt(q, i);
             if (r < 0) {
@@ -276,6 +283,7 @@ int qcow2_free_now(struct qcow2 *q, uint64_t offset, uint64_t len)
 {
     uint64_t first = qcow2_cluster_of(q, offset);
     uint64_t last = qcow2_cluster_of(q, offset + len - 1);
+    blk_event(q->file, BLK_EVENT_CLUSTER_FREE);
     if (q->free_byte && qcow2_cluster_of(q, q->free_byte) >= first &&
         qcow2_cluster_of(q, q->free_byte) <= last) {
         q->free_byte = 0;
@@ -420,8 +428,8 @@ static int claim(struct qcow2 *q, uint64_t count, uint64_t least, uint64_t *ret_
     return 0;
 }
 
-int qcow2_alloc(struct qcow2 *q, uint64_t count, uint64_t least, uint64_t *ret_offset,
-                uint64_t *ret_got)
+static int alloc(struct qcow2 *q, uint64_t count, uint64_t least, uint64_t *ret_offset,
+                 uint64_t *ret_got)
 {
     uint64_t first = 0, got = 0, before = q->free_hint;
     int r = claim(q, count, least, &first, &got);
@@ -439,9 +447,17 @@ int qcow2_alloc(struct qcow2 *q, uint64_t count, uint64_t least, uint64_t *ret_o
     return 0;
 }
 
+int qcow2_alloc(struct qcow2 *q, uint64_t count, uint64_t least, uint64_t *ret_offset,
+                uint64_t *ret_got)
+{
+    blk_event(q->file, BLK_EVENT_CLUSTER_ALLOC);
+    return alloc(q, count, least, ret_offset, ret_got);
+}
+
 int qcow2_alloc_bytes(struct qcow2 *q, uint64_t len, uint64_t *ret_offset)
 {
     uint64_t mask = q->cluster_size - 1, at = q->free_byte, fresh = 0, refs = 0;
+    blk_event(q->file, BLK_EVENT_CLUSTER_ALLOC_BYTES);
     if (at) {
         int r = qcow2_refcount(q, qcow2_cluster_of(q, at), &refs);
         if (r < 0) {
@@ -453,7 +469,7 @@ int qcow2_alloc_bytes(struct qcow2 *q, uint64_t len, uint64_t *ret_offset)
     }
     uint64_t room = at ? q->cluster_size - (at & mask) : 0;
     if (len > room) {
-        int r = qcow2_alloc(q, 1, 1, &fresh, NULL);
+        int r = alloc(q, 1, 1, &fresh, NULL);
         if (r < 0) {
             return r;
         }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "block/codec/codec.h"
+#include "block/event.h"
 #include "lib/base/base.h"
 #include "lib/base/ck.h"
 
@@ -58,6 +59,7 @@ void qcow2_l1_set(struct qcow2 *q, uint32_t index, uint64_t value)
 /* The L2 table at @at as it is now, changes in the cache included, to @buf. */
 static int copy_l2(struct qcow2 *q, uint64_t at, uint8_t *buf)
 {
+    blk_event(q->file, BLK_EVENT_L2_ALLOC_COW_READ);
     uint64_t step = UINT64_C(1) << q->slice_bits;
     for (uint64_t in = 0; in < q->cluster_size; in += step) {
         uint8_t *slice;
@@ -91,6 +93,7 @@ int qcow2_own_l2(struct qcow2 *q, uint32_t l1_index)
         return r;
     }
     slices_forget(q->cache, fresh, q->cluster_size);
+    blk_event(q->file, BLK_EVENT_L2_ALLOC_WRITE);
     r = blk_pwrite(q->file, fresh, buf, q->cluster_size);
     if (r < 0) {
         qcow2_free_now(q, fresh, q->cluster_size);
@@ -323,6 +326,9 @@ int qcow2_publish(struct blk *b, const struct blk_reservation *r)
         }
         struct qcow2_entry old = qcow2_entry_get(q, slice, index);
         struct qcow2_entry e = new_entry(q, r, i, &old);
+        if (r->tag[TAG_PLAN] == PLAN_PACKED) {
+            blk_event(q->file, BLK_EVENT_L2_UPDATE_COMPRESSED);
+        }
         qcow2_entry_put(q, slice, index, &e);
         slices_dirty(q->cache, at);
         if (r->tag[TAG_PLAN] != PLAN_REUSE) {
@@ -538,8 +544,9 @@ static int qcow2_finish(struct blk *b)
 {
     struct qcow2 *q = b->priv;
     q->lazy = false;
+    q->finished = true;
     int r = qcow2_store_bitmaps(q);
-    int r2 = qcow2_writeback(q);
+    int r2 = qcow2_flush_at_end(q);
     r = r ? r : r2;
     if (r == 0 && (q->incompatible & QCOW2_INCOMPAT_DIRTY)) {
         r = blk_run(q->file, BLK_FLUSH, 0, NULL, 0, 0, 0);

@@ -223,6 +223,8 @@ static bool qed_open(struct blk *b, json_t *opts, GError **error)
     }
     q->tables =
         slices_new(q->file, MIN(q->cluster_bits, 14u), CACHE_BYTES, qed_make_room, q);
+    slices_events(q->tables, QED_L2, BLK_EVENT_L2_LOAD, BLK_EVENT_L2_UPDATE);
+    slices_events(q->tables, QED_L1, BLK_EVENT_NONE, BLK_EVENT_L1_UPDATE);
     b->content_len = q->size;
     b->limits.alloc_unit = q->cluster_size;
     const char *format = q->features & QED_F_NO_PROBE ? "raw" : NULL;
