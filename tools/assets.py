@@ -17,7 +17,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "tools/guest"
 GUEST = ROOT / "build/guest"
-MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng")
+MODULES = ("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng")
 # Kind of kernel: (architecture, package); the kinds but cloud have ext4 as a module.
 KERNELS = {
     "cloud": ("amd64", "linux-image-cloud-amd64"),

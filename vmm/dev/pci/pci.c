@@ -65,8 +65,7 @@ static void config_changed(struct pci_device *pd, unsigned off, unsigned len)
     bool command = touches(off, len, PCI_COMMAND, 2);
     if (command) {
         bool master = le16_get(pd->config + PCI_COMMAND) & PCI_CMD_MASTER;
-        atomic_store_explicit(&pd->master, master && pci_bridge_masters(pd->bus),
-                              memory_order_release);
+        atomic_store_explicit(&pd->master, master, memory_order_release);
     }
     if (command || touches(off, len, PCI_BAR0, 4 * PCI_BARS) ||
         touches(off, len, PCI_ROM, 4) || touches(off, len, PCI_BRIDGE_ROM, 4)) {
@@ -179,10 +178,6 @@ void pci_remap_bus(struct pci_bus *bus)
     for (unsigned i = 0; i < ARRAY_LEN(bus->devices); i++) {
         struct pci_device *pd = bus->devices[i];
         if (pd) {
-            uint16_t command = le16_get(pd->config + PCI_COMMAND);
-            atomic_store_explicit(&pd->master,
-                                  (command & PCI_CMD_MASTER) && pci_bridge_masters(bus),
-                                  memory_order_release);
             pci_remap(pd);
             if (pd->bridge) {
                 pci_remap_bus(&pd->bridge->bus);

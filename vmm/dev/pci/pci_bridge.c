@@ -76,16 +76,6 @@ bool pci_bridge_forwards(const struct pci_bus *bus, uint64_t at, uint64_t len,
     return true;
 }
 
-bool pci_bridge_masters(const struct pci_bus *bus)
-{
-    for (; bus->bridge; bus = bus->bridge->bus) {
-        if (!(le16_get(bus->bridge->config + PCI_COMMAND) & PCI_CMD_MASTER)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static void reset_below(void *opaque)
 {
     struct pci_bus *bus = &((struct pci_bridge *)opaque)->bus;

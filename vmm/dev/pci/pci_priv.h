@@ -65,10 +65,9 @@ void pci_remap(struct pci_device *pd);
 void pci_remap_bus(struct pci_bus *bus);
 
 /* Whether a device on @bus is reached at [at, at + len): every bridge above forwards
- * it. And whether DMA gets through them. */
+ * it. */
 bool pci_bridge_forwards(const struct pci_bus *bus, uint64_t at, uint64_t len,
                          uint8_t flags);
-bool pci_bridge_masters(const struct pci_bus *bus);
 void pci_bridge_written(struct pci_device *pd, unsigned off, unsigned len);
 /* For vm_change(), of a host: do the resets that bridges were asked for. */
 void pci_bridges_reset(void *opaque);

@@ -608,7 +608,7 @@ bool virtio_pci_plug(struct virtio_pci *p, struct virtio_device *vdev,
     reset_selectors(p);
     vdev->transport = p;
     vdev->transport_ops = &pci_transport;
-    return true;
+    return pci_add_rom(&p->pci, NULL, error);
 }
 
 void virtio_pci_unplug(struct virtio_pci *p)
