@@ -5,8 +5,12 @@
 
 /* Codecs of image formats (struct blk_codec in block/driver.h). Any thread. */
 
-/* Raw DEFLATE streams (RFC 1951), without zlib's frame. libdeflate. */
+/* Raw DEFLATE streams (RFC 1951), without zlib's frame. libdeflate and ISA-L. */
 extern const struct blk_codec blk_codec_deflate;
+
+/* The same, but what is encoded copies from no further back than 4 KiB, for readers
+ * that keep no more. encode: -ENOTSUP when built without ISA-L. */
+extern const struct blk_codec blk_codec_deflate_4k;
 
 /*
  * zlib streams (RFC 1950). A stream that ends early leaves zeros, as the last chunk of

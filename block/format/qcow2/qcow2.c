@@ -202,6 +202,7 @@ static bool qcow2_open(struct blk *b, json_t *opts, GError **error)
     q->free_hint = 1;
     q->pass_discards =
         blk_opt_bool(opts, "pass-discard-request", blk_wants_discards(b));
+    q->window_4k = g_str_equal(blk_opt_str(opts, "compress-window", "32k"), "4k");
     q->lazy = q->version >= 3 &&
               blk_opt_bool(opts, "lazy-refcounts", q->compatible & QCOW2_COMPAT_LAZY);
     if (q->version < 3 && blk_opt_bool(opts, "lazy-refcounts", false)) {
@@ -304,6 +305,8 @@ static void qcow2_info(struct blk *b, json_t *info)
 /* ---- the format
  * ------------------------------------------------------------------------ */
 
+static const char *const window_values[] = {"4k", "32k", NULL};
+
 static const struct blk_option qcow2_options[] = {
     {"backing", BLK_OPT_NODE, NULL, "what unallocated parts are read from, or null"},
     {"data-file", BLK_OPT_NODE, NULL, "the external data file"},
@@ -315,6 +318,8 @@ static const struct blk_option qcow2_options[] = {
      "so do clusters that a snapshot leaves"},
     {"pass-discard-other", BLK_OPT_BOOL, NULL, "and clusters left for other reasons"},
     {"overlap-check", BLK_OPT_NODE, NULL, "none, constant, cached, all: all are done"},
+    {"compress-window", BLK_OPT_ENUM, window_values,
+     "how far back new compressed clusters of type zlib copy from (default 32k)"},
     {"cache-size", BLK_OPT_SIZE, NULL, "most memory for tables (default 32M)"},
     {"l2-cache-size", BLK_OPT_SIZE, NULL, "the same, the part of the L2 tables"},
     {"l2-cache-entry-size", BLK_OPT_SIZE, NULL, "kept for QEMU's command lines"},

@@ -102,6 +102,7 @@ struct qcow2 {
     unsigned refcount_order; /* width in bits: 1 << order */
     uint32_t header_len;
     uint8_t compression; /* 0 deflate, 1 zstd */
+    bool window_4k;      /* deflate: of what is written; not in the header */
     char *backing_name, *backing_format, *data_file_name;
     GArray *extensions;           /* of struct qcow2_extension */
     uint64_t crypt_at, crypt_len; /* the LUKS header; len 0: none */

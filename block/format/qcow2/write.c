@@ -356,7 +356,9 @@ static const struct blk_codec *qcow2_codec(const struct blk *b, uint64_t *ret_ch
 {
     const struct qcow2 *q = b->priv;
     *ret_chunk = external(q) ? 0 : q->cluster_size;
-    return q->compression ? &blk_codec_zstd : &blk_codec_deflate;
+    return q->compression ? &blk_codec_zstd
+           : q->window_4k ? &blk_codec_deflate_4k
+                          : &blk_codec_deflate;
 }
 
 /* ---- dropping and zeroing
