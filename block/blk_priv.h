@@ -173,6 +173,10 @@ int blk_format_run_held(struct blk *b, enum blk_op op, uint64_t offset, uint64_t
 int blk_proto_run(struct blk *b, struct blk_req *req);
 /* Write zeros where the protocol has no better way. */
 int blk_proto_write_zeros(struct blk *b, uint64_t offset, uint64_t len, unsigned flags);
+/* Ask for room for a write, and end it: publish, or cancel with @err, which is
+ * returned. The caller is alone in the range. */
+int blk_reserve(struct blk *b, struct blk_reservation *r);
+int blk_finish_reservation(struct blk *b, const struct blk_reservation *r, int err);
 /* Call writable->begin if nobody has. Caller holds meta. */
 int blk_begin_locked(struct blk *b);
 

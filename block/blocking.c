@@ -319,7 +319,7 @@ int blk_begin_locked(struct blk *b)
     return r;
 }
 
-static int reserve(struct blk *b, struct blk_reservation *r)
+int blk_reserve(struct blk *b, struct blk_reservation *r)
 {
     blk_meta_lock(b);
     int err = b->format->writable->reserve(b, r);
@@ -332,9 +332,9 @@ static int reserve(struct blk *b, struct blk_reservation *r)
 }
 
 /* The data was written, or not with @err: publish or cancel. */
-static int finish_reservation(struct blk *b, const struct blk_write_ops *w,
-                              const struct blk_reservation *r, int err)
+int blk_finish_reservation(struct blk *b, const struct blk_reservation *r, int err)
 {
+    const struct blk_write_ops *w = b->format->writable;
     blk_meta_lock(b);
     if (err == 0) {
         err = w->publish(b, r);
@@ -355,7 +355,7 @@ static int write_reserving(struct blk *b, uint64_t offset, uint64_t len,
         return -ENOTSUP;
     }
     struct blk_reservation r = {.offset = offset, .len = len};
-    int err = reserve(b, &r);
+    int err = blk_reserve(b, &r);
     if (err) {
         return err;
     }
@@ -376,7 +376,7 @@ static int write_reserving(struct blk *b, uint64_t offset, uint64_t len,
     }
     g_free(edges.head);
     *ret_len = r.len;
-    return finish_reservation(b, w, &r, err);
+    return blk_finish_reservation(b, &r, err);
 }
 
 static int format_write(struct blk *b, uint64_t offset, uint64_t len,
@@ -415,7 +415,6 @@ static int format_write(struct blk *b, uint64_t offset, uint64_t len,
 static int write_chunk(struct blk *b, const struct blk_codec *codec, uint64_t chunk,
                        struct blk_reservation *r, const struct blk_data *d)
 {
-    const struct blk_write_ops *w = b->format->writable;
     g_autofree uint8_t *plain = g_try_malloc(chunk);
     uint64_t room = b->chunks_only ? BLK_CHUNK_ROOM(chunk) : chunk - 1;
     g_autofree uint8_t *stored = g_try_malloc(room);
@@ -429,14 +428,14 @@ static int write_chunk(struct blk *b, const struct blk_codec *codec, uint64_t ch
         return n < 0 ? (int)n : -EIO;
     }
     r->stored_len = (uint64_t)n;
-    int err = reserve(b, r);
+    int err = blk_reserve(b, r);
     if (err) {
         return err;
     }
     blk_event(b->file, BLK_EVENT_WRITE_COMPRESSED);
     err = r->crypt ? -ENOTSUP
                    : blk_pwrite(r->child, r->child_offset, stored, (uint64_t)n);
-    return finish_reservation(b, w, r, err);
+    return blk_finish_reservation(b, r, err);
 }
 
 static int format_write_compressed(struct blk *b, uint64_t offset, uint64_t len,
@@ -781,11 +780,11 @@ int blk_store_chunk(struct blk *b, uint64_t offset, uint64_t len, const void *st
     blk_meta_lock(b);
     int err = blk_begin_locked(b);
     blk_meta_unlock(b);
-    err = err ? err : reserve(b, &r);
+    err = err ? err : blk_reserve(b, &r);
     if (err == 0) {
         err = r.crypt ? -ENOTSUP
                       : blk_pwrite(r.child, r.child_offset, stored, stored_len);
-        err = finish_reservation(b, b->format->writable, &r, err);
+        err = blk_finish_reservation(b, &r, err);
     }
     if (b->core->ranged) {
         blk_ranges_leave(&b->core->ranges, &range);

@@ -381,6 +381,16 @@ struct blk_protocol {
      * UNALLOCATED, which may read as anything. NULL: all is data. Any thread. */
     int (*status)(struct blk *b, uint64_t offset, uint64_t len, struct blk_extent *ret);
 
+    /*
+     * Make @len bytes of @b at @offset the same extents as those of @from, a node of
+     * the same protocol, at @from_offset: 0, -ENOTSUP when that cannot be for these
+     * files or places, or -errno. may_share: whether it is worth trying. Any thread.
+     * Both or none.
+     */
+    int (*share)(struct blk *b, uint64_t offset, struct blk *from, uint64_t from_offset,
+                 uint64_t len);
+    bool (*may_share)(struct blk *b, struct blk *from);
+
     /* Lock for these permissions, or change to them. NULL: nobody to ask. Filters: the
      * data path asks their child. */
     bool (*set_perms)(struct blk *b, const struct blk_perms *perms, GError **error);

@@ -297,6 +297,11 @@ bool blk_new_is_zero(const struct blk *b)
     return !b->format || !b->format->new_is_noise;
 }
 
+bool blk_is_flat(const struct blk *b)
+{
+    return b->proto || (b->format->writable && !b->format->writable->reserve);
+}
+
 bool blk_measure(const char *format, json_t *opts, const struct blk_measure_source *src,
                  struct blk_measure *ret, GError **error)
 {

@@ -50,6 +50,10 @@ bool blk_create(const struct blk_open_args *args, const char *format,
 /* Whether what was never written of a new image like @b reads as zero. */
 bool blk_new_is_zero(const struct blk *b);
 
+/* Whether every place of @b has its data where it always was and will be (raw, luks): then
+ * it does not matter in which order it is written. */
+bool blk_is_flat(const struct blk *b);
+
 /* ---- measuring ------------------------------------------------------------------ */
 
 struct blk_measure {
@@ -206,6 +210,22 @@ bool blk_chunks_only(const struct blk *b);
 int64_t blk_encode(struct blk *b, const void *plain, uint64_t len, void *stored);
 int blk_write_encoded(struct blk *b, uint64_t offset, const void *stored,
                       uint64_t stored_len);
+
+/* ---- extents that two images share
+ * ------------------------------------------------------------------ */
+
+/* Whether blk_share() is worth trying: both are on one file system that can do it. */
+bool blk_may_share(struct blk *from, struct blk *to);
+
+/*
+ * Have @to at @to_offset hold what @from has at @from_offset, by sharing the extents of
+ * the files below; a write to @to in every other respect. 0 with how far it got, at
+ * least one byte, in *ret_len; or -EAGAIN   not for the first *ret_len bytes: they must
+ * be copied (edges of clusters, what is no plain data) -ENOTSUP  not between these
+ * images others    as of writing Any thread.
+ */
+int blk_share(struct blk *from, uint64_t from_offset, struct blk *to,
+              uint64_t to_offset, uint64_t len, uint64_t *ret_len);
 
 /*
  * Give up the last reference as blk_unref() does, but say when what the format held

@@ -257,6 +257,44 @@ static void file_submit(struct blk *b, struct blk_req *req)
     loop_io_submit(b->loop, &fr->io);
 }
 
+/* ---- shared extents ----------------------------------------------------------------
+ */
+
+static int file_share(struct blk *b, uint64_t offset, struct blk *from,
+                      uint64_t from_offset, uint64_t len)
+{
+    struct file *f = b->priv;
+    const struct file *source = from->priv;
+    struct file_clone_range range = {.src_fd = source->fd,
+                                     .src_offset = from_offset,
+                                     .src_length = len,
+                                     .dest_offset = offset};
+    if (ioctl(f->fd, FICLONERANGE, &range) == 0) {
+        file_forget_data(f);
+        return 0;
+    }
+    switch (errno) {
+    case EOPNOTSUPP:
+    case ENOTTY:
+    case EXDEV:
+    case EINVAL: /* places that are no multiples of its blocks, among others */
+    case EPERM:
+    case ETXTBSY: return -ENOTSUP;
+    default: return -errno;
+    }
+}
+
+/* A place that no file system has blocks at: one that shares says so, others say that
+ * they cannot. */
+static bool file_may_share(struct blk *b, struct blk *from)
+{
+    const struct file *f = b->priv, *source = from->priv;
+    struct file_clone_range range = {
+        .src_fd = source->fd, .src_offset = 1, .src_length = 1, .dest_offset = 0};
+    return !f->device && !source->device && ioctl(f->fd, FICLONERANGE, &range) < 0 &&
+           errno == EINVAL;
+}
+
 /* ---- holes ----------------------------------------------------------------------- */
 
 static int file_status(struct blk *b, uint64_t offset, uint64_t len,
@@ -667,6 +705,8 @@ const struct blk_protocol file_protocol = {
     .submit = file_submit,
     .run = file_run,
     .status = file_status,
+    .share = file_share,
+    .may_share = file_may_share,
     .set_perms = file_set_perms,
     .resize = &file_resize_ops,
     .create_options = file_create_options,

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cmd/img/img.h"
+#include "cmd/img/pump.h"
 #include "lib/base/base.h"
 
 /*
@@ -19,40 +19,27 @@ struct commit {
     struct img_progress progress;
 };
 
-static int copy_range(struct commit *c, uint64_t at, uint64_t len, uint8_t *buf)
+static void failed(const struct pump *p, uint64_t offset, int error)
 {
-    while (len > 0) {
-        uint64_t n = MIN(len, 2 * MIB);
-        int r = blk_pread(c->top, at, buf, n);
-        r = r ? r : blk_pwrite(c->base, at, buf, n);
-        if (r < 0) {
-            return r;
-        }
-        at += n;
-        len -= n;
-    }
-    return 0;
+    img_error(p->im, "Block job failed at byte %" PRIu64 ": %s", offset,
+              g_strerror(-error));
 }
 
 static int copy_all(struct commit *c)
 {
-    uint64_t length = blk_length(c->top);
-    g_autofree uint8_t *buf = g_malloc(2 * MIB);
-    for (uint64_t at = 0; at < length;) {
-        struct blk_status s;
-        int r = blk_map_at(c->top, at, length - at, &s);
-        if (r == 0 && s.depth < c->depth && (s.flags & BLK_STATUS_ALLOCATED)) {
-            r = s.flags & BLK_STATUS_ZERO
-                    ? blk_run(c->base, BLK_ZERO, at, NULL, 0, s.len, BLK_MAY_UNMAP)
-                    : copy_range(c, at, s.len, buf);
-        }
-        if (r < 0) {
-            img_error(c->im, "Block job failed at byte %" PRIu64 ": %s", at,
-                      g_strerror(-r));
-            return 1;
-        }
-        at += s.len;
-        img_progress_at(&c->progress, 100.0 * (double)at / (double)length);
+    struct pump_source source = {.blk = c->top, .len = blk_length(c->top)};
+    struct pump p = {
+        .im = c->im,
+        .sources = &source,
+        .nb_sources = 1,
+        .target = c->base,
+        .total = source.len,
+        .layers = c->depth,
+        .progress = &c->progress,
+        .failed = failed,
+    };
+    if (source.len && pump_run(&p) < 0) {
+        return 1;
     }
     int r = blk_run(c->base, BLK_FLUSH, 0, NULL, 0, 0, 0);
     if (r < 0) {

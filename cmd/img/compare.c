@@ -5,41 +5,33 @@
 #include <string.h>
 
 #include "cmd/img/img.h"
+#include "cmd/img/pipe.h"
 #include "lib/base/base.h"
 
 /* compare: exit codes 0 alike, 1 different, 2 not opened, 3 no status, 4 not read. */
 
-enum { CHUNK = 2 * 1024 * 1024, CODE_OPEN = 2, CODE_STATUS = 3, CODE_READ = 4 };
+enum { CODE_OPEN = 2, CODE_STATUS = 3, CODE_READ = 4 };
+
+/* Memory of a piece: so much of each image, one behind the other. */
+enum { PIECE = 512 * 1024 };
+
+/* What a piece must be: all zeros in both (nothing to do), in image 0 or 1 where the
+ * other has zeros, the same bytes; or it is known to be wrong. */
+enum piece_kind { ALIKE, ZERO_IN_0, ZERO_IN_1, SAME_DATA, OTHER_STATUS };
+
+/* What work found. */
+enum { NO_DIFFERENCE = 0 }; /* piece.result: else where it is, counted from 1 */
 
 struct compare {
     struct img *im;
     struct blk *b[2];
     const char *name[2];
     uint64_t len[2];
-    uint8_t *buf[2];
     bool strict;
     struct img_progress progress;
+    uint64_t at, end; /* what is taken next, and where this part ends */
+    bool only[2];     /* in this part there is only one image */
 };
-
-static int status_of(struct compare *c, unsigned i, uint64_t at, uint64_t len,
-                     struct blk_status *ret)
-{
-    int r = blk_map_at(c->b[i], at, len, ret);
-    if (r < 0) {
-        img_error(c->im, "Sector allocation test failed for %s", c->name[i]);
-    }
-    return r;
-}
-
-static int read_of(struct compare *c, unsigned i, uint64_t at, uint64_t len)
-{
-    int r = blk_pread(c->b[i], at, c->buf[i], len);
-    if (r < 0) {
-        img_error(c->im, "Error while reading offset %" PRIu64 " of %s: %s", at,
-                  c->name[i], g_strerror(-r));
-    }
-    return r;
-}
 
 /* Where the buffers differ first, by sectors as reports have it; @len when nowhere. */
 static uint64_t difference(const uint8_t *a, const uint8_t *b, uint64_t len)
@@ -57,93 +49,131 @@ static uint64_t difference(const uint8_t *a, const uint8_t *b, uint64_t len)
     return at;
 }
 
-/* Zeros are expected from @i. */
-static int compare_zero(struct compare *c, unsigned i, uint64_t at, uint64_t len)
+static uint64_t first_not_zero(const uint8_t *buf, uint64_t len)
 {
-    while (len > 0) {
-        uint64_t n = MIN(len, (uint64_t)CHUNK);
-        if (read_of(c, i, at, n) < 0) {
-            return CODE_READ;
-        }
-        if (!img_is_zero(c->buf[i], n)) {
-            uint64_t d = 0;
-            while (c->buf[i][d] == 0) {
-                d++;
-            }
-            img_say(c->im, "Content mismatch at offset %" PRIu64 "!\n", at + d);
-            return 1;
-        }
-        at += n;
-        len -= n;
+    uint64_t at = 0;
+    if (img_is_zero(buf, len)) {
+        return len;
     }
-    return 0;
+    while (buf[at] == 0) {
+        at++;
+    }
+    return at;
 }
 
-static int compare_data(struct compare *c, uint64_t at, uint64_t len)
+/* Status of both, zeros for one that is not there. On failure *ret_which says whose. */
+static int status_of(struct compare *c, struct blk_status s[2], unsigned *ret_which)
 {
-    while (len > 0) {
-        uint64_t n = MIN(len, (uint64_t)CHUNK);
-        if (read_of(c, 0, at, n) < 0 || read_of(c, 1, at, n) < 0) {
-            return CODE_READ;
+    for (unsigned i = 0; i < 2; i++) {
+        *ret_which = i;
+        if (c->only[!i]) {
+            s[i] = (struct blk_status){.flags = BLK_STATUS_ZERO, .len = c->end - c->at};
+            continue;
         }
-        uint64_t d = difference(c->buf[0], c->buf[1], n);
-        if (d < n) {
-            img_say(c->im, "Content mismatch at offset %" PRIu64 "!\n", at + d);
-            return 1;
-        }
-        at += n;
-        len -= n;
-    }
-    return 0;
-}
-
-static int compare_both(struct compare *c, uint64_t end)
-{
-    for (uint64_t at = 0; at < end;) {
-        struct blk_status s[2];
-        if (status_of(c, 0, at, end - at, &s[0]) < 0 ||
-            status_of(c, 1, at, end - at, &s[1]) < 0) {
-            return CODE_STATUS;
-        }
-        uint64_t n = MIN(MIN(s[0].len, s[1].len), 64 * MIB);
-        bool zero[2] = {s[0].flags & BLK_STATUS_ZERO, s[1].flags & BLK_STATUS_ZERO};
-        unsigned kinds = BLK_STATUS_ZERO | BLK_STATUS_DATA | BLK_STATUS_ALLOCATED;
-        if (c->strict && (s[0].flags & kinds) != (s[1].flags & kinds)) {
-            img_say(c->im, "Strict mode: Offset %" PRIu64 " block status mismatch!\n",
-                    at);
-            return 1;
-        }
-        int r = zero[0] && zero[1] ? 0
-                : zero[0]          ? compare_zero(c, 1, at, n)
-                : zero[1]          ? compare_zero(c, 0, at, n)
-                                   : compare_data(c, at, n);
-        if (r) {
+        int r = blk_map_at(c->b[i], c->at, c->end - c->at, &s[i]);
+        if (r < 0) {
             return r;
         }
-        at += n;
-        img_progress_at(&c->progress,
-                        100.0 * (double)at / (double)MAX(c->len[0], c->len[1]));
     }
     return 0;
 }
 
-/* What only the longer one has must be zero. */
-static int compare_rest(struct compare *c, unsigned longer, uint64_t from)
+static int compare_next(void *opaque, struct piece *pc)
 {
-    for (uint64_t at = from; at < c->len[longer];) {
-        struct blk_status s;
-        if (status_of(c, longer, at, c->len[longer] - at, &s) < 0) {
-            return CODE_STATUS;
-        }
-        if (!(s.flags & BLK_STATUS_ZERO)) {
-            int r = compare_zero(c, longer, at, s.len);
-            if (r) {
-                return r;
-            }
-        }
-        at += s.len;
+    const unsigned kinds = BLK_STATUS_ZERO | BLK_STATUS_DATA | BLK_STATUS_ALLOCATED;
+    struct compare *c = opaque;
+    struct blk_status s[2];
+    unsigned which;
+    if (c->at >= c->end) {
+        return PIPE_END;
     }
+    pc->offset = c->at;
+    int r = status_of(c, s, &which);
+    if (r < 0) {
+        pc->result = which;
+        return r;
+    }
+    bool zero[2] = {s[0].flags & BLK_STATUS_ZERO, s[1].flags & BLK_STATUS_ZERO};
+    pc->kind = zero[0] && zero[1] ? ALIKE
+               : zero[0]          ? ZERO_IN_1
+               : zero[1]          ? ZERO_IN_0
+                                  : SAME_DATA;
+    pc->len = MIN(s[0].len, s[1].len);
+    if (c->strict && !c->only[0] && !c->only[1] &&
+        (s[0].flags & kinds) != (s[1].flags & kinds)) {
+        pc->kind = OTHER_STATUS;
+    }
+    pc->no_work = pc->kind == ALIKE || pc->kind == OTHER_STATUS;
+    pc->len = pc->no_work ? pc->len : MIN(pc->len, (uint64_t)PIECE);
+    c->at += pc->len;
     return 0;
+}
+
+static int compare_work(void *opaque, struct piece *pc)
+{
+    struct compare *c = opaque;
+    uint8_t *buf[2] = {pc->mem, pc->mem + PIECE};
+    for (unsigned i = 0; i < 2; i++) {
+        if (pc->kind != SAME_DATA && i != (pc->kind == ZERO_IN_1)) {
+            continue;
+        }
+        int r = blk_pread(c->b[i], pc->offset, buf[i], pc->len);
+        if (r < 0) {
+            pc->result = i;
+            return r;
+        }
+    }
+    uint64_t d = pc->kind == SAME_DATA
+                     ? difference(buf[0], buf[1], pc->len)
+                     : first_not_zero(buf[pc->kind == ZERO_IN_1], pc->len);
+    pc->result = d < pc->len ? d + 1 : NO_DIFFERENCE;
+    return 0;
+}
+
+static int compare_put(void *opaque, struct piece *pc)
+{
+    struct compare *c = opaque;
+    if (pc->unknown) {
+        img_error(c->im, "Sector allocation test failed for %s", c->name[pc->result]);
+        return CODE_STATUS;
+    }
+    if (pc->kind == OTHER_STATUS) {
+        img_say(c->im, "Strict mode: Offset %" PRIu64 " block status mismatch!\n",
+                pc->offset);
+        return 1;
+    }
+    if (pc->error) {
+        img_error(c->im, "Error while reading offset %" PRIu64 " of %s: %s", pc->offset,
+                  c->name[pc->result], g_strerror(-pc->error));
+        return CODE_READ;
+    }
+    if (pc->result != NO_DIFFERENCE) {
+        img_say(c->im, "Content mismatch at offset %" PRIu64 "!\n",
+                pc->offset + pc->result - 1);
+        return 1;
+    }
+    img_progress_at(&c->progress, 100.0 * (double)(pc->offset + pc->len) /
+                                      (double)MAX(c->len[0], c->len[1]));
+    return 0;
+}
+
+/* Compare up to @end from where the last call ended. */
+static int compare_part(struct compare *c, uint64_t end)
+{
+    struct pipe pipe = {
+        .mem_bytes = 2 * PIECE,
+        .next = compare_next,
+        .work = compare_work,
+        .put = compare_put,
+        .opaque = c,
+    };
+    c->end = end;
+    int r = pipe_run(&pipe);
+    if (r == -ENOMEM) {
+        img_error(c->im, "%s", g_strerror(ENOMEM));
+        return CODE_READ;
+    }
+    return r;
 }
 
 static int compare(struct compare *c)
@@ -155,10 +185,12 @@ static int compare(struct compare *c)
         img_say(c->im, "Strict mode: Image size mismatch!\n");
         return 1;
     }
-    int r = compare_both(c, both);
+    int r = compare_part(c, both);
     if (r == 0 && c->len[0] != c->len[1]) {
         img_say(c->im, "Warning: Image size mismatch!\n");
-        r = compare_rest(c, c->len[1] > c->len[0], both);
+        /* What only the longer one has must be zero. */
+        c->only[c->len[1] > c->len[0]] = true;
+        r = compare_part(c, MAX(c->len[0], c->len[1]));
     }
     if (r == 0) {
         img_say(c->im, "Images are identical.\n");
@@ -207,7 +239,6 @@ int img_compare(struct img *im, int argc, char **argv)
     for (unsigned i = 0; i < 2; i++) {
         c.name[i] = argv[optind + (int)i];
         c.b[i] = img_open(im, c.name[i], format[i], flags, cache);
-        c.buf[i] = g_malloc(CHUNK);
         if (!c.b[i]) {
             goto out;
         }
@@ -218,7 +249,6 @@ int img_compare(struct img *im, int argc, char **argv)
 out:
     for (unsigned i = 0; i < 2; i++) {
         blk_unref(c.b[i]);
-        g_free(c.buf[i]);
     }
     return code;
 }

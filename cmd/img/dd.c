@@ -44,34 +44,28 @@ static bool parse_pair(struct dd *d, const char *arg)
     return true;
 }
 
-/* The window of the source, as a raw node with offset and size over its content. */
+static void failed(const struct pump *p, uint64_t offset, int error)
+{
+    img_error(p->im, "error while copying at byte %" PRIu64 ": %s",
+              p->sources[0].from + offset, g_strerror(-error));
+}
+
 static int copy(struct dd *d, struct blk *in, struct blk *out, uint64_t from,
                 uint64_t len)
 {
-    g_autofree uint8_t *buf = g_malloc(2 * MIB);
-    for (uint64_t at = 0; at < len;) {
-        struct blk_status s;
-        uint64_t n = MIN(len - at, 2 * MIB), have = blk_length(in);
-        int r = from + at < have
-                    ? blk_map_at(in, from + at, MIN(n, have - from - at), &s)
-                    : 0;
-        if (r == 0 && from + at < have) {
-            n = MIN(n, s.len);
-            if (!(s.flags & BLK_STATUS_ZERO)) {
-                r = blk_pread(in, from + at, buf, n);
-                if (r == 0 && !img_is_zero(buf, n)) {
-                    r = blk_pwrite(out, at, buf, n);
-                }
-            }
-        }
-        if (r < 0) {
-            img_error(d->im, "error while copying at byte %" PRIu64 ": %s", from + at,
-                      g_strerror(-r));
-            return 1;
-        }
-        at += n;
-    }
-    return 0;
+    struct pump_source source = {.blk = in, .len = len, .from = from};
+    struct pump p = {
+        .im = d->im,
+        .sources = &source,
+        .nb_sources = 1,
+        .target = out,
+        .total = len,
+        .compress = blk_chunks_only(out),
+        .sparse = 4096,
+        .target_is_zero = blk_new_is_zero(out),
+        .failed = failed,
+    };
+    return len && pump_run(&p) < 0;
 }
 
 static int dd(struct dd *d)

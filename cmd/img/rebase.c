@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cmd/img/img.h"
+#include "cmd/img/pipe.h"
 #include "lib/base/base.h"
 
 /*
@@ -14,6 +15,7 @@ struct rebase {
     struct img *im;
     struct blk *top;
     struct blk *old, *fresh; /* either may be NULL */
+    uint64_t at;             /* how far the pieces were taken */
     struct img_progress progress;
 };
 
@@ -26,60 +28,110 @@ static int read_below(struct blk *b, uint64_t at, uint8_t *buf, uint64_t len)
     return has ? blk_pread(b, at, buf, has) : 0;
 }
 
-/* Copy what differs, by the sectors that do. */
-static int merge(struct rebase *r, uint64_t at, uint64_t len, uint8_t *a, uint8_t *b)
+enum { PIECE = 512 * 1024, STEP = 65536 };
+
+/* Whether a backing file (or none) reads as zero from @at, and for how long it is
+ * known. */
+static int zero_below(struct blk *b, uint64_t at, uint64_t *len, bool *ret_zero)
 {
-    enum { STEP = 65536 };
-    while (len > 0) {
-        uint64_t n = MIN(len, 2 * MIB);
-        int err = read_below(r->old, at, a, n);
-        err = err ? err : read_below(r->fresh, at, b, n);
-        for (uint64_t in = 0; err == 0 && in < n;) {
-            uint64_t part = MIN(n - in, (uint64_t)STEP);
-            if (memcmp(a + in, b + in, part) == 0) {
-                in += part;
-                continue;
-            }
-            uint64_t from = in;
-            while (in < n && memcmp(a + in, b + in, MIN(n - in, (uint64_t)STEP)) != 0) {
-                in += MIN(n - in, (uint64_t)STEP);
-            }
-            err = img_is_zero(a + from, in - from)
-                      ? blk_run(r->top, BLK_ZERO, at + from, NULL, 0, in - from, 0)
-                      : blk_pwrite(r->top, at + from, a + from, in - from);
+    uint64_t length = b ? blk_length(b) : 0;
+    struct blk_status s;
+    *ret_zero = at >= length;
+    if (*ret_zero) {
+        return 0;
+    }
+    int err = blk_map_at(b, at, MIN(*len, length - at), &s);
+    *len = err ? *len : s.len;
+    *ret_zero = err == 0 && (s.flags & BLK_STATUS_ZERO);
+    return err;
+}
+
+/* What the image leaves to its backing file, where the old and the new one may differ;
+ * at most PIECE bytes. */
+static int merge_next(void *opaque, struct piece *pc)
+{
+    struct rebase *r = opaque;
+    uint64_t length = blk_length(r->top);
+    while (r->at < length) {
+        struct blk_status s;
+        pc->offset = r->at;
+        int err = blk_map_at(r->top, r->at, length - r->at, &s);
+        bool ours = s.depth == 0 && (s.flags & BLK_STATUS_ALLOCATED), zero[2] = {0};
+        if (err == 0 && !ours) {
+            err = zero_below(r->old, r->at, &s.len, &zero[0]);
+            err = err ? err : zero_below(r->fresh, r->at, &s.len, &zero[1]);
         }
         if (err < 0) {
-            img_error(r->im, "error while merging at byte %" PRIu64 ": %s", at,
-                      g_strerror(-err));
             return err;
         }
-        at += n;
-        len -= n;
+        bool same = ours || (zero[0] && zero[1]);
+        pc->len = same ? s.len : MIN(s.len, (uint64_t)PIECE);
+        r->at += pc->len;
+        if (!same) {
+            return 0;
+        }
     }
-    return 0;
+    return PIPE_END;
+}
+
+/* Both of them, one behind the other. */
+static int merge_work(void *opaque, struct piece *pc)
+{
+    struct rebase *r = opaque;
+    int err = read_below(r->old, pc->offset, pc->mem, pc->len);
+    return err ? err : read_below(r->fresh, pc->offset, pc->mem + PIECE, pc->len);
+}
+
+/* Write the steps that differ. */
+static int merge_steps(struct rebase *r, const struct piece *pc)
+{
+    const uint8_t *a = pc->mem, *b = pc->mem + PIECE;
+    int err = 0;
+    for (uint64_t in = 0; err == 0 && in < pc->len;) {
+        uint64_t from = in;
+        while (in < pc->len &&
+               memcmp(a + in, b + in, MIN(pc->len - in, (uint64_t)STEP)) != 0) {
+            in += MIN(pc->len - in, (uint64_t)STEP);
+        }
+        if (in == from) {
+            in += MIN(pc->len - in, (uint64_t)STEP);
+            continue;
+        }
+        err = img_is_zero(a + from, in - from)
+                  ? blk_run(r->top, BLK_ZERO, pc->offset + from, NULL, 0, in - from, 0)
+                  : blk_pwrite(r->top, pc->offset + from, a + from, in - from);
+    }
+    return err;
+}
+
+static int merge_put(void *opaque, struct piece *pc)
+{
+    struct rebase *r = opaque;
+    int err = pc->error;
+    if (pc->unknown) {
+        img_error(r->im, "error while reading image metadata: %s", g_strerror(-err));
+        return err;
+    }
+    err = err ? err : merge_steps(r, pc);
+    if (err < 0) {
+        img_error(r->im, "error while merging at byte %" PRIu64 ": %s", pc->offset,
+                  g_strerror(-err));
+    }
+    img_progress_at(&r->progress, 100.0 * (double)(pc->offset + pc->len) /
+                                      (double)blk_length(r->top));
+    return err;
 }
 
 static int merge_all(struct rebase *r)
 {
-    uint64_t length = blk_length(r->top);
-    g_autofree uint8_t *a = g_malloc(2 * MIB), *b = g_malloc(2 * MIB);
-    for (uint64_t at = 0; at < length;) {
-        struct blk_status s;
-        int err = blk_map_at(r->top, at, MIN(length - at, 64 * MIB), &s);
-        if (err < 0) {
-            img_error(r->im, "error while reading image metadata: %s",
-                      g_strerror(-err));
-            return err;
-        }
-        bool ours = s.depth == 0 && (s.flags & BLK_STATUS_ALLOCATED);
-        err = ours ? 0 : merge(r, at, s.len, a, b);
-        if (err < 0) {
-            return err;
-        }
-        at += s.len;
-        img_progress_at(&r->progress, 100.0 * (double)at / (double)length);
-    }
-    return 0;
+    struct pipe pipe = {
+        .mem_bytes = 2 * PIECE,
+        .next = merge_next,
+        .work = merge_work,
+        .put = merge_put,
+        .opaque = r,
+    };
+    return pipe_run(&pipe);
 }
 
 static int rebase(struct rebase *r, const char *backing, const char *format,
