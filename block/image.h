@@ -50,8 +50,8 @@ bool blk_create(const struct blk_open_args *args, const char *format,
 /* Whether what was never written of a new image like @b reads as zero. */
 bool blk_new_is_zero(const struct blk *b);
 
-/* Whether every place of @b has its data where it always was and will be (raw, luks): then
- * it does not matter in which order it is written. */
+/* Whether every place of @b has its data where it always was and will be (raw, luks):
+ * then it does not matter in which order it is written. */
 bool blk_is_flat(const struct blk *b);
 
 /* ---- measuring ------------------------------------------------------------------ */
