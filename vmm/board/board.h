@@ -53,6 +53,7 @@ struct board_type {
     uint64_t default_memory;
     const char *default_cpu;
     const char *disk_device;  /* the -device that a plain -drive gets */
+    const char *vga_device;   /* the -device of -vga std; NULL: it takes none */
     const char *firmware;     /* the file used without -bios; NULL: none */
     const struct prop *props; /* -machine options */
     size_t size;              /* of the struct that begins with struct board */

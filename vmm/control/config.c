@@ -447,6 +447,39 @@ static bool opt_debugcon(struct vmm_config *c, const char *arg, GError **error)
     return true;
 }
 
+static bool opt_display(struct vmm_config *c, const char *arg, GError **error)
+{
+    static const char *const known[] = {"type", "screendump", NULL};
+    json_t *o = blk_options_parse(arg, "type", error);
+
+    if (!o)
+        return false;
+    if (get(o, "vnc")) {
+        add_item(c->vncs, o);
+        return true;
+    }
+    add_item(c->displays, o);
+    if (is_help(get(o, "type")))
+        want_help(c, VMM_HELP_DISPLAYS, NULL);
+    else if (g_strcmp0(get(o, "type") ?: "none", "none") != 0)
+        return error_msg(error, "there is no display '%s'; -display help lists them",
+                         get(o, "type"));
+    return check_keys(o, known, error);
+}
+
+static bool opt_vga(struct vmm_config *c, const char *arg, GError **error)
+{
+    static const char *const known[] = {"none", "std", NULL};
+    const char *near = nearest_name(arg, known);
+
+    if (is_help(arg))
+        want_help(c, VMM_HELP_VGA, NULL);
+    else if (!g_strv_contains(known, arg))
+        return error_msg(error, "there is no graphics card '%s'%s%s%s; -vga help", arg,
+                         near ? ", did you mean '" : "", near ?: "", near ? "'?" : "");
+    return set_string(&c->vga, arg);
+}
+
 /* Options of which only "none" exists here. */
 static bool only_none(struct vmm_config *c, const char *arg, GError **error)
 {
@@ -673,9 +706,10 @@ static const struct option options[] = {
     {"monitor", "none", "accepted for compatibility", only_none},
     {"nographic", NULL, "the serial port on this terminal; Ctrl-A x leaves",
      opt_nographic},
-    {"display", "none", "accepted for compatibility", only_none},
+    {"display", "none[,screendump=FILE] | vnc=PLACE[,...]",
+     "who shows the screen (-display help)", opt_display},
     {"vnc", "none", "accepted for compatibility", only_none},
-    {"vga", "none", "accepted for compatibility", only_none},
+    {"vga", "std|none", "the graphics card (-vga help)", opt_vga},
     {"net", "none", "accepted for compatibility", only_none},
     {"nic", "none", "accepted for compatibility", only_none},
     {"nodefaults", NULL, "no device that was not asked for", opt_nodefaults},
@@ -736,9 +770,9 @@ static const struct option *find_option(const char *arg, GError **error)
 /* Items that @option has just added learn what the user wrote. */
 static void set_where(struct vmm_config *c, const char *where)
 {
-    GPtrArray *const lists[] = {c->accels,   c->drives,  c->blockdevs,
-                                c->chardevs, c->serials, c->devices,
-                                c->objects,  c->globals, c->fw_files};
+    GPtrArray *const lists[] = {c->accels,   c->drives,   c->blockdevs, c->chardevs,
+                                c->serials,  c->devices,  c->objects,   c->globals,
+                                c->fw_files, c->displays, c->vncs};
 
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         for (guint k = lists[i]->len; k-- > 0;) {
@@ -805,6 +839,8 @@ struct vmm_config *vmm_config_new(void)
     c->log_ranges = g_array_new(FALSE, FALSE, sizeof(struct vm_log_range));
     c->globals = items_new();
     c->fw_files = items_new();
+    c->displays = items_new();
+    c->vncs = items_new();
     c->data_dirs = g_ptr_array_new_with_free_func(g_free);
     c->nb_cpus = 1;
     return c;
@@ -825,6 +861,9 @@ void vmm_config_free(struct vmm_config *c)
     g_array_unref(c->log_ranges);
     g_ptr_array_unref(c->globals);
     g_ptr_array_unref(c->fw_files);
+    g_ptr_array_unref(c->displays);
+    g_ptr_array_unref(c->vncs);
+    g_free(c->vga);
     g_ptr_array_unref(c->data_dirs);
     g_free(c->bios);
     g_free(c->help_name);

@@ -33,6 +33,8 @@ enum vmm_help {
     VMM_HELP_CHARDEVS,
     VMM_HELP_OBJECTS,
     VMM_HELP_LOG,
+    VMM_HELP_DISPLAYS,
+    VMM_HELP_VGA,
     VMM_HELP_DATA_DIRS,
     VMM_DISAS, /* -disas: config->disas */
 };
@@ -61,6 +63,9 @@ struct vmm_config {
     GPtrArray *devices;   /* "driver" names the type */
     GPtrArray *objects;   /* "qom-type" names it */
     GPtrArray *globals;   /* "driver", "property", "value" */
+    GPtrArray *displays;  /* -display: "type" and what belongs to it */
+    GPtrArray *vncs;      /* -vnc, -display vnc=: "vnc" is the place */
+    char *vga;            /* -vga; NULL: as the board has it */
     GPtrArray *fw_files;  /* "name", and "file" or "string" */
 
     bool nographic, nodefaults;

@@ -139,7 +139,7 @@ static void mistakes_are_named(void)
     bad("lodge-vmm -smp 12,sockets=2,cores=6", "the cores of a die must be a power");
     bad("lodge-vmm -smp 4,clusters=2", "clusters");
     bad("lodge-vmm -smp 3,sockets=2,cores=2", "the topology has 4 processors, cpus=3");
-    bad("lodge-vmm -display gtk", "-display gtk: only 'none' is available");
+    bad("lodge-vmm -display gtk", "-display gtk: there is no display 'gtk'");
     bad("lodge-vmm -uuid 123", "not a UUID");
     bad("lodge-vmm -action reboot=explode", "'reboot' is 'reset' or 'shutdown'");
     bad("lodge-vmm -action panik=none", "unknown parameter 'panik'");

@@ -10,6 +10,7 @@
 #include "vmm/chardev/chardev.h"
 #include "vmm/control/firmware.h"
 #include "vmm/control/objects.h"
+#include "vmm/control/screen.h"
 #include "vmm/control/vmm.h"
 #include "vmm/dev/devices.h"
 #include "vmm/vm/device.h"
@@ -91,6 +92,8 @@ static bool show_help(const struct vmm_config *c, const struct vmm_accel *accels
     case VMM_HELP_CHARDEVS: chardev_help(stdout); break;
     case VMM_HELP_OBJECTS: objects_help(stdout); break;
     case VMM_HELP_LOG: vmm_log_help(stdout); break;
+    case VMM_HELP_DISPLAYS: screen_help(stdout); break;
+    case VMM_HELP_VGA: screen_cards_help(stdout); break;
     case VMM_HELP_DATA_DIRS: firmware_dirs_help(c, stdout); break;
     case VMM_DISAS: return disas_file(&c->disas, stdout, error);
     case VMM_HELP_NONE: break;

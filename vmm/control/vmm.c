@@ -27,6 +27,7 @@
 #include "vmm/control/fw_files.h"
 #include "vmm/control/globals.h"
 #include "vmm/control/objects.h"
+#include "vmm/control/screen.h"
 #include "vmm/dev/devices.h"
 #include "vmm/vm/device.h"
 #include "vmm/vm/vcpu.h"
@@ -41,6 +42,7 @@ struct vmm {
     struct loop *loop;
     struct secrets *secrets; /* of -object secret */
     struct backends *backends;
+    struct screen *screen;
     struct board *board;
     struct vm *vm;
     FILE *log_out;
@@ -274,7 +276,11 @@ static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **er
 
     v->secrets = secrets_new();
     if (!board || !choose_accel(v, accels, error) || !choose_cpu(v, board, error) ||
-        !check_sizes(v, board, error) || !objects_check(c, v->secrets, error))
+        !check_sizes(v, board, error) || !objects_check(c, v->secrets, error) ||
+        !screen_add_card(c, board, error))
+        return false;
+    v->screen = screen_new(c, v->secrets, error);
+    if (!v->screen)
         return false;
     v->backends = backends_new(c, board, error);
     if (!v->backends || !globals_apply(c, error) || !check_devices(v, error) ||
@@ -315,13 +321,15 @@ static bool make_all(struct vmm *v, GError **error)
     if (!v->loop)
         return false;
     loop_attach(v->loop, NULL);
-    if (!backends_open(v->backends, v->loop, v->secrets, error))
+    if (!backends_open(v->backends, v->loop, v->secrets, error) ||
+        !screen_open(v->screen, error))
         return false;
     vc.loop = v->loop;
     vc.log = v->log;
     v->vm = vm_new(&vc, error);
     if (!v->vm)
         return false;
+    v->vm->display = screen_display(v->screen);
     v->vm->find_file = find_file;
     v->vm->find_file_opaque = v;
     v->vm->no_reboot = v->config->no_reboot;
@@ -439,6 +447,7 @@ void vmm_free(struct vmm *v)
         return;
     vm_free(v->vm);
     board_free(v->board);
+    screen_free(v->screen);
     backends_free(v->backends);
     secrets_free(v->secrets);
     loop_free(v->loop);
@@ -541,12 +550,13 @@ int vmm_run(struct vmm *v)
         v->signals[i] = g_unix_signal_add(numbers[i], on_signal, v);
     backends_set_leave(v->backends, quit, v);
     v->start_ns = loop_now_ns();
-    if (!vm_start(v->vm, &error)) {
+    if (!screen_start(v->screen, &error) || !vm_start(v->vm, &error)) {
         fprintf(stderr, "lodge-vmm: %s\n", error->message);
         code = 1;
     } else {
         tell_parent(v);
         end = vm_run_main(v->vm);
+        screen_stop(v->screen);
         code = report_end(v, end);
         if (v->config->log & VM_LOG_STATS)
             log_stats(v, end);

@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "vmm/dev/display/vga.h"
 #include "vmm/dev/pc/chipset.h"
 #include "vmm/dev/pc/ferr.h"
 #include "vmm/dev/pc/fw_cfg.h"
@@ -41,6 +42,7 @@ const struct device_type *const device_types[] = {
     &q35_mch_type,
     &pci_bridge_type,
     &pcie_root_port_type,
+    &vga_type,
     &virtio_blk_device_type,
     &virtio_blk_pci_type,
     &virtio_rng_device_type,

@@ -14,6 +14,7 @@
 
 struct aspace;
 struct device;
+struct display;
 struct gmem;
 struct loop;
 struct vcpu;
@@ -85,6 +86,10 @@ struct vm {
     /* The machine's PCI, vmm/dev/pci/pci_host.h; NULL: it has none. Its host bridge's.
      */
     struct pci_host *pci;
+
+    /* Screens, keyboard and mouse, vmm/display/console.h; NULL: there are none, nobody
+     * can look. Borrowed. */
+    struct display *display;
 
     /* The interrupt controllers' look at message-signalled interrupts: whether @addr is
      * theirs. NULL: none is. Any thread. */
