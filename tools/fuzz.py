@@ -17,7 +17,8 @@ DEFAULT_SECONDS = 60
 
 
 def targets():
-    return {p.name: p for p in sorted((ROOT / "build/fuzz/tests").glob("*_fuzz"))}
+    return {p.name: p for p in sorted((ROOT / "build/fuzz/tests").glob("*_fuzz"))
+            if p.is_file()}
 
 
 def fuzz(program, seconds):
