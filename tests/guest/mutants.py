@@ -24,6 +24,8 @@ CORE = ["t0_core_test"]
 TLB = ["t0_tlb_test"]
 VIEW = ["t1_view_test"]
 QUICK = ["t0_quick_test"]
+SWITCH = [f"{name}:1:tier=1,heat=1" for name in
+          ("switch", "system", "debug", "smc")]
 JUMPS = ["pcid:1:tier=1,heat=1", "paging:1:tier=1,heat=1", "compat:1:tier=1,heat=1", "smp_branches:2:tier=1,heat=1"]
 SLOT = ["t1_slot_test"]
 T2 = ["t2_test"]
@@ -169,13 +171,43 @@ MUTANTS = [
     ("quick_alignment", BT + "t0_mmu.c", "                 bank == T0_BANK_USER_AC || c->core",
      "                 c->core", QUICK),
     ("quick_jump_of_any_page", BT + "t1_link.c", "if (e->tag != t0_itlb_tag(c, rip) || core", "if (core", JUMPS),
-    ("quick_jump_of_any_mode", BT + "t1_link.c", "if (b->gpa != gpa || b->mode != c->mode) {\n            continue;",
-     "if (b->gpa != gpa) {\n            continue;", JUMPS),
-    ("quick_jump_into_the_middle", BT + "t1_link.c", "if (b->gpa != gpa || b->mode != c->mode) {\n            continue;",
-     "if (((b->gpa ^ gpa) >> 12) || b->mode != c->mode) {\n            continue;", JUMPS),
     ("quick_changes_flags", BT + "t1_glue.c",
      "    t1_u8(e, 0x9e); /* sahf */\n    for (unsigned i = ARRAY_LEN(kept)", "    for (unsigned i = ARRAY_LEN(kept)",
-     ["system:1:tier=1,heat=1"]),
+     SWITCH),
+    # SYSCALL, SYSRET and IRET.
+    ("switch_syscall_without_sce", BT + "t1_switch.c",
+     "unusual(c) || !(c->s.efer & X86_EFER_SCE) || !t0_is64(c)) {", "unusual(c) || !t0_is64(c)) {", SWITCH),
+    ("switch_syscall_flags_lost", BT + "t1_switch.c",
+     "    c->flags = (uint16_t)flags;\n    c->gpr[X86_RCX] = next;", "    c->gpr[X86_RCX] = next;", SWITCH),
+    ("switch_sysret_tf", BT + "t1_switch.c", "(to & X86_FL_TF) || ", "", SWITCH),
+    ("switch_sysret_noncanonical", BT + "t1_switch.c", "!t0_canonical(c, rip) || (to", "(to", SWITCH),
+    ("switch_sysret_alignment", BT + "t1_switch.c", " || checks_alignment(c, to)) {", ") {", SWITCH),
+    ("switch_sysret_from_user", BT + "t1_switch.c", "!t0_is64(c) || c->s.cpl ||\n        !t0_canonical",
+     "!t0_is64(c) || !t0_canonical", SWITCH),
+    ("switch_iret_tf", BT + "t1_switch.c", "const uint64_t never = X86_FL_TF | ", "const uint64_t never = ", SWITCH),
+    ("switch_iret_nt", BT + "t1_switch.c", "X86_FL_VM | X86_FL_NT;", "X86_FL_VM;", SWITCH),
+    ("switch_iret_noncanonical", BT + "t1_switch.c", "!t0_canonical(c, w[RIP]) || ", "", SWITCH),
+    ("switch_iret_null_cs", BT + "t1_switch.c", "!(cs_sel & 0xfffc) || !desc", "!desc", SWITCH),
+    ("switch_iret_any_code", BT + "t1_switch.c", "!descriptor(c, cs_sel, &cs) || !code_ok(&cs, cpl) ||",
+     "!descriptor(c, cs_sel, &cs) ||", SWITCH),
+    ("switch_iret_code_not_accessed", BT + "t1_switch.c",
+     "    return (cs->attr & TYPE_BITS) == (X86_SEG_P", "    return ((cs->attr | X86_SEG_ACCESSED) & TYPE_BITS) == (X86_SEG_P",
+     SWITCH),
+    ("switch_iret_stack_rpl", BT + "t1_switch.c", "return (sel & 3) == cpl && descriptor(c, sel, ret) &&",
+     "return descriptor(c, sel, ret) &&", SWITCH),
+    ("switch_iret_stack_read_only", BT + "t1_switch.c", "X86_SEG_CODE | X86_SEG_RW |\n                         X86_SEG_ACC",
+     "X86_SEG_CODE |\n                         X86_SEG_ACC", SWITCH),
+    ("switch_iret_null_stack_of_users", BT + "t1_switch.c", "return sel == 0 && cpl == 0;", "return sel == 0;", SWITCH),
+    ("switch_iret_keeps_segments", BT + "t1_switch.c", "(cpl && (drops_segments(c) || checks_alignment(c, w[FLAGS])))",
+     "(cpl && checks_alignment(c, w[FLAGS]))", SWITCH),
+    ("switch_iret_alignment", BT + "t1_switch.c", "(drops_segments(c) || checks_alignment(c, w[FLAGS]))",
+     "drops_segments(c)", SWITCH),
+    ("switch_iret_limit_of_gdt", BT + "t1_switch.c", "(sel & 4) || (sel | 7u) > c->s.gdtr.limit || !h", "(sel & 4) || !h",
+     SWITCH),
+    ("switch_iret_ldt", BT + "t1_switch.c", "if ((sel & 4) || (sel", "if ((sel", SWITCH),
+    ("switch_iret_nmi_stays_blocked", BT + "t1_switch.c", "    c->s.nmi_blocked = false;\n", "", SWITCH),
+    ("switch_irq_is_late", BT + "t1_switch.c", "return c->debug || core->irq_maybe || core", "return c->debug || core", SWITCH),
+    ("switch_not_watched", BT + "t1_switch.c", "return c->debug || core->irq", "return core->irq", SWITCH),
     # Views.
     ("fallbacks_not_counted", BT + "t1_code.c", "    t1->steps++;\n    t1->fallbacks[what >> 16]++;",
      "    t1->steps++;", VIEW),

@@ -516,6 +516,8 @@ bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
 
 /* Bits of RFLAGS that POPF and IRET of @size may change at the current level. */
 uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size);
+/* Set these as in @v, and clear RF. */
+void t0_set_flags_masked(struct t0_cpu *c, uint64_t v, unsigned size);
 
 /* --- t0_seg.c -------------------------------------------------------------- */
 
@@ -536,7 +538,20 @@ int t0_desc_get(struct t0_cpu *c, uint16_t sel, struct t0_desc *ret);
 uint64_t t0_desc_upper(struct t0_cpu *c, const struct t0_desc *d, uint64_t *ret);
 
 /* The hidden part for @sel as @raw says. */
-struct x86_segment t0_desc_segment(uint16_t sel, uint64_t raw);
+static inline struct x86_segment t0_desc_segment(uint16_t sel, uint64_t raw)
+{
+    uint32_t limit = (uint32_t)((raw & 0xffff) | (raw >> 32 & 0xf0000));
+    uint16_t attr = (uint16_t)(raw >> 40 & 0xf0ff);
+    if (attr & X86_SEG_G) {
+        limit = limit << 12 | 0xfff;
+    }
+    return (struct x86_segment){
+        .sel = sel,
+        .attr = attr,
+        .limit = limit,
+        .base = (raw >> 16 & 0xffffff) | (raw >> 32 & 0xff000000),
+    };
+}
 
 /* Set the descriptor's accessed bit. Non-zero with c->exc set on a fault. */
 uint64_t t0_desc_accessed(struct t0_cpu *c, const struct t0_desc *d);
@@ -548,6 +563,11 @@ uint64_t t0_load_seg(struct t0_cpu *c, unsigned seg, uint16_t sel);
 /* After a return to an outer level: data segments that it may not use become null.
  * Whether there was one. */
 bool t0_drop_outer_segs(struct t0_cpu *c);
+
+/* All of SYSCALL's and SYSRET's work in long mode, and of the latter outside, but for
+ * RCX, RIP and what follows from the level: t0_update_level(), t0_update_mode(). */
+void t0_syscall_state(struct t0_cpu *c);
+void t0_sysret_state(struct t0_cpu *c, bool to64);
 
 /* Flat code / stack segments of SYSCALL and friends. */
 struct x86_segment t0_flat_code(uint16_t sel, unsigned dpl, bool long_mode);

@@ -106,35 +106,6 @@ static bool return_stack(struct t0_cpu *c, uint16_t sel, unsigned cpl, bool to64
     return !t0_desc_accessed(c, &d);
 }
 
-/* RFLAGS bits that IRET and POPF may change at this level (APM 3, IRET). */
-uint64_t t0_flags_mask(const struct t0_cpu *c, unsigned size)
-{
-    uint64_t m = X86_FL_ARITH | X86_FL_TF | X86_FL_DF | X86_FL_NT;
-    unsigned iopl = (unsigned)(c->s.rflags / (X86_FL_IOPL / 3)) & 3;
-    if (size > 2) {
-        m |= X86_FL_AC | X86_FL_ID;
-    }
-    if (c->s.cpl <= iopl) {
-        m |= X86_FL_IF;
-    }
-    if (c->s.cpl == 0) {
-        m |= X86_FL_IOPL;
-    }
-    return m;
-}
-
-static void set_flags_masked(struct t0_cpu *c, uint64_t v, unsigned size)
-{
-    uint64_t m = t0_flags_mask(c, size);
-    if (size > 2 && unlikely(c->debug & T0_DEBUG_CODE)) {
-        m |= X86_FL_RF; /* nobody looks at it otherwise */
-    }
-    if ((c->mode & T0_MODE_PE) && c->s.cpl == 0 && size > 2) {
-        m |= X86_FL_VIF | X86_FL_VIP;
-    }
-    t0_set_rflags(c, (t0_get_rflags(c) & ~m & ~(uint64_t)X86_FL_RF) | (v & m));
-}
-
 static void set_sp(struct t0_cpu *c, uint64_t sp)
 {
     if (t0_is64(c)) {
@@ -210,7 +181,7 @@ bool t0_far_return(struct t0_cpu *c, unsigned size, unsigned release, bool iret)
         return t0_fail(c, X86_EXC_GP, 0);
     }
     if (iret) {
-        set_flags_masked(c, flags, size);
+        t0_set_flags_masked(c, flags, size);
         c->s.nmi_blocked = false;
     }
     c->s.seg[X86_CS] = cs;
@@ -246,7 +217,7 @@ HANDLER(op_iret_real)
     c->gpr[X86_RSP] = p.sp;
     c->s.seg[X86_CS].sel = sel;
     c->s.seg[X86_CS].base = (uint64_t)sel << 4;
-    set_flags_masked(c, flags, op->size);
+    t0_set_flags_masked(c, flags, op->size);
     c->s.nmi_blocked = false;
     t0_update_mode(c);
     return t0_leave(c, op, rip);

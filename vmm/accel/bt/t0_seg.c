@@ -34,21 +34,6 @@ int t0_desc_get(struct t0_cpu *c, uint16_t sel, struct t0_desc *ret)
     return t0_sys_words(c, ret->addr, &ret->raw, 1) ? T0_DESC_FAULT : T0_DESC_OK;
 }
 
-struct x86_segment t0_desc_segment(uint16_t sel, uint64_t raw)
-{
-    uint32_t limit = (uint32_t)((raw & 0xffff) | (raw >> 32 & 0xf0000));
-    uint16_t attr = (uint16_t)(raw >> 40 & 0xf0ff);
-    if (attr & X86_SEG_G) {
-        limit = limit << 12 | 0xfff;
-    }
-    return (struct x86_segment){
-        .sel = sel,
-        .attr = attr,
-        .limit = limit,
-        .base = (raw >> 16 & 0xffffff) | (raw >> 32 & 0xff000000),
-    };
-}
-
 uint64_t t0_desc_upper(struct t0_cpu *c, const struct t0_desc *d, uint64_t *ret)
 {
     uint32_t limit = (d->sel & 4) ? c->s.ldtr.limit : c->s.gdtr.limit;

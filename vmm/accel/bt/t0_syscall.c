@@ -5,27 +5,6 @@
  * bases of FS and GS. APM 2 6.1; the instructions' own pages in APM 3.
  */
 
-struct x86_segment t0_flat_code(uint16_t sel, unsigned dpl, bool long_mode)
-{
-    return (struct x86_segment){
-        .sel = sel,
-        .attr = (uint16_t)(X86_SEG_P | X86_SEG_S | X86_SEG_CODE | X86_SEG_RW |
-                           X86_SEG_ACCESSED | X86_SEG_G | dpl << X86_SEG_DPL_SHIFT |
-                           (long_mode ? X86_SEG_L : X86_SEG_DB)),
-        .limit = UINT32_MAX,
-    };
-}
-
-struct x86_segment t0_flat_stack(uint16_t sel, unsigned dpl)
-{
-    return (struct x86_segment){
-        .sel = sel,
-        .attr = (uint16_t)(X86_SEG_P | X86_SEG_S | X86_SEG_RW | X86_SEG_ACCESSED |
-                           X86_SEG_G | X86_SEG_DB | dpl << X86_SEG_DPL_SHIFT),
-        .limit = UINT32_MAX,
-    };
-}
-
 /* CS, SS and the level are those of the new place. */
 static const struct t0_op *switched(struct t0_cpu *c, const struct t0_op *op,
                                     uint64_t rip)
@@ -57,27 +36,25 @@ HANDLER(op_syscall)
     if (!(c->s.efer & X86_EFER_SCE) || (!m64 && !is_amd(c))) {
         return t0_raise(c, op, X86_EXC_UD);
     }
-    uint16_t sel = (uint16_t)(star >> 32 & 0xfffc);
     uint64_t rip;
     c->gpr[X86_RCX] = m64 ? next : (uint32_t)next;
     if (lm) {
-        c->gpr[X86_R11] = t0_get_rflags(c) & ~(uint64_t)X86_FL_RF;
         rip = m64 ? c->s.msr.lstar : c->s.msr.cstar;
-        t0_set_rflags(c, t0_get_rflags(c) & ~c->s.msr.sfmask & ~(uint64_t)X86_FL_RF);
+        t0_syscall_state(c);
     } else {
+        uint16_t sel = (uint16_t)(star >> 32 & 0xfffc);
         rip = (uint32_t)star;
         c->s.rflags &= ~(uint64_t)(X86_FL_IF | X86_FL_VM | X86_FL_RF);
+        c->s.cpl = 0;
+        c->s.seg[X86_CS] = t0_flat_code(sel, 0, lm);
+        c->s.seg[X86_SS] = t0_flat_stack((uint16_t)(sel + 8), 0);
     }
     trap_by_new_flags(c);
-    c->s.cpl = 0;
-    c->s.seg[X86_CS] = t0_flat_code(sel, 0, lm);
-    c->s.seg[X86_SS] = t0_flat_stack((uint16_t)(sel + 8), 0);
     return switched(c, op, rip);
 }
 
 HANDLER(op_sysret)
 {
-    uint64_t star = c->s.msr.star;
     if (!(c->s.efer & X86_EFER_SCE) || (!t0_is64(c) && !is_amd(c))) {
         return t0_raise(c, op, X86_EXC_UD);
     }
@@ -89,18 +66,8 @@ HANDLER(op_sysret)
     if (to64 && !t0_canonical(c, rip) && !is_amd(c)) {
         return gp0(c, op);
     }
-    uint16_t sel = (uint16_t)(star >> 48);
-    if (t0_long_mode(c)) {
-        uint64_t keep = X86_FL_ARITH | X86_FL_TF | X86_FL_IF | X86_FL_DF | X86_FL_IOPL |
-                        X86_FL_NT | X86_FL_AC | X86_FL_VIF | X86_FL_VIP | X86_FL_ID;
-        t0_set_rflags(c, c->gpr[X86_R11] & keep);
-    } else {
-        c->s.rflags |= X86_FL_IF;
-    }
+    t0_sysret_state(c, to64);
     trap_by_new_flags(c);
-    c->s.cpl = 3;
-    c->s.seg[X86_CS] = t0_flat_code((uint16_t)((to64 ? sel + 16 : sel) | 3), 3, to64);
-    c->s.seg[X86_SS] = t0_flat_stack((uint16_t)((sel + 8) | 3), 3);
     return switched(c, op, rip);
 }
 

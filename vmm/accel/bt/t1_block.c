@@ -210,6 +210,25 @@ static void put_check(struct t1_ctx *t, uint32_t leave)
     }
 }
 
+/* The stack pointer comes from memory, as where kernels change stacks. */
+static bool loads_stack(const struct x86_insn *i)
+{
+    return (i->op == X86_OP_MOV || i->op == X86_OP_POP) &&
+           i->opnd[0].kind == X86_OPND_REG && i->opnd[0].reg == X86_RSP &&
+           (i->op == X86_OP_POP || i->opnd[1].kind == X86_OPND_MEM);
+}
+
+/* The block is one that is on such a stack from its begin: it ends in POP RSP. */
+static bool is_on_new_stack(const struct t0_block *b, const struct t1_decoded *d)
+{
+    for (unsigned i = 0; i < b->nb_insns; i++) {
+        if (loads_stack(&d->insn[i])) {
+            return d->insn[i].op == X86_OP_POP;
+        }
+    }
+    return false;
+}
+
 void t1_put_insn(struct t1_ctx *t, const struct t1_decoded *d, unsigned i)
 {
     const struct t0_block *b = t->b;
@@ -231,11 +250,13 @@ void t1_put_insn(struct t1_ctx *t, const struct t1_decoded *d, unsigned i)
         t->cur->resume = t1_pos(&t->e);
         t->cur->branch = last;
     }
+    t->new_stack |= loads_stack(t->insn);
 }
 
 static void put_insns(struct t1_ctx *t, const struct t1_decoded *d)
 {
     const struct t0_block *b = t->b;
+    t->new_stack = is_on_new_stack(b, d);
     for (unsigned i = 0; i < b->nb_insns; i++) {
         t->at[i] = t1_pos(&t->e);
         t1_run_begin(t, d, i);

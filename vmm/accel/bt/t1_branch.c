@@ -267,9 +267,36 @@ static bool loop(struct t1_ctx *t)
     return true;
 }
 
+/* SYSCALL, SYSRET and IRET of 64-bit code. */
+static bool to_another_level(struct t1_ctx *t)
+{
+    const struct t1_core *t1 = t->t1;
+    enum x86_op op = t->insn->op;
+    uint32_t glue = op == X86_OP_SYSCALL  ? t1->glue_syscall
+                    : op == X86_OP_SYSRET ? t1->glue_sysret
+                                          : t1->glue_iret;
+    if (t1_is_32(t) || (op != X86_OP_SYSCALL && t->insn->opsize != 8)) {
+        return false;
+    }
+    if (op == X86_OP_SYSCALL) {
+        t1_load(&t->e, T1_S1, T1_FIELD(t1.page_base));
+        t1_lea(&t->e, T1_S1,
+               (struct t1_mem){T1_S1, T1_NO_REG, 0, (int32_t)t1_next_off(t)});
+    }
+    count(t);
+    t1_call(&t->e, glue);
+    t1_lea(&t->e, T1_COUNT,
+           (struct t1_mem){T1_COUNT, T1_NO_REG, 0, -(int32_t)t->b->nb_insns});
+    return false;
+}
+
 bool t1_branch(struct t1_ctx *t)
 {
     const struct x86_insn *insn = t->insn;
+    if (insn->op == X86_OP_SYSCALL || insn->op == X86_OP_SYSRET ||
+        insn->op == X86_OP_IRET) {
+        return to_another_level(t);
+    }
     bool direct = insn->nb_opnds && insn->opnd[0].kind == X86_OPND_REL;
     int64_t target = t1_next_off(t) + insn->imm;
     if (insn->opsize != t1_word(t) || (direct && !t1_fits32(target))) {

@@ -333,11 +333,3 @@ void t1_block_kill(struct t0_cpu *c, struct t0_block *b)
     b->first_fn = b->ops[0].fn;
     forget_translation(c, b);
 }
-
-void t1_bank_changed(struct t0_cpu *c)
-{
-    t1_slots_bank(c);
-    if (c->core->t1) {
-        t1_links_mode(c);
-    }
-}

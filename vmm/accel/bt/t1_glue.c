@@ -153,18 +153,26 @@ static void put_go_or_return(struct t1_emit *e)
     t1_op_mem(e, &(struct t1_enc){.opcode = 0xff}, 4, T1_FIELD(t1.target));
 }
 
-/*
- * Called with @arg in a register: @fn(c, arg, @more), which uses no vector registers.
- * Its result into rcx; changes no other register, and no flags.
- */
-static void put_quick(struct t1_emit *e, void *fn, unsigned arg, uint32_t more)
+/* What C may change and translations need. */
+static const uint8_t kept[] = {X86_RAX,  X86_RDX, X86_RSI, X86_RDI, X86_R8,
+                               T1_COUNT, T1_S1,   T1_S2,   X86_RBX};
+
+/* What lies above rsp in quick calls: a return address, these, and the flags. */
+#define QUICK_ABOVE (8 * (1 + (int32_t)ARRAY_LEN(kept) + 1))
+
+static struct t1_mem above_quick(struct t1_mem m)
 {
-    static const uint8_t kept[] = {X86_RAX,  X86_RDX, X86_RSI, X86_RDI, X86_R8,
-                                   T1_COUNT, T1_S1,   T1_S2,   X86_RBX};
-    const int32_t above = 8 * (1 + (int32_t)ARRAY_LEN(kept) + 1);
-    struct t1_mem c = t1_field(0), sp = T1_FIELD(t1.host_sp);
-    c.disp += above;
-    sp.disp += above;
+    m.disp += QUICK_ABOVE;
+    return m;
+}
+
+/*
+ * A call of fn(c, arg, edx), which uses no vector registers, with @arg in a register:
+ * begin; put_quick_end() leaves its result in rcx. In between the flags are in al and
+ * ah, and pushed, after what is kept.
+ */
+static void put_quick_call(struct t1_emit *e, unsigned arg)
+{
     for (unsigned i = 0; i < ARRAY_LEN(kept); i++) {
         push_host(e, kept[i], false);
     }
@@ -172,22 +180,69 @@ static void put_quick(struct t1_emit *e, void *fn, unsigned arg, uint32_t more)
     t1_op_reg(e, &(struct t1_enc){.map = 1, .opcode = 0x90}, 0, X86_RAX); /* seto al */
     push_host(e, X86_RAX, false);
     t1_mov_rr(e, X86_RSI, arg);
-    t1_lea(e, X86_RDI, c);
-    t1_mov_ri(e, X86_RDX, more);
+    t1_lea(e, X86_RDI, above_quick(t1_field(0)));
+}
+
+static void put_quick_end(struct t1_emit *e, void *fn)
+{
     t1_mov_rr(e, X86_RBX, T1_SP);
-    t1_load(e, T1_SP, sp);
+    t1_load(e, T1_SP, above_quick(T1_FIELD(t1.host_sp)));
     t1_mov_ri(e, X86_RAX, (int64_t)(uintptr_t)fn);
     t1_op_reg(e, &(struct t1_enc){.opcode = 0xff}, 2, X86_RAX); /* call rax */
     t1_mov_rr(e, T1_SP, X86_RBX);
     t1_mov_rr(e, T1_RCX, X86_RAX);
-    push_host(e, X86_RAX, true);
+}
+
+/* The host's flags are those in al and ah; then what was kept. */
+static void put_quick_back(struct t1_emit *e)
+{
     t1_u8(e, 0x04); /* add al, 0x7f: OF */
     t1_u8(e, 0x7f);
     t1_u8(e, 0x9e); /* sahf */
     for (unsigned i = ARRAY_LEN(kept); i-- > 0;) {
         push_host(e, kept[i], true);
     }
+}
+
+/* Changes no register but rcx, and no flags. */
+static void put_quick(struct t1_emit *e, void *fn, unsigned arg, uint32_t more)
+{
+    put_quick_call(e, arg);
+    t1_mov_ri(e, X86_RDX, more);
+    put_quick_end(e, fn);
+    push_host(e, X86_RAX, true);
+    put_quick_back(e);
     t1_u8(e, 0xc3);
+}
+
+/*
+ * To another level: @fn(c, arg, flags) says where to go on. Guest register @changed is
+ * one that it has changed and that is in the host's, or T1_NO_REG. Returns when it has
+ * done nothing.
+ */
+static void put_switch(struct t1_emit *e, void *fn, unsigned arg, unsigned changed)
+{
+    const struct t1_enc test = {.w = true, .opcode = 0x85};
+    put_quick_call(e, arg);
+    t1_op_reg(e, &(struct t1_enc){.map = 1, .opcode = 0xb7}, X86_RDX, X86_RAX);
+    put_quick_end(e, fn);
+    t1_op_reg(e, &test, T1_RCX, T1_RCX);
+    uint32_t done = t1_jcc(e, 5, 0); /* jnz */
+    push_host(e, X86_RAX, true);
+    put_quick_back(e);
+    t1_u8(e, 0xc3);
+    t1_set_rel32(e, done, t1_pos(e));
+    push_host(e, X86_RAX, true);
+    struct t1_mem m = above_quick(T1_FIELD(flags));
+    m.disp -= 8;
+    t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = 0xb7}, X86_RAX, m); /* movzx */
+    put_quick_back(e);
+    t1_lea(e, T1_SP, (struct t1_mem){T1_SP, T1_NO_REG, 0, 8});
+    if (changed != T1_NO_REG) {
+        t1_load(e, t1_home[changed], T1_GPR(changed));
+    }
+    t1_load(e, T1_S1, T1_FIELD(s.rip));                        /* for glue_exit */
+    t1_op_reg(e, &(struct t1_enc){.opcode = 0xff}, 4, T1_RCX); /* jmp rcx */
 }
 
 void t1_make_glue(struct t1_core *t1)
@@ -252,5 +307,11 @@ void t1_make_glue(struct t1_core *t1)
     }
     t1->glue_quick_jump = t1_pos(&e);
     put_quick(&e, t1_quick_jump, T1_S1, 0);
+    t1->glue_syscall = t1_pos(&e);
+    put_switch(&e, t1_quick_syscall, T1_S1, X86_RCX);
+    t1->glue_sysret = t1_pos(&e);
+    put_switch(&e, t1_quick_sysret, t1_home[X86_RCX], T1_NO_REG);
+    t1->glue_iret = t1_pos(&e);
+    put_switch(&e, t1_quick_iret, t1_home[X86_RSP], X86_RSP);
     t1->glue_end = t1_pos(&e);
 }

@@ -204,3 +204,11 @@ void t1_links_init(struct t0_cpu *c)
         c->t1.jumps[0][i].minus_rip = c->t1.jumps[1][i].minus_rip = no_jump(i);
     }
 }
+
+void t1_bank_changed(struct t0_cpu *c)
+{
+    t1_slots_bank(c);
+    if (c->core->t1) {
+        t1_links_mode(c);
+    }
+}

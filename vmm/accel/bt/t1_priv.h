@@ -81,6 +81,7 @@ struct t1_core {
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint32_t glue_fill[2][2][T1_NB_SIZES][T1_NB_FILLS]; /* user, write, log of size */
     uint32_t glue_quick[2], glue_quick_jump;            /* of the former: write */
+    uint32_t glue_syscall, glue_sysret, glue_iret;
     struct t1_used jumps_used[2];
     bool kernel_local;  /* jumps of kernel code hold pages that are not global */
     struct t2_core *t2; /* NULL: no hot regions */
@@ -89,7 +90,7 @@ struct t1_core {
     bool left_early;    /* a translation, for a reason that T0 has not */
     uint32_t t2_drops;  /* counts regions that were dropped */
     uint64_t checked;   /* in lockstep */
-    uint64_t steps, branches, resolves, enters, linked;
+    uint64_t steps, branches, resolves, enters, linked, switches;
     uint64_t fallbacks[X86_NB_OPS + 1]; /* by enum x86_op; last: memory */
     _Alignas(8) uint8_t single[sizeof(struct t0_block) + 2 * sizeof(struct t0_op)];
 };
@@ -225,6 +226,7 @@ struct t1_ctx {
     bool vec_ready, x87_ready; /* known to be in the host's registers */
     uint32_t leave_from;       /* the poll's jump */
     bool lone;                 /* no other vCPU */
+    bool new_stack;            /* accesses of the stack have slots of their own */
     bool region;               /* of a hot region: t2_shared_access() */
     struct t1_x87 x87;
     struct t1_run runs[T0_BLOCK_MAX_INSNS / 2], *run; /* of the current instruction */
@@ -459,6 +461,15 @@ void t1_forget_site(struct t0_cpu *c, uint32_t index);
 void t1_unlink_block(struct t0_cpu *c, struct t0_block *b);
 /* The mode is another one: so is what the table of indirect branches is for. */
 void t1_links_mode(struct t0_cpu *c);
+
+/* --- Other levels: t1_switch.c ------------------------------------------------ */
+
+/* SYSCALL before @next, SYSRET to @rip, IRET with the stack pointer @sp; @flags are the
+ * arithmetic ones, as in c->flags. The code to go on with, which looks for attention,
+ * or 0: nothing was changed, T0 is to execute it. */
+uint64_t t1_quick_syscall(struct t0_cpu *c, uint64_t next, uint32_t flags);
+uint64_t t1_quick_sysret(struct t0_cpu *c, uint64_t rip, uint32_t flags);
+uint64_t t1_quick_iret(struct t0_cpu *c, uint64_t sp, uint32_t flags);
 
 /* --- Memory for code: t1_cache.c --------------------------------------------- */
 

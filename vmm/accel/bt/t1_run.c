@@ -105,7 +105,7 @@ void t1_run_begin(struct t1_ctx *t, const struct t1_decoded *d, unsigned first)
     const struct t0_block *b = t->b;
     bool write = is_push(&d->insn[first]);
     unsigned nb = 0, end = first;
-    if (t->run || t1_is_32(t) || t->nb_runs == ARRAY_LEN(t->runs)) {
+    if (t->run || t->new_stack || t1_is_32(t) || t->nb_runs == ARRAY_LEN(t->runs)) {
         return;
     }
     for (unsigned i = first; i < b->nb_insns; i++) {

@@ -26,6 +26,10 @@
  * much that it does not matter how many sites ask: with a few thousand instructions for
  * each, a program of some thousand sites (perl) spent half of its time in refills.
  *
+ * After a load of the stack pointer, and before POP of it, a block has slots of its
+ * own: a kernel that comes from one stack, and goes back over another, would refill the
+ * stack's copy at each system call, twice.
+ *
  * A slot is a copy of a TLB entry and lives no longer: each that was filled is in a
  * list, by group (user code's, kernel code's that a load of CR3 drops or not) and by
  * the low bits of the page's number, so that forgetting costs what was filled. A TLB
@@ -226,9 +230,12 @@ struct t1_mem t1_probe_slot(struct t1_ctx *t, struct t1_mem at, unsigned size,
 struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned size,
                                      bool write, bool aligned)
 {
+    struct t1_mem at = {t->host[X86_RSP], T1_NO_REG, 0, disp};
+    if (t->new_stack && !t1_is_32(t) && t1_slot_possible(t, size)) {
+        return t1_probe_slot(t, at, size, write, aligned);
+    }
     struct t1_refill *r = &t->refill[t->nb_refill++];
     unsigned log = (unsigned)__builtin_ctz(size);
-    struct t1_mem at = {t->host[X86_RSP], T1_NO_REG, 0, disp};
     *r = (struct t1_refill){.at = at,
                             .log = (uint8_t)log,
                             .kind = T1_FILL_STACK,
