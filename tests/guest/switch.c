@@ -178,6 +178,30 @@ GUEST_TEST(iret_looks_at_its_code_segment)
     }
 }
 
+GUEST_TEST(iret_looks_at_the_limit_of_its_table)
+{
+    struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed)) gdt, shorter;
+    struct frame f = to_user();
+    __asm__ volatile("sgdt %0" : "=m"(gdt));
+    shorter = gdt;
+    shorter.limit = SEL_FREE + 6;
+    guest_gdt[0] = guest_gdt[SEL_FREE / 8] = CODE(0xfb);
+    for (unsigned i = 0; i < 3; i++) {
+        warm_up();
+        f.cs = SEL_FREE | 3;
+        expect(&f, UD, 0);
+        __asm__ volatile("lgdt %0" : : "m"(shorter));
+        expect(&f, GP, SEL_FREE);
+        __asm__ volatile("lgdt %0" : : "m"(gdt));
+        f.cs = 3; /* of none, whatever the table has there */
+        expect(&f, GP, 0);
+    }
+    guest_gdt[0] = guest_gdt[SEL_FREE / 8] = 0;
+}
+
 GUEST_TEST(iret_marks_its_segments_as_accessed)
 {
     struct frame f = to_user();
@@ -311,13 +335,44 @@ GUEST_TEST(iret_to_where_alignment_is_checked)
     write_cr0(cr0);
 }
 
+/* --- Interrupts that wait ------------------------------------------------------- */
+
+static volatile uint32_t *apic(unsigned reg)
+{
+    return (volatile uint32_t *)(UINT64_C(0xfee00000) + reg);
+}
+
+/* To itself; interrupts are off. */
+static void send(unsigned vector)
+{
+    *apic(0xf0) = 0x1ff;
+    *apic(0x300) = 1 << 18 | vector;
+}
+
+GUEST_TEST(an_interrupt_that_waits_comes_before_the_next_instruction)
+{
+    struct trap t;
+    for (unsigned i = 0; i < 4; i++) {
+        struct frame f = i & 1 ? to_kernel() : to_user();
+        warm_up();
+        uint32_t before = guest_irqs[0x40];
+        f.rflags |= IF;
+        send(0x40);
+        shoot(&t, iret_from, f);
+        CHECK_EQ(t.vector, UD);
+        CHECK_EQ(guest_irqs[0x40], before + 1);
+        *apic(0xb0) = 0;
+    }
+}
+
 /* --- SYSCALL and SYSRET ------------------------------------------------------- */
 
 static volatile uint64_t seen[5];
 static volatile struct {
     uint64_t flags, after, xmm, rip;
 } user USER_DATA;
-extern char entry[], other_entry[], call_six_times[], after_call[], bad_return[];
+extern char entry[], other_entry[], sending_entry[], call_six_times[], after_call[],
+    bad_return[];
 __asm__(
     ".text\n"
     "entry: mov %rcx, seen(%rip); mov %r11, 8+seen(%rip)\n"
@@ -325,10 +380,12 @@ __asm__(
     "mov %cs, %eax; mov %rax, 24+seen(%rip); mov %ss, %eax; mov %rax, 32+seen(%rip)\n"
     "sysretq\n"
     "other_entry: movq $77, seen(%rip); sysretq\n"
+    "sending_entry: mov $0xfee00300, %eax; movl $0x40040, (%rax)\n"
+    "or $0x200, %r11; sysretq\n"
     "bad_return: mov $1, %ecx; shl $47, %rcx; sysretq\n"
     ".pushsection .user.text, \"ax\"\n"
     "call_six_times: mov $6, %ebx; movq user(%rip), %xmm5; movq user(%rip), %xmm15\n"
-    "1: push user(%rip); popfq; syscall\n"
+    "1: push user(%rip); popfq; cmc; syscall\n"
     "after_call: pushfq; pop %rax; mov %rax, 8+user(%rip)\n"
     "dec %ebx; jnz 1b\n"
     "movq %xmm5, %rax; movq %xmm15, %rcx; xor %rcx, %rax; mov %rax, 16+user(%rip)\n"
@@ -366,6 +423,7 @@ GUEST_TEST(system_calls_carry_flags_and_selectors_again_and_again)
             CHECK_EQ(t.cs, SEL_USER64);
             CHECK_EQ(t.ss, SEL_USER_DATA);
             CHECK_EQ(seen[0], (uint64_t)after_call);
+            v ^= CF; /* by user code */
             CHECK_EQ(seen[1] & ~(uint64_t)IF, v);
             CHECK_EQ(seen[2] & ~(uint64_t)IF, (v & ~(uint64_t)masks[m]) | R1);
             CHECK_EQ(seen[3], SEL_CODE64);
@@ -373,6 +431,38 @@ GUEST_TEST(system_calls_carry_flags_and_selectors_again_and_again)
             CHECK_EQ(user.after & ~(uint64_t)IF, v);
             CHECK_EQ(user.xmm, 0);
         }
+    }
+}
+
+GUEST_TEST(sysret_to_where_alignment_is_checked)
+{
+    struct trap t;
+    uint64_t cr0 = read_cr0();
+    set_up_calls(AC);
+    write_cr0(cr0 | 1 << 18); /* AM */
+    for (unsigned i = 0; i < 6; i++) {
+        user.flags = i & 1 ? R1 | AC : R1;
+        CHECK(USER_TRAPS(&t, "push user(%%rip); popfq; syscall\n"
+                             "mov 1+user(%%rip), %%eax; ud2"));
+        CHECK_EQ(t.vector, i & 1 ? 17 : UD);
+    }
+    write_cr0(cr0);
+}
+
+GUEST_TEST(sysret_enables_an_interrupt_that_waits)
+{
+    struct trap t;
+    set_up_calls(IF);
+    for (unsigned i = 0; i < 4; i++) {
+        call(&t, R1);
+        uint32_t before = guest_irqs[0x40];
+        wrmsr(MSR_LSTAR, (uint64_t)sending_entry);
+        *apic(0xf0) = 0x1ff;
+        CHECK(USER_TRAPS(&t, "syscall; ud2"));
+        CHECK_EQ(t.vector, UD);
+        CHECK_EQ(guest_irqs[0x40], before + 1);
+        *apic(0xb0) = 0;
+        wrmsr(MSR_LSTAR, (uint64_t)entry);
     }
 }
 

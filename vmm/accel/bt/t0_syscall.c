@@ -15,7 +15,9 @@ static const struct t0_op *switched(struct t0_cpu *c, const struct t0_op *op,
     } else {
         t0_update_mode(c);
     }
-    return t0_jump(c, op, rip);
+    /* SYSRET may have set IF. */
+    bool irq = (c->s.rflags & X86_FL_IF) && t0_irq_wanted(c);
+    return unlikely(irq) ? t0_leave(c, op, rip) : t0_jump(c, op, rip);
 }
 
 /* APM 2 6.1.1. */
