@@ -317,13 +317,14 @@ void vcpu_free(struct vcpu *vcpu)
 bool vcpu_start(struct vcpu *vcpu, GError **error)
 {
     g_autofree char *name = g_strdup_printf("vcpu-%u", vcpu->index);
+    /* A vCPU that was started before may want this one to stop. And the thread begins
+     * with this lock, so that it sees vcpu->thread. */
+    g_mutex_lock(&vcpu->lock);
     vcpu->gone = false;
     vcpu->is_parked = false;
     if (vcpu->stop) {
         atomic_fetch_or(&vcpu->attention, VCPU_ATTN_STOP);
     }
-    /* The thread begins with this lock, so that it sees vcpu->thread. */
-    g_mutex_lock(&vcpu->lock);
     vcpu->thread = g_thread_try_new(name, vcpu_thread, vcpu, error);
     if (!vcpu->thread) {
         vcpu->gone = vcpu->is_parked = true;
