@@ -183,7 +183,7 @@ static void send_infos(struct nbd_conn *c, uint32_t opt, const struct nbd_export
         send_info(c, opt, NBD_INFO_DESCRIPTION, e->description, strlen(e->description));
     }
     /* We take requests of any alignment; who asks learns what is quick. */
-    uint32_t align = MAX(blk_get_limits(e->blk)->request_align, 1u);
+    uint32_t align = e->min_block;
     bool tell = opt == NBD_OPT_INFO || wanted[NBD_INFO_BLOCK_SIZE];
     be32_put(m, tell ? align : 1);
     be32_put(m + 4, MAX(4096u, align));

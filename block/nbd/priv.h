@@ -52,6 +52,7 @@ struct nbd_export {
     char *name, *description;
     struct blk *blk;
     uint64_t offset, size;
+    uint32_t min_block;
     uint16_t flags;
     GArray *contexts; /* of struct nbd_context */
 };

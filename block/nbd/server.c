@@ -131,6 +131,7 @@ bool nbd_server_add_export(struct nbd_server *s, const struct nbd_export_opts *o
     e->name = g_strdup(o->name);
     e->description = g_strdup(o->description);
     e->blk = blk_ref(o->blk);
+    e->min_block = o->min_block ? o->min_block : 1;
     e->contexts = g_array_new(FALSE, TRUE, sizeof(struct nbd_context));
     e->flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
                NBD_FLAG_SEND_CACHE;

@@ -55,12 +55,14 @@ struct nbd_server *nbd_server_new(const struct nbd_server_opts *opts);
 void nbd_server_free(struct nbd_server *s);
 
 struct nbd_export_opts {
-    const char *name;           /* at most 4096 bytes; "" is the default export */
-    const char *description;    /* or NULL */
-    struct blk *blk;            /* a reference is taken; its loop is the server's */
-    uint64_t offset;            /* the export is [offset, offset + length) of it */
-    uint64_t length;            /* UINT64_MAX: to its end */
-    bool read_only;             /* forced when the image is */
+    const char *name;        /* at most 4096 bytes; "" is the default export */
+    const char *description; /* or NULL */
+    struct blk *blk;         /* a reference is taken; its loop is the server's */
+    uint64_t offset;         /* the export is [offset, offset + length) of it */
+    uint64_t length;         /* UINT64_MAX: to its end */
+    bool read_only;          /* forced when the image is */
+    uint32_t min_block; /* what clients are told of alignment, a power of two up to 64
+                           KiB; 0: 1. Any alignment works. */
     bool allocation_depth;      /* offer qemu:allocation-depth */
     const char *const *bitmaps; /* offer qemu:dirty-bitmap:NAME; NULL-terminated or
                                    NULL */

@@ -215,6 +215,7 @@ static bool start_server(struct serve *s)
         .blk = s->blk,
         .offset = a->offset,
         .length = UINT64_MAX,
+        .min_block = nbd_min_block(a, s->blk),
         .read_only = a->read_only,
         .allocation_depth = a->allocation_depth,
         .bitmaps = (const char *const *)a->bitmaps->pdata,

@@ -60,6 +60,9 @@ bool nbd_parse(struct nbd_args *a, int argc, char **argv, int *ret_code);
 /* open.c: the image as the arguments have it; NULL when it was reported why not. */
 struct blk *nbd_open_image(const struct nbd_args *a, struct loop *loop);
 
+/* The least block size that clients of qemu-nbd are told for such an image. */
+uint32_t nbd_min_block(const struct nbd_args *a, struct blk *b);
+
 /* listen.c: listening sockets. An array of int, the caller's; NULL with @error. */
 GArray *nbd_listen(const struct nbd_args *a, GError **error);
 

@@ -14,15 +14,19 @@
 static void warn(void *opaque, const char *message)
 {
     const struct nbd_args *a = opaque;
-    if (g_str_has_prefix(message, "Image format was not specified")) {
-        fprintf(stderr,
-                "WARNING: Image format was not specified for '%s' and probing guessed "
-                "raw.\n"
-                "         Automatically detecting the format is dangerous for raw "
-                "images, write operations on block 0 will be restricted.\n"
-                "         Specify the 'raw' format explicitly to remove the "
-                "restrictions.\n",
-                a->image);
+    static const char probed[] = "Image format was not specified for '";
+    const char *end = strstr(message, "' and probing");
+    if (g_str_has_prefix(message, probed) && end) {
+        const char *name = message + strlen(probed);
+        fprintf(
+            stderr,
+            "WARNING: Image format was not specified for '%.*s' and probing guessed "
+            "raw.\n"
+            "         Automatically detecting the format is dangerous for raw "
+            "images, write operations on block 0 will be restricted.\n"
+            "         Specify the 'raw' format explicitly to remove the "
+            "restrictions.\n",
+            (int)(end - name), name);
         return;
     }
     nbd_error(a, "%s", message);
@@ -205,4 +209,20 @@ struct blk *nbd_open_image(const struct nbd_args *a, struct loop *loop)
         return NULL;
     }
     return b;
+}
+
+/* Formats that QEMU addresses by sectors, and what it took for raw by itself. */
+uint32_t nbd_min_block(const struct nbd_args *a, struct blk *b)
+{
+    static const char *const by_sector[] = {
+        "qcow", "qed", "vhdx", "parallels", "luks", "bochs", "cloop", "dmg", NULL};
+    const char *driver = blk_get_driver_name(b);
+    bool named = a->format || (a->image_opts && strstr(a->image, "driver="));
+    json_t *info = blk_info(b, "", NULL);
+    bool encrypted = json_is_true(json_object_get(info, "encrypted"));
+    json_decref(info);
+    return encrypted || g_strv_contains(by_sector, driver) ||
+                   (!named && !a->snapshot && g_str_equal(driver, "raw"))
+               ? 512
+               : 1;
 }

@@ -1,5 +1,7 @@
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "block/options.h"
@@ -119,11 +121,11 @@ static bool one_of(const char *text, const char *const *names)
 
 static bool take_offset(struct nbd_args *a, const char *text, int *ret_code)
 {
-    if (*text == '-') {
-        a->offset_negative = true;
-        return true;
-    }
-    return parse_size(text, 1, &a->offset, NULL) ||
+    char *end;
+    errno = 0;
+    a->offset = strtoull(text, &end, 0);
+    a->offset_negative = (int64_t)a->offset < 0;
+    return (end != text && *end == '\0' && errno == 0) ||
            bad(a, ret_code, "Invalid offset '%s'", text);
 }
 

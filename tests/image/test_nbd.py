@@ -80,6 +80,31 @@ def test_reports_are_the_same_text(tmp_path, image, args):
     assert texts["ours"] == texts["qemu"]
 
 
+FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhdx", "parallels")
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_every_format_shows_the_same(tmp_path, fmt):
+    raw, image = tmp_path / "model.raw", tmp_path / f"a.{fmt}"
+    model = Model(SIZE, fmt)
+    for _ in range(12):
+        model.command(65536)
+    model.save(raw)
+    run("fallocate", "-d", raw)
+    run(IMG, "convert", "-f", "raw", "-O", fmt, raw, image)
+    settle(tmp_path)
+    texts = {}
+    for name, program in BOTH.items():
+        for args in (["-r", "-f", fmt], ["-r"]):
+            with serve(tmp_path, program, "-t", *args, image) as s:
+                texts.setdefault(name, []).extend(
+                    [out("nbdinfo", s.uri()), out("nbdinfo", "--map", s.uri()),
+                     out(NBD, "-L", "-k", s.socket)])
+                run("nbdcopy", s.uri(), tmp_path / "out.raw")
+                assert (tmp_path / "out.raw").read_bytes()[:SIZE] == bytes(model.data)
+    assert texts["ours"] == texts["qemu"]
+
+
 @pytest.mark.parametrize("tool", [IMG, QEMU_IMG], ids=["lodge-img", "qemu-img"])
 def test_maps_through_nbd_are_the_same(tmp_path, image, tool):
     maps = {}
