@@ -325,9 +325,6 @@ bool blk_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
         return error_msg(error, "'%s' was not opened to be resized",
                          blk_get_filename(b));
     }
-    if (length % SECTOR && b->format && !b->format->passes_perms) {
-        return error_msg(error, "The new size must be a multiple of %d", SECTOR);
-    }
     uint64_t old = blk_length(b);
     blk_drain(b);
     blk_meta_lock(b);

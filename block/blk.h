@@ -269,10 +269,9 @@ enum blk_prealloc {
 };
 
 /*
- * Make the image @length bytes long, a multiple of 512 unless it is raw; what is new
- * reads as zero.
- * Needs BLK_PERM_RESIZE. False with @error when the format cannot, or the host
- * cannot. No request may be in flight. Loop thread.
+ * Make the image @length bytes long; what is new reads as zero. Most formats want a
+ * multiple of 512. Needs BLK_PERM_RESIZE. False with @error when the format cannot, or
+ * the host cannot. No request may be in flight. Loop thread.
  */
 bool blk_truncate(struct blk *b, uint64_t length, enum blk_prealloc prealloc,
                   GError **error);

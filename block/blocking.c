@@ -444,6 +444,9 @@ static int format_write_compressed(struct blk *b, uint64_t offset, uint64_t len,
     uint64_t chunk;
     const struct blk_codec *codec = b->format->writable->codec(b, &chunk);
     struct blk_data d = *data;
+    if (!codec) {
+        return format_write(b, offset, len, data, flags);
+    }
     if (chunk == 0 || chunk > CHUNK_MAX || offset % chunk ||
         (len % chunk && offset + len != blk_length(b))) {
         return -EINVAL;
@@ -516,6 +519,9 @@ static uint64_t unit_step(const struct blk *b, uint64_t offset, uint64_t len)
 static int format_zero(struct blk *b, uint64_t offset, uint64_t len, unsigned flags)
 {
     const struct blk_write_ops *w = b->format->writable;
+    if ((flags & BLK_NO_FALLBACK) && !w->zero_always && !b->format->passes_perms) {
+        return -ENOTSUP;
+    }
     while (len > 0) {
         uint64_t done = 0, step = unit_step(b, offset, len);
         int r = -ENOTSUP;
@@ -525,7 +531,7 @@ static int format_zero(struct blk *b, uint64_t offset, uint64_t len, unsigned fl
             blk_meta_unlock(b);
             blk_chunks_forget(b->core->chunks, offset, step);
         }
-        if (r == -ENOTSUP) {
+        if (r == -ENOTSUP && (!(flags & BLK_NO_FALLBACK) || !w->zero)) {
             r = zero_extent(b, offset, step, flags, &done);
         }
         if (r < 0) {

@@ -161,7 +161,8 @@ struct blk_write_ops {
     /*
      * How BLK_COMPRESS writes are encoded, and the length of a chunk (a multiple of
      * alloc_unit, at most 64 MiB), at whose multiples they begin. reserve then gets one
-     * chunk with its stored_len. NULL: the format stores nothing compressed.
+     * chunk with its stored_len. NULL: the format stores nothing compressed. When it
+     * returns NULL, this image takes such writes as they are.
      */
     const struct blk_codec *(*codec)(const struct blk *b, uint64_t *ret_chunk);
 
@@ -182,6 +183,7 @@ struct blk_write_ops {
      */
     int (*zero)(struct blk *b, uint64_t offset, uint64_t len, unsigned flags,
                 uint64_t *ret_len);
+    bool zero_always; /* whole clusters can always be zeroed so (BLK_NO_FALLBACK) */
 
     /* Write back metadata; the data path flushes the children afterwards. NULL: none.
      */
@@ -358,7 +360,9 @@ struct blk_protocol {
     const struct blk_option *options;
     bool filter;          /* has a child "file", opened before open */
     bool names_itself;    /* reports show its b->filename, whatever users called it */
-    const char *file_key; /* filter: the option that says which; NULL: "file" */
+    const char *file_key; /* filter: the option that says which; NULL: "file". With a
+                             key of its own the child is never probed */
+    const char *name_key; /* filter: the child that "filename" means; NULL: none */
 
     /* As for formats. Sets b->content_len, b->limits, b->priv. */
     bool (*open)(struct blk *b, json_t *opts, GError **error);

@@ -5,9 +5,11 @@
 #include "lib/base/base.h"
 
 #include "block/filter/blkdebug.h"
+#include "block/filter/blkverify.h"
 #include "block/filter/copy_on_read.h"
 #include "block/filter/fault.h"
 #include "block/filter/logwrites.h"
+#include "block/filter/preallocate.h"
 #include "block/format/bochs.h"
 #include "block/format/cloop.h"
 #include "block/format/dmg.h"
@@ -53,9 +55,11 @@ const struct blk_protocol *const blk_protocols[] = {
     &null_co_protocol,
     &null_aio_protocol,
     &blkdebug_filter,
+    &blkverify_filter,
     &copy_on_read_filter,
     &fault_filter,
     &logwrites_filter,
+    &preallocate_filter,
     NULL,
 };
 /* clang-format on */

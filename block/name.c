@@ -82,6 +82,25 @@ static json_t *blkdebug_options(const char *rest, unsigned depth, GError **error
     return o;
 }
 
+/* "RAW:IMAGE" behind "blkverify:". */
+static json_t *blkverify_options(const char *rest, unsigned depth, GError **error)
+{
+    const char *colon = strchr(rest, ':');
+    if (!colon) {
+        error_msg(error, "blkverify requires raw copy and original image path");
+        return NULL;
+    }
+    g_autofree char *raw = g_strndup(rest, (size_t)(colon - rest));
+    json_t *o = protocol_of(raw, depth, error);
+    json_t *test = o ? protocol_of(colon + 1, depth, error) : NULL;
+    if (!test) {
+        json_decref(o);
+        return NULL;
+    }
+    return json_pack("{s:s, s:o, s:{s:o}}", "driver", "blkverify", "raw", o, "test",
+                     "file", test);
+}
+
 static json_t *null_co_options(const char *rest, unsigned depth, GError **error)
 {
     g_autofree char *name = g_strconcat("null-co:", rest, NULL);
@@ -99,6 +118,7 @@ static const struct {
     json_t *(*options)(const char *rest, unsigned depth, GError **error);
 } protocols[] = {
     {"blkdebug:", blkdebug_options},
+    {"blkverify:", blkverify_options},
     {"null-co:", null_co_options},
     {"null-aio:", null_aio_options},
 };

@@ -347,7 +347,10 @@ static struct blk *open_child(struct blk *b, const struct opening *up, const cha
         }
     } else {
         struct opening o = {up->args, b, role, read_only, perms};
-        bool below = b->format ? !g_str_equal(role, "backing") : b->core->below_format;
+        bool below = b->format ? !g_str_equal(role, "backing")
+                     : g_str_equal(role, "file")
+                         ? b->core->below_format || b->proto->file_key
+                         : false;
         bool plain = below && json_is_object(options) &&
                      !json_object_get(options, "driver") &&
                      !json_object_get(options, "file");
@@ -550,10 +553,9 @@ static void wrap_filename(json_t *opts)
 static void wrap_filter_name(const struct blk *b, json_t *opts)
 {
     json_t *name = json_object_get(opts, "filename");
-    if (b->proto && b->proto->file_key && name &&
-        !json_object_get(opts, b->proto->file_key)) {
-        json_object_set_new(opts, b->proto->file_key,
-                            json_pack("{s:O}", "filename", name));
+    const char *key = b->proto ? b->proto->name_key : NULL;
+    if (key && name && !json_object_get(opts, key)) {
+        json_object_set_new(opts, key, json_pack("{s:O}", "filename", name));
         json_object_del(opts, "filename");
     }
 }

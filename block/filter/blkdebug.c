@@ -336,6 +336,7 @@ const struct blk_protocol blkdebug_filter = {
     .options = blkdebug_options,
     .filter = true,
     .file_key = "image",
+    .name_key = "image",
     .open = blkdebug_open,
     .close = blkdebug_close,
     .submit = filter_submit_pooled,

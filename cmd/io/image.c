@@ -68,9 +68,21 @@ int io_length(struct io *io, int argc, char **argv)
     return 0;
 }
 
+/* Formats that qemu-io's users know nothing more of. */
+static bool says_nothing(const struct blk *b)
+{
+    static const char *const drivers[] = {"parallels", "bochs",    "cloop", "dmg",
+                                          "null-co",   "null-aio", "nbd",   NULL};
+    return g_strv_contains(drivers, blk_get_driver_name(b));
+}
+
 int io_info(struct io *io, int argc, char **argv)
 {
     GError *error = NULL;
+    if (says_nothing(io->blk)) {
+        printf("format name: %s\n", blk_get_driver_name(io->blk));
+        return -ENOTSUP;
+    }
     json_t *info = blk_info(io->blk, "", &error);
     if (!info) {
         io_report(io, error);

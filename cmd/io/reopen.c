@@ -211,13 +211,22 @@ static bool switch_options(struct io *io, json_t *tree, GError **error)
     return ok;
 }
 
+static bool can_reopen(const struct blk *b, GError **error)
+{
+    return !g_str_equal(blk_get_driver_name(b), "parallels") ||
+           error_msg(error,
+                     "Block format 'parallels' used by node '#block000' does not "
+                     "support reopening files");
+}
+
 static bool do_reopen(struct io *io, const struct reopen *r, GError **error)
 {
     struct blk *image = io->blk;
     json_t *tree = json_deep_copy(io->options);
     json_t *part = image_of(tree, &image);
     json_t *wanted = r->options ? blk_options_nest(r->options, error) : json_object();
-    bool ok = wanted && check_changes(image, part, wanted, error) &&
+    bool ok = wanted && can_reopen(image, error) &&
+              check_changes(image, part, wanted, error) &&
               stays_writable(io, wanted, error);
     if (ok) {
         json_object_update_recursive(part, wanted);

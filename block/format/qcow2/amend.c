@@ -172,6 +172,9 @@ static bool qcow2_truncate(struct blk *b, uint64_t length, enum blk_prealloc pre
 {
     struct qcow2 *q = b->priv;
     uint64_t old = q->size;
+    if (length % 512) {
+        return error_msg(error, "The new size must be a multiple of 512");
+    }
     if (q->snapshots->len && q->version < 3) {
         return error_errno(error, ENOTSUP,
                            "Can't resize a v2 image which has "

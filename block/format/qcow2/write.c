@@ -492,6 +492,10 @@ static int qcow2_zero(struct blk *b, uint64_t offset, uint64_t len, unsigned fla
 {
     struct qcow2 *q = b->priv;
     *ret_len = len;
+    if (q->version < 3 && !(flags & BLK_NO_FALLBACK) && !b->backing &&
+        whole(q, offset, len, q->cluster_size)) {
+        return qcow2_drop_clusters(q, offset, len, false, ret_len); /* zeros, too */
+    }
     if (q->version < 3 || q->data_raw) {
         return -ENOTSUP;
     }
@@ -568,6 +572,7 @@ const struct blk_write_ops qcow2_write_ops = {
     .cancel = qcow2_cancel,
     .unmap = qcow2_unmap,
     .zero = qcow2_zero,
+    .zero_always = true,
     .flush = qcow2_flush,
     .finish = qcow2_finish,
     .written = qcow2_written,

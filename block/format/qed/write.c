@@ -271,6 +271,9 @@ static bool qed_truncate(struct blk *b, uint64_t length, enum blk_prealloc preal
 {
     struct qed *q = b->priv;
     uint64_t old = q->size;
+    if (length % 512) {
+        return error_msg(error, "Invalid image size specified");
+    }
     if (prealloc != BLK_PREALLOC_OFF) {
         return error_msg(error, "Unsupported preallocation mode '%s'",
                          prealloc == BLK_PREALLOC_FULL     ? "full"
