@@ -1,6 +1,7 @@
 """Disk images: lodge-img and lodge-io against Debian's qemu-img and qemu-io.
 
 usage: ./dev bench img [--only PATTERN]... [--repeat N] [--json] [--list] [--disk DIR]
+                       [--keep]
        ./dev bench img --docs FILE.json...   (docs/bench-img.md, from --json's output)
 
 Every row is one command, which both tools run in turn on the same inputs: in memory
@@ -245,6 +246,11 @@ def run_all(options, say):
                 if name in r.places and wanted(r, name, options.only)]
         if not rows:
             continue
+        if options.keep and name != "xfs":
+            folder = pathlib.Path(parent, f"bench-img-{name}")
+            folder.mkdir(exist_ok=True)
+            results += run_place(name, folder, rows, options, say)
+            continue
         with tempfile.TemporaryDirectory(prefix="bench-img-", dir=parent) as folder:
             if name != "xfs":
                 results += run_place(name, folder, rows, options, say)
@@ -280,6 +286,8 @@ def parse(args):
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--list", action="store_true", help="the rows, and their aims")
     parser.add_argument("--disk", metavar="DIR", help="a folder to measure in (default: build)")
+    parser.add_argument("--keep", action="store_true",
+                        help="leave the inputs, and use those of an earlier run")
     parser.add_argument("--docs", nargs="+", metavar="FILE.json",
                         help="write docs/bench-img.md's tables from --json's output")
     options = parser.parse_args(args)

