@@ -47,19 +47,21 @@ def table(place, rows):
     title = {"tmpfs": "In memory (tmpfs)", "disk": "On a disk",
              "xfs": "On a file system that shares extents (XFS)"}[place]
     lines = [f"### {title}", "",
-             "| row | Lodge s | qemu-img s | wall | aim | CPU | wall, all rounds | |",
-             "|---|--:|--:|--:|--:|--:|--:|---|"]
+             "| row | CPU s | qemu-img's | ratio | wall s | qemu-img's | ratio | aim | |",
+             "|---|--:|--:|--:|--:|--:|--:|--:|---|"]
     for one in rows:
         if "failed" in one:
-            lines.append(f"| {one['row']} | | | **failed** | | | | |")
+            lines.append(f"| {one['row']} | | | **failed** | | | | | |")
             continue
+        ours, theirs = one["lodge"], one["qemu"]
         aim = "" if one["aim"] is None else one["aim"]
-        ratio = f"{one['ratio']:.2f}" if one["reached"] else f"**{one['ratio']:.2f}**"
         low, high = one["spread"]
-        lines.append(f"| {one['row']} | {one['lodge']['median_wall']:.3f} | "
-                     f"{one['qemu']['median_wall']:.3f} | {ratio} | {aim} | "
-                     f"{one['cpu_ratio']:.2f} | {low:.2f} to {high:.2f} | "
-                     f"{notes(one)} |")
+        ratio = f"{one['ratio']:.2f}" if one["reached"] else f"**{one['ratio']:.2f}**"
+        more = f" ({low:.2f} to {high:.2f})" if low != high else ""
+        lines.append(f"| {one['row']} | {ours['median_cpu']:.3f} | "
+                     f"{theirs['median_cpu']:.3f} | {one['cpu_ratio']:.2f} | "
+                     f"{ours['median_wall']:.3f} | {theirs['median_wall']:.3f} | "
+                     f"{ratio}{more} | {aim} | {notes(one)} |")
     return "\n".join([*lines, ""])
 
 
@@ -71,7 +73,7 @@ def write(files):
             rows[one["place"], one["row"]] = one
     host = reports[-1]["host"]
     text = [f"{host['cpu']}, {host['cpus']} processors, Linux {host['kernel']}, "
-            f"qemu-img {host['qemu']}; medians of {reports[-1]['repeat']} rounds.", ""]
+            f"qemu-img {host['qemu']}; rounds of each row: {reports[-1]['repeat']}.", ""]
     for place in ("tmpfs", "disk", "xfs"):
         mine = [one for (where, _), one in rows.items() if where == place]
         if mine:
