@@ -679,3 +679,58 @@ GUEST_TEST(pushes_and_pops_follow_the_stack_pointer)
         CHECK_EQ(here[1], 60 + i);
     }
 }
+
+/* --- Fields of a struct ----------------------------------------------------------- */
+
+/* The sum of a field here and of one there, through one register. */
+static uint64_t sum_through_a_copy(const void *here, const void *there)
+{
+    uint64_t sum, more;
+    __asm__ volatile("mov 8(%2), %0; mov %3, %2; mov 16(%2), %1"
+                     : "=&r"(sum), "=&r"(more), "+&r"(here)
+                     : "r"(there)
+                     : "memory");
+    return sum + more;
+}
+
+/* The first three of four fields become their doubles. */
+static void double_fields(void *fields)
+{
+    uint64_t v;
+    __asm__ volatile("mov (%1), %0; add %0, (%1); mov 8(%1), %0; add %0, 8(%1)\n"
+                     "mov 16(%1), %0; add %0, 16(%1)"
+                     : "=&r"(v)
+                     : "r"(fields)
+                     : "memory", "cc");
+}
+
+static void use_fields(void *arg)
+{
+    (void)arg;
+    for (unsigned i = 0; i < 60; i++) {
+        unsigned lower = i & 1, upper = 3 + (i >> 1 & 1), first = i % 5;
+        map(1, lower, i);
+        map(2, upper, i);
+        uint64_t *end = (uint64_t *)(page(lower) + 4096);
+        uint64_t *begin = (uint64_t *)page(upper);
+        end[-2] = i;
+        begin[9] = 1000;
+        SMP_CHECK_EQ(
+            sum_through_a_copy((void *)(linear(2) - 24), (void *)(linear(2) + 56)),
+            i + 1000);
+        /* The first ones are in one page, the others in the other. */
+        for (unsigned k = 0; k < 4; k++) {
+            *(k < first ? &end[(int)k - (int)first] : &begin[k - first]) = i + k;
+        }
+        double_fields((void *)(linear(2) - 8 * first));
+        for (unsigned k = 0; k < 4; k++) {
+            uint64_t v = *(k < first ? &end[(int)k - (int)first] : &begin[k - first]);
+            SMP_CHECK_EQ(v, (i + k) << (k < 3));
+        }
+    }
+}
+
+GUEST_TEST(fields_are_in_the_pages_that_they_are_in)
+{
+    on_one_and_two(use_fields);
+}

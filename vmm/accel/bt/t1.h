@@ -71,7 +71,8 @@ struct t1_jitdump;
  * inside of it. All that goes through the stack pointer, which mostly stays in one
  * page, shares one that is in the vCPU's state. Whenever the TLB forgets an entry its
  * copies in slots are forgotten too: t1_slot.c.
- * Pushes, or pops, that follow each other are compared with it together: t1_run.c.
+ * Accesses through the same register that are near each other share a check, as do a
+ * function's pushes or pops: t1_group.c.
  *
  * Anything else (a miss, a page crossing, MMIO, a store to a page with code) executes
  * the instruction in T0, whole: before the probe nothing of it has been done. T0 then
@@ -127,9 +128,9 @@ struct t1_jitdump;
  * Files: t1_emit.h an assembler; t1_block.c translation of a block; t1_insn.c of one
  * instruction, t1_simd.c, t1_x87.c, t1_string.c and t1_sys.c of those kinds,
  * t1_branch.c of branches; t1_link.c where these lead; t1_mem.c registers and memory,
- * t1_slot.c the slots, t1_run.c pushes and pops; t1_cache.c memory for code; t1_code.c
- * what code calls, and how it is entered; t1_glue.c how it is called; t1_view.c
- * counters and names for perf; t1_lockstep.c a check.
+ * t1_slot.c the slots, t1_group.c checks for several accesses; t1_cache.c memory for
+ * code; t1_code.c what code calls, and how it is entered; t1_glue.c how it is called;
+ * t1_view.c counters and names for perf; t1_lockstep.c a check.
  */
 
 #define T1_BIAS  52

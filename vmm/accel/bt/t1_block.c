@@ -1,4 +1,4 @@
-#include "vmm/accel/bt/t1_priv.h"
+#include "vmm/accel/bt/t1_group.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -259,9 +259,9 @@ static void put_insns(struct t1_ctx *t, const struct t1_decoded *d)
     t->new_stack = is_on_new_stack(b, d);
     for (unsigned i = 0; i < b->nb_insns; i++) {
         t->at[i] = t1_pos(&t->e);
-        t1_run_begin(t, d, i);
+        t1_stretch_insn(t, i);
         t1_put_insn(t, d, i);
-        t1_run_step(t, d, i);
+        t1_stretch_insn_end(t, i);
     }
     if (b->flags & T0_BLOCK_HAS_END) {
         t1_let_go(t);
@@ -303,6 +303,8 @@ static bool translate(struct t0_cpu *c, struct t0_block *b, const struct t1_deco
     t->e = (struct t1_emit){
         .p = t1->write + ALIGN_UP(t1->used, 16), .base = t1->write, .loop = loop};
 
+    g_autofree struct t1_groups *groups = g_new0(struct t1_groups, 1);
+    t->groups = !t1_is_32(t) && t1_plan_block(t, d, groups) ? groups : NULL;
     t1_reserve_islands(&t->e, FRONT_ISLANDS);
     struct t1_trans *tr = &t1->trans[++t1->nb_trans];
     *tr = (struct t1_trans){
@@ -334,7 +336,7 @@ static bool translate(struct t0_cpu *c, struct t0_block *b, const struct t1_deco
     t1->used = t1_pos(&t->e);
     t->e.p = t1->write + t1->cold;
     t->e.loop = false;
-    t1_put_runs(t, d);
+    t1_put_stretches(t, d);
     t1_put_slows(t);
     t1_put_stubs(t);
     tell_perf(t, tr->entry_poll, t1->used);

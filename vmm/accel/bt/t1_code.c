@@ -153,7 +153,7 @@ uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what)
     struct t0_block *b = t1_block_at(c, ref);
     uint32_t generation = t1->generation;
     t0_fn fn;
-    const struct t0_op *op = enter_op(c, b, what & 0xffff, &fn);
+    const struct t0_op *op = enter_op(c, b, what & T1_INDEX, &fn);
     if (unlikely(c->t1.adapt)) {
         adapt(c, b, what & T1_INDEX);
     }
@@ -218,6 +218,10 @@ uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what)
     }
     if (unlikely(c->t1.adapt)) {
         adapt(c, b, i);
+    }
+    if (what & T1_ADAPT) {
+        make_ready(c, what);
+        return 0;
     }
     t1->steps++;
     t1->fallbacks[what >> 16]++;

@@ -63,8 +63,9 @@ struct t1_slow *t1_slow_of(struct t1_ctx *t)
 {
     if (!t->cur) {
         t->cur = &t->slow[t->nb_slow++];
-        unsigned needs =
-            (t->vec_ready ? T1_NEED_VEC : 0u) | (t->x87_ready ? T1_NEED_X87 : 0u);
+        unsigned needs = (t->vec_ready ? T1_NEED_VEC : 0u) |
+                         (t->x87_ready ? T1_NEED_X87 : 0u) |
+                         (t->groups ? T1_STRICT : 0u);
         *t->cur = (struct t1_slow){
             .what = (uint16_t)(t->index | needs), .op = X86_NB_OPS, .x87 = t->x87};
     }
@@ -210,7 +211,7 @@ static int32_t pages_of_one(const struct t1_ctx *t)
 void t1_put_quick(struct t1_ctx *t, uint32_t glue, uint32_t again)
 {
     struct t1_emit *e = &t->e;
-    if (t->region) { /* what is held of an entry would be one of no entry */
+    if (t->region) { /* its groups go on with what was checked */
         t1_jump_slow(t);
         return;
     }
@@ -251,6 +252,24 @@ void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write)
            (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size + pages_of_one(t)});
     t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
     tlb_end(t, begin, addr, write);
+}
+
+void t1_probe_bytes(struct t1_ctx *t, struct t1_mem at, int32_t size, bool write,
+                    uint32_t *ret_from)
+{
+    struct t1_emit *e = &t->e;
+    unsigned addr = at.base;
+    if (at.disp) {
+        t1_lea(e, T1_S2, at);
+        addr = T1_S2;
+    }
+    tlb_offset(t, addr);
+    t1_load(e, T1_RCX, tlb_field(t, tag_of(write)));
+    t1_lea(e, T1_RCX,
+           (struct t1_mem){T1_RCX, at.base, 0, at.disp + size + pages_of_one(t)});
+    t1_shrx(e, T1_RCX, T1_RCX, T1_SP);
+    t1_unless(e, ret_from);
+    t1_load(e, T1_S2, tlb_field(t, offsetof(struct t0_tlb_entry, addend)));
 }
 
 void t1_probe_to(struct t1_ctx *t, unsigned addr, unsigned end, bool write)
@@ -303,7 +322,7 @@ struct t1_mem t1_operand(struct t1_ctx *t, unsigned size, bool write, bool align
     bool power = !(size & (size - 1));
     bool small = i->disp < INT32_MAX - room && i->disp > INT32_MIN + room;
     struct t1_mem at;
-    if (t->region && t2_shared_access(t, NULL, size, write, aligned, &at)) {
+    if (t->groups && t1_shared_access(t, NULL, size, write, aligned, &at)) {
         return at;
     }
     if (power && (size <= 8 || aligned) && i->base == X86_RSP &&

@@ -140,6 +140,7 @@ static inline struct t1_mem t1_selector(unsigned seg)
  *   ENSURE       bring them there, and do not execute the op
  *   TRY          and go on if that is not possible
  *   STRICT       leave when the TLB has forgotten anything
+ *   ADAPT        only note what the access wants
  */
 enum {
     T1_INDEX = 0xff,
@@ -148,6 +149,7 @@ enum {
     T1_ENSURE = 0x400,
     T1_TRY = 0x800,
     T1_STRICT = 0x1000,
+    T1_ADAPT = 0x2000,
     T1_PUSH_RETURN = 0x8000,
 };
 
@@ -185,20 +187,13 @@ struct t1_stub {
     unsigned nb;
 };
 
-/* Of each instruction one, and one for each kind of registers to make ready. */
-#define T1_MAX_SLOW (3 * T0_BLOCK_MAX_INSNS)
+/* Of each instruction one, and one for each kind of registers to make ready; and as
+ * many in the copies of t1_group.c. */
+#define T1_MAX_SLOW (6 * T0_BLOCK_MAX_INSNS)
 
 struct t1_decoded;
 
-/* Pushes, or pops, that are checked together: t1_run.c. */
-struct t1_run {
-    uint8_t first, end;  /* instructions of the block */
-    bool write;          /* pushes */
-    uint32_t from, back; /* the jump to their other copy, and where that goes on */
-    uint32_t addend_at;  /* here r11 is still the addend */
-    bool vec_ready, x87_ready;
-    struct t1_x87 x87;
-};
+struct t1_groups;
 
 struct t1_ctx {
     struct t1_emit e;
@@ -213,7 +208,7 @@ struct t1_ctx {
     uint32_t at[T0_BLOCK_MAX_INSNS]; /* position of each instruction's code */
     struct t1_slow slow[T1_MAX_SLOW];
     unsigned nb_slow;
-    struct t1_refill refill[3 * T0_BLOCK_MAX_INSNS];
+    struct t1_refill refill[6 * T0_BLOCK_MAX_INSNS];
     unsigned nb_refill;
     struct t1_stub stub[2];
     unsigned nb_stubs;
@@ -227,10 +222,10 @@ struct t1_ctx {
     uint32_t leave_from;       /* the poll's jump */
     bool lone;                 /* no other vCPU */
     bool new_stack;            /* accesses of the stack have slots of their own */
-    bool region;               /* of a hot region: t2_shared_access() */
     struct t1_x87 x87;
-    struct t1_run runs[T0_BLOCK_MAX_INSNS / 2], *run; /* of the current instruction */
-    unsigned nb_runs;
+    struct t1_groups *groups; /* accesses that are checked together, or NULL */
+    bool region;              /* of a hot region, with groups */
+    unsigned node;            /* of it */
 };
 
 /* Offset from page_base of the instruction after the current one. */
@@ -313,6 +308,11 @@ unsigned t1_ea(struct t1_ctx *t, unsigned want, bool with_segment);
  * access [addr + r11]. Changes rcx and r11. */
 void t1_probe(struct t1_ctx *t, unsigned addr, unsigned size, bool write);
 
+/* The same for @size bytes at @at, a register and a displacement. The jump of a miss is
+ * *ret_from: t1_unless(). */
+void t1_probe_bytes(struct t1_ctx *t, struct t1_mem at, int32_t size, bool write,
+                    uint32_t *ret_from);
+
 /* The same from @addr up to the address in @end, which is at most 32 KiB further. */
 void t1_probe_to(struct t1_ctx *t, unsigned addr, unsigned end, bool write);
 
@@ -330,9 +330,9 @@ struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned si
  * slot: its position, the code's in another mapping. Field @off of it. */
 uint32_t t1_new_slot(struct t1_ctx *t, unsigned log);
 struct t1_mem t1_slot_field(const struct t1_ctx *t, uint32_t slot, size_t off);
-/* In a hot region: an access to the instruction's operand, or to the @stack, that needs
- * no check, or has one together with others. False: it is like any other. */
-bool t2_shared_access(struct t1_ctx *t, const struct t1_mem *stack, unsigned size,
+/* With groups: an access to the instruction's operand, or to the @stack, that needs no
+ * check, or has one together with others. False: it is like any other. */
+bool t1_shared_access(struct t1_ctx *t, const struct t1_mem *stack, unsigned size,
                       bool write, bool aligned, struct t1_mem *ret);
 void t1_put_refill(struct t1_ctx *t, const struct t1_refill *r);
 /* Go on if rcx is 0; else call @glue, which fills a table, and go to @again when it
@@ -376,12 +376,12 @@ bool t1_insn(struct t1_ctx *t);
 /* Instruction @i of the block, whatever it is. */
 void t1_put_insn(struct t1_ctx *t, const struct t1_decoded *d, unsigned i);
 
-/* Runs of stack accesses: before and after instruction @i; where the stack pointer +
- * @disp is accessed, with t->run; and, out of line, what is not checked together. */
-void t1_run_begin(struct t1_ctx *t, const struct t1_decoded *d, unsigned i);
-void t1_run_step(struct t1_ctx *t, const struct t1_decoded *d, unsigned i);
-struct t1_mem t1_run_access(struct t1_ctx *t, int32_t disp);
-void t1_put_runs(struct t1_ctx *t, const struct t1_decoded *d);
+/* Look at the block: whether it has groups. Before and after instruction @i; and, out
+ * of line, what happens when a check fails. */
+bool t1_plan_block(struct t1_ctx *t, const struct t1_decoded *d, struct t1_groups *s);
+void t1_stretch_insn(struct t1_ctx *t, unsigned i);
+void t1_stretch_insn_end(struct t1_ctx *t, unsigned i);
+void t1_put_stretches(struct t1_ctx *t, const struct t1_decoded *d);
 
 /* The same for a branch. */
 bool t1_branch(struct t1_ctx *t);

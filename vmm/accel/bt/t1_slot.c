@@ -253,11 +253,10 @@ struct t1_mem t1_probe_stack_operand(struct t1_ctx *t, int32_t disp, unsigned si
 struct t1_mem t1_probe_stack(struct t1_ctx *t, int32_t disp, unsigned size, bool write)
 {
     struct t1_mem m = {t->host[X86_RSP], T1_NO_REG, 0, disp};
-    if (t->region && t2_shared_access(t, &m, size, write, false, &m)) {
+    if (t->groups && t1_shared_access(t, &m, size, write, false, &m)) {
         return m;
     }
-    return t->run ? t1_run_access(t, disp)
-                  : t1_probe_stack_operand(t, disp, size, write, false);
+    return t1_probe_stack_operand(t, disp, size, write, false);
 }
 
 /* --- Refilling, out of line --------------------------------------------------- */

@@ -33,7 +33,7 @@ struct t0_block;
  * or looks it up in a table of the region's own when these are many.
  *
  * Memory. Accesses through the same registers to nearby places share a check of their
- * page: t2_group.c.
+ * page, over several blocks: t1_group.c, t2_group.c.
  *
  * page_base is that of the head's page throughout; the other pages of the region are
  * looked up in the instruction TLB on the way in, and nothing that a region executes

@@ -223,6 +223,7 @@ static void put_general(struct t2_build *u)
     t->cur = NULL;
     t->nb_stubs = 0;
     t->vec_ready = t->x87_ready = t->region = false;
+    t->groups = NULL;
     if (!t1_branch(t)) {
         t1_jump_slow(t);
         t->cur->op = t->insn->op;
@@ -235,6 +236,7 @@ static void put_general(struct t2_build *u)
     t1_put_stubs(t);
     t->nb_refill = t->nb_slow = 0;
     t->region = u->grouped;
+    t->groups = u->grouped ? &u->groups : NULL;
 }
 
 /* Attention is wanted: to the run loop, with RIP at the node. */
@@ -274,10 +276,10 @@ static void put_leave(struct t2_build *u, unsigned insn)
 
 static void put_cold(struct t2_build *u)
 {
-    for (unsigned i = 0; i < u->nb_checks; i++) {
-        t2_put_check_fill(u, &u->check[i]);
+    for (unsigned i = 0; i < u->groups.nb_checks; i++) {
+        t2_put_check_fill(u, &u->groups.check[i]);
         as_t1(u);
-        put_leave(u, u->check[i].insn);
+        put_leave(u, u->groups.check[i].insn);
         as_t2(u);
     }
     put_slows(u);
@@ -303,7 +305,7 @@ static bool put_node(struct t2_build *u, unsigned index)
     u->next = &t1->t2->next[index];
     if (t1_pos(&t->e) + NODE_ROOM > t1->cold_start ||
         (uint32_t)(u->cold - t->e.base) + NODE_ROOM > t1->cold_end ||
-        t1->nb_sites + T2_NODE_WAYS + ARRAY_LEN(u->check) > t1->max_sites ||
+        t1->nb_sites + T2_NODE_WAYS + ARRAY_LEN(u->groups.check) > t1->max_sites ||
         !t1_decode_block(t->c, u->n->b, &u->d)) {
         return false;
     }
@@ -314,7 +316,8 @@ static bool put_node(struct t2_build *u, unsigned index)
     t->x87.pending = false;
     t->vec_ready = u->r->vec;
     t->x87_ready = u->r->x87;
-    u->nb_outs = u->nb_general = u->nb_checks = u->poll_from = 0;
+    u->nb_outs = u->nb_general = u->groups.nb_checks = u->poll_from = 0;
+    t->node = index;
     if (u->grouped && !t2_in_chain(u, u->place[index])) {
         t2_plan_groups(u, u->place[index]);
     }
@@ -528,6 +531,7 @@ bool t2_build(struct t0_cpu *c, const struct t2_region *recorded)
     t->lone = c->vcpu->vm->nb_vcpus == 1;
     u->lockstep = c->core->tvm->lockstep;
     t->region = u->grouped = !t1->trans[recorded->node[0].b->t1].t2_plain;
+    t->groups = u->grouped ? &u->groups : NULL;
     t2_lay_out(u);
     t2_regs(c, r, u->host);
     find_pairs(u);

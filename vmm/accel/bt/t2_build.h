@@ -1,45 +1,12 @@
 #ifndef VMM_ACCEL_BT_T2_BUILD_H
 #define VMM_ACCEL_BT_T2_BUILD_H
 
+#include "vmm/accel/bt/t1_group.h"
 #include "vmm/accel/bt/t2_priv.h"
 
 /* The translation of a region in the making: see t2_build.c. */
 
 #define T2_NODE_WAYS 8u
-
-/* What an access's address is made of: names of the values in registers. */
-struct t2_key {
-    uint32_t base, index; /* index 0: none */
-    uint8_t scale;
-};
-enum { T2_NOTHING = 1, T2_RIP }; /* names of no register */
-
-/* Accesses that are checked together: t2_group.c. Offsets are from the key's address.
- */
-struct t2_group {
-    struct t2_key key;
-    int32_t lo, hi; /* bytes: the first, and the one after the last */
-    unsigned nb;
-    uint32_t slot;
-    bool write, checked;
-};
-
-struct t2_access {
-    uint8_t node, insn, group;
-    bool stack; /* what PUSH and the like do, not an operand */
-    bool write;
-    uint8_t size;
-    int32_t off;
-};
-
-struct t2_check {
-    uint32_t from, hit; /* the jump when it fails, and where to go on */
-    uint32_t slot;
-    struct t1_mem first, last; /* bytes */
-    bool write;
-    uint8_t insn;
-    struct t1_x87 x87;
-};
 
 /* A jump out of the region, or to T1's translation of a branch. */
 struct t2_way_out {
@@ -83,13 +50,8 @@ struct t2_build {
     uint32_t general[2]; /* jumps to T1's translation of the branch */
     unsigned nb_general;
     uint32_t poll_from;
-    int64_t push_target; /* of a CALL whose push is left to T0 */
-    struct t2_check check[16];
-    unsigned nb_checks;
-    /* Of the chain of nodes that it is in. */
-    struct t2_group group[32];
-    struct t2_access access[160];
-    unsigned nb_groups, nb_accesses;
+    int64_t push_target;     /* of a CALL whose push is left to T0 */
+    struct t1_groups groups; /* of the chain of nodes that it is in */
     bool lockstep, grouped;
 };
 
@@ -116,6 +78,6 @@ void t2_go(struct t2_build *u, int64_t target);
 /* t2_group.c: look at the chain that begins at @place; what follows a check that fails,
  * until the region has to be left. */
 void t2_plan_groups(struct t2_build *u, unsigned place);
-void t2_put_check_fill(struct t2_build *u, const struct t2_check *k);
+void t2_put_check_fill(struct t2_build *u, const struct t1_check *k);
 
 #endif
