@@ -18,6 +18,7 @@ import vm  # noqa: E402
 
 MODULES = ("kvm_amd",)  # with what they depend on
 BEGIN, END, OVER = "l1: begin", "l1: end", "l1: over"
+LATE = "late"
 # What has not ended by then hangs; the rest still runs. The whole is a matter of
 # minutes, on a software CPU that runs a hypervisor.
 COMMAND_SECONDS = 240
@@ -98,7 +99,8 @@ def make_initramfs(commands, files, programs):
 
 
 def run(folder, commands, files, programs, timeout):
-    """{name: (exit code or None, output)} of @commands ({name: argv}), in order."""
+    """{name: (exit code or None, output)} of @commands ({name: argv}), in order. When the
+    machine did not come to the end of them, LATE is how it ended."""
     with assets.locked():
         kernel = assets.kernel_files()[0]
         image = make_initramfs(commands, files, programs)
@@ -107,14 +109,15 @@ def run(folder, commands, files, programs, timeout):
             "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
             "-kernel", kernel, "-initrd", folder / "l1.img", "-append",
             vm.kernel_words(vm.QEMU, "console=ttyS0 panic=-1 quiet")]
+    late = {}
     with vm.Vm(argv) as l1:
         try:
             l1.wait_for(OVER, timeout)
-        except vm.Timeout as late:
-            print(late)
+        except vm.Timeout as why:
+            late[LATE] = (l1.process.poll(), str(why))
         serial = l1.serial
     (folder / "l1.log").write_text(serial)
-    return parse(serial)
+    return parse(serial) | late
 
 
 def parse(serial):

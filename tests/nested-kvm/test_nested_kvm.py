@@ -96,7 +96,8 @@ def nested(tmp_path_factory):
 
 
 def result(nested, name):
-    assert name in nested["results"], f"the machine did not come to {name}"
+    late = nested["results"].get(l1.LATE)
+    assert name in nested["results"], f"the machine did not come to {name}: {late}"
     code, output = nested["results"][name]
     return code, output.replace("\r", "")
 
