@@ -9,9 +9,9 @@ sys.path.insert(0, str(HERE.parent.parent / "tools"))
 import vm  # noqa: E402
 
 
-def run(script, *args):
-    """(exit code, what was printed) of a microvm that a script drives."""
-    argv = [str(vm.LODGE_VMM), "-M", "microvm", "-accel", f"script,file={script}",
+def run(script, *args, machine="microvm"):
+    """(exit code, what was printed) of a machine that a script drives."""
+    argv = [str(vm.LODGE_VMM), "-M", machine, "-accel", f"script,file={script}",
             "-m", "16", "-nodefaults", "-display", "none", *args]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, timeout=vm.patience(30))
@@ -84,3 +84,12 @@ read64 0x4000 = $a
     # The only thing that fails is that two random numbers were equal.
     assert code == 1
     assert "rng.script:26: read64 0x4000: expected" in output
+
+
+def test_the_chipset_of_pc():
+    assert run(HERE / "i440fx.script", machine="pc") == (0, "done\n")
+
+
+def test_the_chipset_of_q35_and_a_device_on_it():
+    code, output = run(HERE / "q35.script", "-device", "virtio-rng-pci", machine="q35")
+    assert (code, output) == (0, "done\n")

@@ -92,9 +92,14 @@ static unsigned route(const struct hpet *h, unsigned n)
 
 static void set_line(struct hpet *h, unsigned n, bool level)
 {
-    if (h->irqs) {
-        pc_irqs_set_by_hpet(h->irqs, route(h, n), level);
+    if ((h->config & CONFIG_LEGACY) && n < 2) {
+        if (h->irqs) {
+            pc_irqs_set_by_hpet(h->irqs, route(h, n), level);
+        }
+        return;
     }
+    struct irq_line line = vm_gsi_line(h->dev.vm, route(h, n));
+    irq_set(&line, level);
 }
 
 static void fire(struct hpet *h, unsigned n)
