@@ -75,6 +75,7 @@ done
 say tables "$(cd /sys/firmware/acpi/tables && echo [A-Z]*)"
 say msi "$(grep -c 'PCI-MSI.*virtio' /proc/interrupts || true)"
 say intx "$(grep -c 'fasteoi.*virtio' /proc/interrupts || true)"
+say serial "$(cat /sys/class/dmi/id/product_serial)"
 say rng "$(head -c 32 /dev/hwrng | wc -c)"
 say cold "$(dmesg | grep -c -i -E 'BIOS bug|ACPI.*error|PCI.*error|nobody cared' || true)"
 dd if=/dev/vda of=/dev/null bs=1M count=16 2>/dev/null
@@ -99,12 +100,14 @@ def test_grub_starts_debians_kernel(run, vmm, tmp_path, board, cpus):
     root = pc.script_disk(tmp_path / "root.img", REPORT)
     grub = linux_disk(tmp_path, vmm, f"lodge.nonce={nonce}")
     machine = run(board, *pc.disk(0, root), *pc.disk(1, grub, ",bootindex=0"),
-                  "-device", "virtio-rng-pci", "-no-reboot", cpus=cpus)
+                  "-device", "virtio-rng-pci", "-no-reboot", "-smbios",
+                  f"type=1,serial={nonce[::-1]}", cpus=cpus)
     assert machine.wait(SECONDS) == 0, machine.errors + machine.serial
     assert "grub says hello" in machine.serial
     report = pc.report(root)
     assert report["cpus"] == str(cpus)
     assert nonce in report["command"]
+    assert report["serial"] == nonce[::-1]
     assert {"APIC", "DSDT", "FACP", "HPET"} <= set(report["tables"].split())
     assert ("MCFG" in report["tables"]) == (board == "q35")
     assert int(report["msi"]) > 0 and report["intx"] == "0"

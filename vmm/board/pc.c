@@ -9,6 +9,7 @@
 #include "vmm/arch/x86/x86_accel.h"
 #include "vmm/board/pc_acpi.h"
 #include "vmm/board/pc_boot.h"
+#include "vmm/board/smbios.h"
 #include "vmm/chardev/chardev.h"
 #include "vmm/dev/pc/acpi_pm.h"
 #include "vmm/dev/pc/chipset.h"
@@ -84,6 +85,12 @@ static bool pc_check(struct board *b, GError **error)
 {
     struct pc *m = pc_of(b);
 
+    for (size_t i = 0; i < json_array_size(b->config.smbios); i++) {
+        if (!smbios_check(json_array_get(b->config.smbios, i), error)) {
+            g_prefix_error(error, "-smbios: ");
+            return false;
+        }
+    }
     m->boot.config = &b->config;
     m->boot.chipset = true;
     m->boot.entry = PC_BOOT_ENTRY_FIRMWARE;
@@ -383,6 +390,34 @@ static bool add_tables(struct pc *m, GError **error)
     return ok;
 }
 
+static bool add_smbios(struct pc *m, GError **error)
+{
+    const struct x86_cpu_model *cpu = m->board.vm->cpu_model;
+    bool is_q35 = m->chipset == &q35;
+    struct smbios_machine machine = {
+        .product = is_q35 ? "Standard PC (Q35 + ICH9, 2009)"
+                          : "Standard PC (i440FX + PIIX, 1996)",
+        .version = m->board.type->alias,
+        .uuid = m->board.config.uuid,
+        .nb_cpus = m->board.config.nb_cpus,
+        .cores = cpu->topo.cores,
+        .threads = cpu->topo.threads,
+        .cpu_id = x86_cpu_signature(cpu),
+        .low_memory = m->boot.low,
+        .high_memory = m->board.config.memory - m->boot.low,
+        .options = m->board.config.smbios,
+    };
+    struct smbios s;
+    bool ok;
+
+    smbios_build(&machine, &s);
+    ok =
+        set_file(m, "etc/smbios/smbios-tables", s.tables->data, s.tables->len, error) &&
+        set_file(m, "etc/smbios/smbios-anchor", s.anchor->data, s.anchor->len, error);
+    smbios_done(&s);
+    return ok;
+}
+
 static bool pc_finish(struct board *b, GError **error)
 {
     struct pc *m = pc_of(b);
@@ -391,7 +426,7 @@ static bool pc_finish(struct board *b, GError **error)
     /* What the user gives with -fw_cfg comes first. */
     return pc_boot_load(&m->boot, b->config.cmdline, error) &&
            add_boot_order(m, error) && add_sleep_states(m, error) &&
-           add_kernel_rom(m, error) && add_tables(m, error);
+           add_kernel_rom(m, error) && add_tables(m, error) && add_smbios(m, error);
 }
 
 /* ---- life ---- */

@@ -382,6 +382,13 @@ static bool opt_fw_cfg(struct vmm_config *c, const char *arg, GError **error)
     return check_keys(o, known, error);
 }
 
+static bool opt_smbios(struct vmm_config *c, const char *arg, GError **error)
+{
+    json_t *o = blk_options_parse(arg, NULL, error);
+
+    return o && json_array_append_new(c->smbios, o) == 0;
+}
+
 static bool opt_object(struct vmm_config *c, const char *arg, GError **error)
 {
     json_t *o = parse_any(arg, "qom-type", error);
@@ -692,6 +699,8 @@ static const struct option options[] = {
      opt_global},
     {"fw_cfg", "[name=]opt/NAME,file=FILE|string=TEXT",
      "a file that the guest finds by its firmware configuration device", opt_fw_cfg},
+    {"smbios", "type=0|1|2|3[,manufacturer=M][,product=P][,version=V][,serial=S]...",
+     "strings that the guest finds in SMBIOS tables", opt_smbios},
     {"object", "TYPE,id=ID[,prop=VALUE...] | JSON", "a back end object (-object help)",
      opt_object},
     {"chardev", "BACKEND,id=ID[,...]", "a character device (-chardev help)",
@@ -841,6 +850,7 @@ struct vmm_config *vmm_config_new(void)
     c->fw_files = items_new();
     c->displays = items_new();
     c->vncs = items_new();
+    c->smbios = json_array();
     c->data_dirs = g_ptr_array_new_with_free_func(g_free);
     c->nb_cpus = 1;
     return c;
@@ -864,6 +874,7 @@ void vmm_config_free(struct vmm_config *c)
     g_ptr_array_unref(c->displays);
     g_ptr_array_unref(c->vncs);
     g_free(c->vga);
+    json_decref(c->smbios);
     g_ptr_array_unref(c->data_dirs);
     g_free(c->bios);
     g_free(c->help_name);
