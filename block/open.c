@@ -327,6 +327,9 @@ static json_t *as_protocol(json_t *options, GError **error)
     }
     json_t *file = json_object_get(named, "file");
     if (file) {
+        if (!json_object_get(file, "filename")) {
+            json_object_del(o, "filename"); /* it said what its protocol now has */
+        }
         json_object_update(o, file);
     } else if (o && !json_object_get(o, "file")) {
         json_object_set_new(o, "driver", json_string("file"));

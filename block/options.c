@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "block/blk_priv.h"
+#include "block/proto/nbd.h"
 #include "lib/base/base.h"
 
 /*
@@ -252,7 +253,10 @@ static bool drive_into(json_t *flat, json_t *tree, GError **error)
         move_key(flat, moves[i].key, tree, moves[i].to);
     }
     move_dotted(flat, tree);
-    if (!json_object_get(tree, "file.driver") &&
+    const char *name = json_string_value(json_object_get(tree, "file.filename"));
+    /* A name that says its protocol itself is understood when the file is opened. */
+    bool remote = name && nbd_is_name(name);
+    if (!json_object_get(tree, "file.driver") && !remote &&
         (json_object_get(tree, "file.filename") || json_object_get(tree, "file.fd"))) {
         json_object_set_new(tree, "file.driver", json_string("file"));
     }

@@ -5,6 +5,7 @@ import assets
 import pytest
 
 from images import IMG, QEMU_IMG, check, run
+from nbd_server import NBD, serve
 
 
 @pytest.mark.parametrize("options", ["cluster_size=4096", "extended_l2=on,lazy_refcounts=on"])
@@ -66,3 +67,18 @@ def test_a_guest_lives_on_an_encrypted_disk(tmp_path, make_guest, fmt, options, 
     assert hashlib.sha256(content).hexdigest() in assets.image_read(back, "/sum").decode()
     vm = guest.start(root={"file": image, "format": fmt})
     assert vm.wait(60) == 1 and f"Parameter '{key}' is required for cipher" in vm.errors
+
+
+def test_a_guest_lives_on_an_nbd_server(tmp_path, make_guest):
+    guest = make_guest("dd if=/dev/urandom of=/f bs=64k count=40 2>/dev/null; sync\n"
+                       "sha256sum < /f > /sum; sync")
+    image, back = tmp_path / "root.qcow2", tmp_path / "back.raw"
+    run(IMG, "convert", "-O", "qcow2", guest.image, image)
+    with serve(tmp_path, NBD, "-t", "-e", "0", "-f", "qcow2", image) as s:
+        vm = guest.start(root={"file": s.uri(), "format": "raw"})
+        assert vm.wait(240) == 0, vm.errors
+        assert "lodge: script ended with 0" in vm.serial
+    check(QEMU_IMG, image)
+    run(QEMU_IMG, "convert", "-O", "raw", image, back)
+    content = assets.image_read(back, "/f")
+    assert hashlib.sha256(content).hexdigest() in assets.image_read(back, "/sum").decode()
