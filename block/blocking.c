@@ -911,7 +911,8 @@ int blk_vmstate(struct blk *b, enum blk_op op, uint64_t offset, void *buf, uint6
               op == BLK_READ ? BLK_EVENT_VMSTATE_LOAD : BLK_EVENT_VMSTATE_SAVE);
     blk_range_of(k, at + offset, len, &range);
     blk_ranges_enter_wait(&k->core->ranges, &range, k->loop);
-    r = blk_format_run_held(k, op, at + offset, len, &d, 0);
+    r = blk_format_run_held(k, op, at + offset, len, &d,
+                            atomic_load(&k->core->write_cache) ? 0 : BLK_FUA);
     blk_ranges_leave(&k->core->ranges, &range);
     return r;
 }

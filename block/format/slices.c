@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/base/base.h"
 
@@ -171,6 +172,33 @@ static int make_room(struct slices *c)
     return 0;
 }
 
+/* @data becomes the slice's. */
+static struct slice *insert(struct slices *c, unsigned kind, uint64_t at, uint8_t *data)
+{
+    struct slice *s = g_new0(struct slice, 1);
+    s->offset = at;
+    s->kind = kind;
+    s->data = data;
+    g_hash_table_insert(c->by_offset, &s->offset, s);
+    push_newest(c, s);
+    c->count++;
+    return s;
+}
+
+int slices_put(struct slices *c, unsigned kind, uint64_t offset, const uint8_t *data)
+{
+    uint64_t bytes = UINT64_C(1) << c->bits;
+    slices_forget(c, offset, bytes);
+    int r = make_room(c);
+    uint8_t *copy = r == 0 ? g_try_malloc(bytes) : NULL;
+    if (!copy) {
+        return r ? r : -ENOMEM;
+    }
+    memcpy(copy, data, bytes);
+    insert(c, kind, offset, copy);
+    return 0;
+}
+
 int slices_get(struct slices *c, unsigned kind, uint64_t offset, uint8_t **ret)
 {
     struct slice *s = find(c, offset);
@@ -194,13 +222,7 @@ int slices_get(struct slices *c, unsigned kind, uint64_t offset, uint8_t **ret)
     if (r < 0) {
         return r;
     }
-    s = g_new0(struct slice, 1);
-    s->offset = at;
-    s->kind = kind;
-    s->data = g_steal_pointer(&data);
-    g_hash_table_insert(c->by_offset, &s->offset, s);
-    push_newest(c, s);
-    c->count++;
+    s = insert(c, kind, at, g_steal_pointer(&data));
     *ret = s->data;
     return 0;
 }

@@ -40,6 +40,11 @@ uint8_t *slices_peek(struct slices *c, uint64_t offset);
  */
 int slices_get(struct slices *c, unsigned kind, uint64_t offset, uint8_t **ret);
 
+/* The slice at @offset, a multiple of its size, was just written to the file as @data:
+ * have it in memory without reading it. What cannot be had (-ENOMEM...) will be read.
+ */
+int slices_put(struct slices *c, unsigned kind, uint64_t offset, const uint8_t *data);
+
 /* The slice was changed. It is in memory. */
 void slices_dirty(struct slices *c, uint64_t offset);
 

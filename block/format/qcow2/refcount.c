@@ -208,11 +208,11 @@ static int ensure_blocks(struct qcow2 *q, uint64_t first, uint64_t count,
     *ret_made = false;
     for (uint64_t i = first >> q->refblock_bits;
          i <= (first + count - 1) >> q->refblock_bits; i++) {
+        blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC);
         if (i < q->rt_size && (q->rt[i] & ~QCOW2_RT_RESERVED)) {
             continue;
         }
         *ret_made = true;
-        blk_event(q->file, BLK_EVENT_REFBLOCK_ALLOC);
         if (i >= q->rt_size) {
             int r = grow_rt(q, i);
             if (r < 0) {

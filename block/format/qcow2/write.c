@@ -72,6 +72,19 @@ static int copy_l2(struct qcow2 *q, uint64_t at, uint8_t *buf)
     return 0;
 }
 
+/* A table that was just written will be looked at next. */
+static void keep_l2(struct qcow2 *q, uint64_t at, const uint8_t *buf)
+{
+    enum { MOST = 16 };
+    uint64_t step = UINT64_C(1) << q->slice_bits;
+    for (uint64_t in = 0; in < q->cluster_size && q->cluster_size / step <= MOST;
+         in += step) {
+        if (slices_put(q->cache, QCOW2_SLICE_TABLE, at + in, buf + in) < 0) {
+            return;
+        }
+    }
+}
+
 int qcow2_own_l2(struct qcow2 *q, uint32_t l1_index)
 {
     uint64_t old = q->l1[l1_index], at = old & QCOW2_OFFSET_MASK, fresh;
@@ -99,6 +112,7 @@ int qcow2_own_l2(struct qcow2 *q, uint32_t l1_index)
         qcow2_free_now(q, fresh, q->cluster_size);
         return r;
     }
+    keep_l2(q, fresh, buf);
     qcow2_l1_set(q, l1_index, fresh | QCOW2_COPIED);
     return at ? qcow2_free_later(q, at, q->cluster_size) : 0;
 }
