@@ -17,6 +17,18 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK),
                                 reason="this host has no FUSE, or not for this user")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def may_mount(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe")
+    for name in ("a.raw", "disk.raw"):
+        (folder / name).write_bytes(bytes(512))
+    done = subprocess.run(["timeout", "--preserve-status", "-s", "TERM", "1", NBD, "--fuse",
+                           folder / "disk.raw", "-f", "raw", folder / "a.raw"],
+                          capture_output=True, text=True, check=False)
+    if "not permitted" in done.stderr or "Permission denied" in done.stderr:
+        pytest.skip("this user may not mount")
+
+
 @contextlib.contextmanager
 def mounted(folder, *args):
     point, pid_file = folder / "disk.raw", folder / "pid"
