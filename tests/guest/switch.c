@@ -519,3 +519,67 @@ GUEST_TEST(sysret_is_gp_in_user_code)
         CHECK_EQ(t.vector, GP);
     }
 }
+
+/* --- What goes with them -------------------------------------------------------- */
+
+GUEST_TEST(selectors_are_read_into_16_32_and_64_bits)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t in_reg = ~UINT64_C(0), wide = in_reg, full = in_reg, r9, r10;
+        set_segments(SEL_USER_DATA);
+        __asm__ volatile("mov %%ds, %w0; mov %%es, %k1; mov %%cs, %q2\n"
+                         "mov $-1, %%r9; mov %%ds, %%r9w; mov %%r9, %3\n"
+                         "mov $-1, %%r10; mov %%cs, %%r10; mov %%r10, %4"
+                         : "+r"(in_reg), "+r"(wide), "+r"(full), "=r"(r9), "=r"(r10)
+                         :
+                         : "r9", "r10");
+        set_segments(SEL_DATA);
+        CHECK_EQ(in_reg, UINT64_C(0xffffffffffff0000) | SEL_USER_DATA);
+        CHECK_EQ(wide, SEL_USER_DATA);
+        CHECK_EQ(full, SEL_CODE64);
+        CHECK_EQ(r9, UINT64_C(0xffffffffffff0000) | SEL_USER_DATA);
+        CHECK_EQ(r10, SEL_CODE64);
+    }
+}
+
+#define CR4_FSGSBASE (UINT64_C(1) << 16)
+
+static uint64_t words[2] = {11, 22};
+
+GUEST_TEST(bases_are_written_and_used_at_once)
+{
+    struct trap t;
+    if (!has_cpuid(7, 1, 0)) {
+        guest_skip("no FSGSBASE");
+        return;
+    }
+    uint64_t cr4 = read_cr4();
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t a, b, c, upper = UINT64_C(0x5555) << 32;
+        write_cr4(cr4 | CR4_FSGSBASE);
+        __asm__ volatile("wrfsbase %3; mov %%fs:0, %0; wrfsbase %4; mov %%fs:0, %1\n"
+                         "stc; wrgsbase %k5; rdgsbase %2; adc $0, %2"
+                         : "=&r"(a), "=&r"(b), "=&r"(c)
+                         : "r"(&words[0]), "r"(&words[1]), "r"(upper | 0x1234)
+                         : "cc");
+        CHECK_EQ(a, 11);
+        CHECK_EQ(b, 22);
+        CHECK_EQ(c, 0x1235);
+        CHECK_EQ(rdmsr(MSR_GS_BASE), 0x1234);
+        CHECK_EQ(rdmsr(MSR_FS_BASE), (uint64_t)&words[1]);
+        CHECK(TRAPS(&t, "mov $1, %%eax; shl $62, %%rax; wrfsbase %%rax"));
+        CHECK_EQ(t.vector, GP);
+        CHECK(TRAPS(&t, "mov $1, %%r9d; shl $62, %%r9; wrgsbase %%r9"));
+        CHECK_EQ(t.vector, GP);
+        CHECK(!TRAPS(&t, "mov $-4096, %%rax; wrfsbase %%rax; wrgsbase %%rax"));
+        CHECK_EQ(rdmsr(MSR_FS_BASE), (uint64_t)-4096);
+        CHECK_EQ(rdmsr(MSR_GS_BASE), (uint64_t)-4096);
+        write_cr4(cr4 & ~CR4_FSGSBASE);
+        CHECK(TRAPS(&t, "xor %%eax, %%eax; wrfsbase %%rax"));
+        CHECK_EQ(t.vector, UD);
+        CHECK_EQ(rdmsr(MSR_FS_BASE), (uint64_t)-4096);
+    }
+    wrmsr(MSR_FS_BASE, 0);
+    wrmsr(MSR_GS_BASE, 0);
+    write_cr4(cr4);
+}

@@ -107,6 +107,12 @@ uint64_t t1_do_resolve(struct t0_cpu *c, uint32_t site)
     return go_on(c, site, t1->generation);
 }
 
+/* Somewhere that is not known yet. */
+uint64_t t1_do_go_on(struct t0_cpu *c)
+{
+    return go_on(c, 0, c->core->t1->generation);
+}
+
 /* Where T0's handlers find what they work on. */
 static const struct t0_op *enter_op(struct t0_cpu *c, struct t0_block *b, unsigned i,
                                     t0_fn *ret_fn)

@@ -241,7 +241,6 @@ static void put_switch(struct t1_emit *e, void *fn, unsigned arg, unsigned chang
     if (changed != T1_NO_REG) {
         t1_load(e, t1_home[changed], T1_GPR(changed));
     }
-    t1_load(e, T1_S1, T1_FIELD(s.rip));                        /* for glue_exit */
     t1_op_reg(e, &(struct t1_enc){.opcode = 0xff}, 4, T1_RCX); /* jmp rcx */
 }
 
@@ -273,6 +272,11 @@ void t1_make_glue(struct t1_core *t1)
     t1->glue_resolve = t1_pos(&e);
     put_spill(&e, 0);
     put_c_call(&e, t1_do_resolve, 0);
+    put_go_or_return(&e);
+
+    t1->glue_go_on = t1_pos(&e);
+    put_spill(&e, 0);
+    put_c_call(&e, t1_do_go_on, 0);
     put_go_or_return(&e);
 
     /* ecx: block, r10d: op */

@@ -81,7 +81,7 @@ struct t1_core {
     uint32_t glue_enter, glue_step, glue_branch, glue_resolve, glue_exit;
     uint32_t glue_fill[2][2][T1_NB_SIZES][T1_NB_FILLS]; /* user, write, log of size */
     uint32_t glue_quick[2], glue_quick_jump;            /* of the former: write */
-    uint32_t glue_syscall, glue_sysret, glue_iret;
+    uint32_t glue_syscall, glue_sysret, glue_iret, glue_go_on;
     struct t1_used jumps_used[2];
     bool kernel_local;  /* jumps of kernel code hold pages that are not global */
     struct t2_core *t2; /* NULL: no hot regions */
@@ -518,11 +518,12 @@ void t1_log_code(const struct t1_ctx *t, uint32_t hot, uint32_t hot_end, uint32_
 void t1_make_glue(struct t1_core *t1);
 
 /* What the glue calls, with the state in @c: go on at a direct branch that is not
- * linked; a branch, another instruction by T0. The first two return the code to go on
- * with, or 0 for the run loop; the last 0 when the translation goes on, else the code
- * to go on with, or T1_LEAVE for the run loop. */
+ * linked, or where s.rip is; a branch, another instruction by T0. The first three
+ * return the code to go on with, or 0 for the run loop; the last 0 when the translation
+ * goes on, else the code to go on with, or T1_LEAVE for the run loop. */
 enum { T1_LEAVE = 1 };
 uint64_t t1_do_resolve(struct t0_cpu *c, uint32_t site);
+uint64_t t1_do_go_on(struct t0_cpu *c);
 uint64_t t1_do_branch(struct t0_cpu *c, t0_ref ref, uint32_t what);
 uint64_t t1_do_step(struct t0_cpu *c, t0_ref ref, uint32_t what);
 

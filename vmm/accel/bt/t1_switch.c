@@ -23,7 +23,7 @@ static bool checks_alignment(const struct t0_cpu *c, uint64_t rflags)
     return (rflags & X86_FL_AC) && (c->s.cr0 & X86_CR0_AM);
 }
 
-/* The level is another one: go on at @rip, or leave to the run loop. */
+/* The level is another one: go on at @rip, which may have to be looked for. */
 static uint64_t go_to(struct t0_cpu *c, uint64_t rip)
 {
     struct t1_core *t1 = c->core->t1;
@@ -35,7 +35,7 @@ static uint64_t go_to(struct t0_cpu *c, uint64_t rip)
         j = t1_find_jump(c, rip);
     }
     if (!j) {
-        return (uintptr_t)(t1->exec + t1->glue_exit);
+        return (uintptr_t)(t1->exec + t1->glue_go_on);
     }
     c->t1.page_base = j->page;
     return j->code;

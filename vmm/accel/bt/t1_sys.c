@@ -176,13 +176,72 @@ static bool read_cr(struct t1_ctx *t)
     }
 }
 
-/* RDFSBASE, RDGSBASE: #UD unless CR4 has them. */
-static bool read_base(struct t1_ctx *t, unsigned seg)
+/* MOV r, Sreg */
+static bool read_selector(struct t1_ctx *t)
 {
-    const struct x86_insn *insn = t->insn;
+    const struct x86_opnd *o = t->insn->opnd;
+    struct t1_emit *e = &t->e;
+    if (o[0].kind != X86_OPND_REG || o[1].kind != X86_OPND_SEG) {
+        return false;
+    }
+    unsigned dst = t->host[o[0].reg];
+    const struct t1_enc store = {
+        .p66 = o[0].size == 2 ? 0x66 : 0, .w = o[0].size != 2, .opcode = 0x89};
+    t1_op_mem(e, &(struct t1_enc){.map = 1, .opcode = 0xb7}, T1_RCX,
+              t1_selector(o[1].reg)); /* movzx */
+    if (dst == T1_MEMORY) {
+        t1_op_mem(e, &store, T1_RCX, T1_GPR(o[0].reg));
+    } else {
+        t1_op_reg(e, &store, T1_RCX, dst);
+    }
+    return true;
+}
+
+/* RDFSBASE and friends: #UD unless CR4 has them. */
+static void check_fsgsbase(struct t1_ctx *t)
+{
     t1_load(&t->e, T1_RCX, T1_FIELD(s.cr4));
     t1_not(&t->e, T1_RCX);
     t1_check_zero(t, T1_RCX, T1_FIELD(t1.fsgsbase));
+}
+
+/* to = from << rcx, with @pp 1; >> rcx, arithmetically, with 2. */
+static void shift_by_rcx(struct t1_emit *e, unsigned pp, unsigned to, unsigned from)
+{
+    t1_vex(e, 2, true, pp, false, (to >> 3) << 2 | from >> 3, T1_RCX, 0xf7);
+    t1_u8(e, 0xc0 | (to & 7) << 3 | (from & 7));
+}
+
+static bool write_base(struct t1_ctx *t, unsigned seg)
+{
+    const struct x86_insn *insn = t->insn;
+    struct t1_emit *e = &t->e;
+    check_fsgsbase(t);
+    unsigned v = t1_in_reg(t, insn->opnd[0].reg, T1_S2);
+    if (insn->opsize != 8) {
+        t1_mov_rr32(e, T1_S2, v);
+        v = T1_S2;
+    } else { /* canonical? rcx = v - v with its upper bits those of an address */
+        t1_mov_ri(e, T1_RCX, 64 - t->c->core->model->virt_bits);
+        shift_by_rcx(e, 1, T1_S1, v);
+        shift_by_rcx(e, 2, T1_S1, T1_S1);
+        t1_not(e, T1_S1);
+        t1_lea(e, T1_RCX, (struct t1_mem){T1_S1, (uint8_t)v, 0, 1});
+        t1_slow_unless_zero(t);
+    }
+    t1_store(e, t1_field(offsetof(struct t0_cpu, seg_base) + 8u * seg), v);
+    t1_store(e,
+             t1_field(offsetof(struct t0_cpu, s.seg) +
+                      seg * sizeof(struct x86_segment) +
+                      offsetof(struct x86_segment, base)),
+             v);
+    return true;
+}
+
+static bool read_base(struct t1_ctx *t, unsigned seg)
+{
+    const struct x86_insn *insn = t->insn;
+    check_fsgsbase(t);
     return load_field(t, insn->opnd[0].reg, insn->opsize,
                       t1_field(offsetof(struct t0_cpu, seg_base) + 8u * seg));
 }
@@ -287,11 +346,13 @@ bool t1_system(struct t1_ctx *t)
     case X86_OP_SWAPGS: return kernel && swapgs(t);
     case X86_OP_STAC: return kernel && stac(t);
     case X86_OP_CLAC: return kernel && clac(t);
-    case X86_OP_MOV: return kernel && read_cr(t);
+    case X86_OP_MOV: return read_selector(t) || (kernel && read_cr(t));
     case X86_OP_RDTSC:
     case X86_OP_RDTSCP: return rdtsc(t);
     case X86_OP_RDFSBASE: return read_base(t, X86_FS);
     case X86_OP_RDGSBASE: return read_base(t, X86_GS);
+    case X86_OP_WRFSBASE: return write_base(t, X86_FS);
+    case X86_OP_WRGSBASE: return write_base(t, X86_GS);
     case X86_OP_PAUSE: return t->lone; /* there is nobody to wait for */
     case X86_OP_MOVS:
     case X86_OP_CMPS:
