@@ -271,7 +271,8 @@ struct blk_snapshot_ops {
 struct blk_amend_ops {
     const struct blk_option *options; /* what amend() takes */
     /* @force: also what loses the key to the data. */
-    bool (*amend)(struct blk *b, json_t *opts, bool force, GError **error);
+    bool (*amend)(struct blk *b, json_t *opts, bool force,
+                  const struct blk_progress *progress, GError **error);
     /* NULL name: no backing file any more. */
     bool (*set_backing)(struct blk *b, const char *name, const char *format,
                         GError **error);

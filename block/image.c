@@ -545,21 +545,49 @@ const struct blk_option *blk_amend_options(const struct blk *b)
     return ops && ops->amend ? ops->options : NULL;
 }
 
-bool blk_amend(struct blk *b, json_t *opts, bool force, GError **error)
+static void no_progress(void *opaque, uint64_t done, uint64_t total)
 {
+}
+
+/* The options are amendable, or it is said of what can only be created so. */
+static bool amend_options_known(const struct blk *b, const struct blk_amend_ops *ops,
+                                json_t *opts, GError **error)
+{
+    const struct blk_option *create =
+        b->format->creatable ? b->format->creatable->options : NULL;
+    const char *key, *bad = NULL;
+    json_t *value;
+    bool creating = true;
+    json_object_foreach(opts, key, value)
+    {
+        bad = bad || known(ops->options, key) ? bad : key;
+        creating &= known(create, key);
+    }
+    return !bad || error_msg(error, "Invalid parameter '%s'%s", bad,
+                             creating ? "\nThis option is only supported for image "
+                                        "creation"
+                                      : "");
+}
+
+bool blk_amend(struct blk *b, json_t *opts, bool force,
+               const struct blk_progress *progress, GError **error)
+{
+    static const struct blk_progress quiet = {.at = no_progress};
     const struct blk_amend_ops *ops = amend_ops(b);
     if (!ops || !ops->amend) {
         return error_msg(error, "Format driver '%s' does not support option amendment",
                          blk_get_driver_name(b));
     }
     struct blk_create_tables t = {.format = ops->options};
-    if (!blk_create_prepare(&t, opts, error) ||
+    if (!amend_options_known(b, ops, opts, error) ||
+        !blk_create_prepare(&t, opts, error) ||
         !values_known(ops->options, NULL, false, opts, error)) {
         return false;
     }
     blk_drain(b);
     blk_meta_lock(b);
-    bool ok = begin_locked(b, error) && ops->amend(b, opts, force, error);
+    bool ok = begin_locked(b, error) &&
+              ops->amend(b, opts, force, progress ? progress : &quiet, error);
     blk_meta_unlock(b);
     blk_forget_chunks(b);
     return ok;

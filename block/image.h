@@ -185,10 +185,17 @@ bool blk_bitmap_next(struct blk *b, const char *name, uint64_t offset, uint64_t 
 /* ---- changing headers
  * ----------------------------------------------------------------- */
 
+/* Told how far something that takes long is. */
+struct blk_progress {
+    void (*at)(void *opaque, uint64_t done, uint64_t total);
+    void *opaque;
+};
+
 const struct blk_option *blk_amend_options(const struct blk *b);
 /* @force: also what makes the data unreadable for good (the last key of a LUKS header).
  */
-bool blk_amend(struct blk *b, json_t *opts, bool force, GError **error);
+bool blk_amend(struct blk *b, json_t *opts, bool force,
+               const struct blk_progress *progress, GError **error);
 bool blk_set_backing(struct blk *b, const char *name, const char *format,
                      GError **error);
 bool blk_make_empty(struct blk *b, GError **error);

@@ -126,16 +126,17 @@ static bool luks_truncate(struct blk *b, uint64_t length, enum blk_prealloc prea
 /* --- Creating -----------------------------------------------------------------------
  */
 
+/* In the order that QEMU's reports have. */
 #define CIPHER_OPTIONS                                                                \
-    {"cipher-alg", BLK_OPT_STR, NULL, "Name of encryption cipher algorithm"},         \
+    {"key-secret", BLK_OPT_STR, NULL,                                                 \
+     "ID of the secret that provides the keyslot passphrase"},                        \
+        {"cipher-alg", BLK_OPT_STR, NULL, "Name of encryption cipher algorithm"},     \
         {"cipher-mode", BLK_OPT_STR, NULL, "Name of encryption cipher mode"},         \
-        {"hash-alg", BLK_OPT_STR, NULL, "Name of encryption hash algorithm"},         \
-        {"iter-time", BLK_OPT_INT, NULL, "Time to spend in PBKDF in milliseconds"},   \
         {"ivgen-alg", BLK_OPT_STR, NULL, "Name of IV generator algorithm"},           \
         {"ivgen-hash-alg", BLK_OPT_STR, NULL, "Name of IV generator hash algorithm"}, \
+        {"hash-alg", BLK_OPT_STR, NULL, "Name of encryption hash algorithm"},         \
     {                                                                                 \
-        "key-secret", BLK_OPT_STR, NULL,                                              \
-            "ID of the secret that provides the keyslot passphrase"                   \
+        "iter-time", BLK_OPT_INT, NULL, "Time to spend in PBKDF in milliseconds"      \
     }
 
 static bool luks_create_image(struct blk *file, json_t *opts, GError **error)
@@ -195,7 +196,8 @@ static GBytes *find_secret(void *opaque, const char *id, GError **error)
     return blk_secret(opaque, id, error);
 }
 
-static bool luks_amend_image(struct blk *b, json_t *opts, bool force, GError **error)
+static bool luks_amend_image(struct blk *b, json_t *opts, bool force,
+                             const struct blk_progress *progress, GError **error)
 {
     struct luks_image *i = b->priv;
     const struct luks_secrets secrets = {find_secret, b, i->passphrase};

@@ -7,6 +7,11 @@
 
 /* amend: change options of an image that exists. */
 
+static void tell(void *opaque, uint64_t done, uint64_t total)
+{
+    img_progress_at(opaque, 100.0 * (double)done / (double)MAX(total, 1));
+}
+
 static int amend(struct img *im, struct blk *b, json_t *opts, bool force, bool help,
                  bool progress)
 {
@@ -25,7 +30,8 @@ static int amend(struct img *im, struct blk *b, json_t *opts, bool force, bool h
         return 0;
     }
     img_progress_start(&p, progress && !im->quiet);
-    bool ok = blk_amend(b, opts, force, &error);
+    struct blk_progress told = {.at = tell, .opaque = &p};
+    bool ok = blk_amend(b, opts, force, &told, &error);
     if (ok) {
         img_progress_at(&p, 100);
     }
@@ -64,6 +70,10 @@ int img_amend(struct img *im, int argc, char **argv)
         {"object", required_argument, 0, OPT_OBJECT},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
         {"force", no_argument, 0, OPT_FORCE},
+        {"format", required_argument, 0, 'f'},
+        {"options", required_argument, 0, 'o'},
+        {"cache", required_argument, 0, 't'},
+        {"progress", no_argument, 0, 'p'},
         {"quiet", no_argument, 0, 'q'},
         {0},
     };

@@ -9,10 +9,10 @@
 /* bitmap: dirty bitmaps in an image are made, removed and changed, in the order asked.
  */
 
-enum action { ADD, REMOVE, CLEAR, ENABLE, DISABLE, MERGE };
+enum action { ADD, REMOVE, CLEAR, ENABLE, DISABLE, MERGE, REMOVE_ALL };
 
-static const char *const action_names[] = {"add",    "remove",  "clear",
-                                           "enable", "disable", "merge"};
+static const char *const action_names[] = {"add",     "remove", "clear",     "enable",
+                                           "disable", "merge",  "remove-all"};
 
 struct step {
     enum action action;
@@ -28,6 +28,17 @@ struct bitmap {
     struct blk *b, *source;
 };
 
+static bool remove_all(struct bitmap *m, GError **error)
+{
+    g_autoptr(GArray) all = blk_bitmaps(m->b);
+    bool ok = true;
+    for (unsigned i = 0; ok && i < all->len; i++) {
+        ok = blk_bitmap_remove(m->b, g_array_index(all, struct blk_bitmap, i).name,
+                               error);
+    }
+    return ok;
+}
+
 static bool act(struct bitmap *m, const struct step *s, GError **error)
 {
     switch (s->action) {
@@ -35,6 +46,7 @@ static bool act(struct bitmap *m, const struct step *s, GError **error)
     case REMOVE: return blk_bitmap_remove(m->b, m->name, error);
     case CLEAR: return blk_bitmap_clear(m->b, m->name, error);
     case ENABLE: return blk_bitmap_enable(m->b, m->name, true, error);
+    case REMOVE_ALL: return remove_all(m, error);
     case DISABLE: return blk_bitmap_enable(m->b, m->name, false, error);
     default:
         return blk_bitmap_merge(m->b, m->name, m->source ? m->source : m->b, s->from,
@@ -49,8 +61,8 @@ static bool run_steps(struct bitmap *m)
         const struct step *s = &g_array_index(m->steps, struct step, i);
         if (!act(m, s, &error)) {
             img_report(m->im, error,
-                       "Operation %s on bitmap %s failed: ", action_names[s->action],
-                       m->name);
+                       "Operation %s%s%s failed: ", action_names[s->action],
+                       m->name ? " on bitmap " : "", m->name ? m->name : "");
             return false;
         }
     }
@@ -100,12 +112,17 @@ int img_bitmap(struct img *im, int argc, char **argv)
         {"enable", no_argument, 0, OPT_ACTION + ENABLE},
         {"disable", no_argument, 0, OPT_ACTION + DISABLE},
         {"merge", required_argument, 0, OPT_ACTION + MERGE},
+        {"remove-all", no_argument, 0, OPT_ACTION + REMOVE_ALL},
+        {"format", required_argument, 0, 'f'},
+        {"granularity", required_argument, 0, 'g'},
+        {"source-file", required_argument, 0, 'b'},
+        {"source-format", required_argument, 0, 'F'},
         {0},
     };
     g_autoptr(GArray) steps = g_array_new(FALSE, FALSE, sizeof(struct step));
     struct bitmap m = {.im = im, .steps = steps};
     unsigned merges = 0;
-    bool added = false;
+    bool added = false, named = false;
     for (int o; (o = img_getopt(im, argc, argv, "b:f:F:g:h", longs)) != -1;) {
         switch (o) {
         case '?': return 1;
@@ -120,10 +137,11 @@ int img_bitmap(struct img *im, int argc, char **argv)
             break;
         case OPT_IMAGE_OPTS: m.flags |= IMG_IMAGE_OPTS; break;
         default:
-            if (o >= OPT_ACTION && o <= OPT_ACTION + MERGE) {
+            if (o >= OPT_ACTION && o <= OPT_ACTION + REMOVE_ALL) {
                 struct step s = {(enum action)(o - OPT_ACTION), optarg};
                 merges += s.action == MERGE;
                 added |= s.action == ADD;
+                named |= s.action != REMOVE_ALL;
                 g_array_append_val(steps, s);
             }
         }
@@ -133,11 +151,12 @@ int img_bitmap(struct img *im, int argc, char **argv)
                       "--disable, or --merge");
         return 1;
     }
-    if (optind != argc - 2) {
-        img_error(im, "Expecting filename and bitmap name");
+    if (optind != argc - 1 - named) {
+        img_error(im, named ? "Expecting filename and bitmap name"
+                            : "Expecting one image file name");
         return 1;
     }
-    m.name = argv[optind + 1];
+    m.name = named ? argv[optind + 1] : NULL;
     return judge(&m, added, merges) ? run(&m, argv[optind]) : 1;
 }
 

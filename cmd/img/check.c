@@ -139,6 +139,7 @@ int img_check(struct img *im, int argc, char **argv)
         {"format", required_argument, 0, 'f'},
         {"repair", required_argument, 0, 'r'},
         {"output", required_argument, 0, OPT_OUTPUT},
+        {"cache", required_argument, 0, 'T'},
         {"object", required_argument, 0, OPT_OBJECT},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
         {"force-share", no_argument, 0, 'U'},
@@ -148,7 +149,7 @@ int img_check(struct img *im, int argc, char **argv)
     const char *format = NULL, *cache = "writeback";
     const char *output = NULL;
     bool json = false;
-    unsigned flags = IMG_CHECK | IMG_NO_BACKING, fix = 0;
+    unsigned flags = IMG_CHECK, fix = 0;
     for (int c; (c = img_getopt(im, argc, argv, "hf:r:T:qU", longs)) != -1;) {
         switch (c) {
         case '?': return 1;

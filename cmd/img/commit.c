@@ -116,6 +116,12 @@ int img_commit(struct img *im, int argc, char **argv)
         {"help", no_argument, 0, 'h'},
         {"object", required_argument, 0, OPT_OBJECT},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
+        {"format", required_argument, 0, 'f'},
+        {"cache", required_argument, 0, 't'},
+        {"base", required_argument, 0, 'b'},
+        {"drop", no_argument, 0, 'd'},
+        {"rate-limit", required_argument, 0, 'r'},
+        {"progress", no_argument, 0, 'p'},
         {"quiet", no_argument, 0, 'q'},
         {0},
     };

@@ -367,6 +367,10 @@ static struct blk *try_open(struct img *im, const char *name, const char *format
             json_object_set_new(o, "force-share", json_true());
         }
         name_node(im, o);
+        json_t *file = json_object_get(o, "file");
+        if (im->aio && json_is_object(file)) {
+            json_object_set_new(file, "aio", json_string(im->aio));
+        }
         b = blk_open(&args, o, error);
         json_decref(o);
     }

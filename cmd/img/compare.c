@@ -205,6 +205,11 @@ int img_compare(struct img *im, int argc, char **argv)
         {"object", required_argument, 0, OPT_OBJECT},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
         {"force-share", no_argument, 0, 'U'},
+        {"a-format", required_argument, 0, 'f'},
+        {"b-format", required_argument, 0, 'F'},
+        {"cache", required_argument, 0, 'T'},
+        {"strict", no_argument, 0, 's'},
+        {"progress", no_argument, 0, 'p'},
         {"quiet", no_argument, 0, 'q'},
         {0},
     };

@@ -244,6 +244,10 @@ static bool open_target(struct convert *c, json_t *opts)
         return false;
     }
     c->compress |= blk_chunks_only(c->target);
+    if (c->compress && !blk_chunk(c->target) &&
+        g_str_equal(blk_get_driver_name(c->target), "vmdk")) {
+        c->compress = false; /* a kind that stores plain data alone */
+    }
     if (c->compress && !blk_chunk(c->target)) {
         img_error(c->im, "error while writing at byte 0: %s", g_strerror(ENOTSUP));
         return false;
@@ -270,8 +274,10 @@ static bool run(struct convert *c, json_t *opts)
         .any_order = c->any_order,
         .compress = c->compress,
         .sparse = c->sparse,
-        .target_is_zero = c->target_is_zero ||
-                          (!c->no_create && !backing && blk_new_is_zero(c->target)),
+        .target_is_zero =
+            c->target_is_zero ||
+            (c->backing ? backing != NULL
+                        : !c->no_create && !backing && blk_new_is_zero(c->target)),
         .backing_len = c->backing && backing ? blk_length(backing) : 0,
         .salvage = c->salvage,
         .rate = c->rate,

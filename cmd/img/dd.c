@@ -77,12 +77,13 @@ static int dd(struct dd *d)
         return 1;
     }
     uint64_t length = blk_length(in), from = 0, len;
+    bool beyond = false;
     if (!__builtin_mul_overflow(d->skip, d->bs, &from) && from <= length) {
         len = length - from;
     } else {
         from = length;
         len = 0;
-        img_error(d->im, "%s: cannot skip to specified offset", d->in);
+        beyond = true;
     }
     uint64_t most;
     if (d->have_count && !__builtin_mul_overflow(d->count, d->bs, &most)) {
@@ -97,6 +98,9 @@ static int dd(struct dd *d)
         !blk_create(&args, d->out_format, d->out, opts, &error)) {
         img_report(d->im, error, "%s: error while creating output image: ", d->out);
     } else if ((out = img_open(d->im, d->out, d->out_format, IMG_RW, NULL))) {
+        if (beyond) {
+            img_error(d->im, "%s: cannot skip to specified offset", d->in);
+        }
         code = copy(d, in, out, from, len);
         code = img_close(d->im, out) ? code : 1;
     }
@@ -111,6 +115,8 @@ int img_dd(struct img *im, int argc, char **argv)
         {"help", no_argument, 0, 'h'},
         {"object", required_argument, 0, OPT_OBJECT},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
+        {"format", required_argument, 0, 'f'},
+        {"output-format", required_argument, 0, 'O'},
         {"force-share", no_argument, 0, 'U'},
         {0},
     };

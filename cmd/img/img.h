@@ -21,6 +21,7 @@ struct img {
     struct loop *loop;
     struct secrets *secrets; /* of --object secret */
     bool quiet;
+    const char *aio;    /* how files do I/O; NULL: as they see fit. Borrowed */
     unsigned nb_opened; /* for the names of nodes in messages */
     /* While an output is written under another name: that name, and the one that
      * messages shall have. NULL, or borrowed. */
@@ -31,6 +32,7 @@ struct img {
 typedef int (*img_fn)(struct img *im, int argc, char **argv);
 
 int img_amend(struct img *im, int argc, char **argv);
+int img_bench(struct img *im, int argc, char **argv);
 int img_bitmap(struct img *im, int argc, char **argv);
 int img_check(struct img *im, int argc, char **argv);
 int img_commit(struct img *im, int argc, char **argv);

@@ -7,6 +7,7 @@
 #include "block/options.h"
 #include "cmd/img/img.h"
 #include "lib/base/base.h"
+#include "lib/secret/secret.h"
 
 /* measure: how large a file would be, for a size or for what an image holds. */
 
@@ -134,6 +135,21 @@ static int measure(struct measure *m, const char *name)
         img_error(m->im, "Invalid options for file format '%s'", m->out_format);
         goto out;
     }
+    bool luks = g_str_equal(m->out_format, "luks");
+    const char *key_name = luks ? "key-secret" : "encrypt.key-secret";
+    const char *key = json_string_value(json_object_get(opts, key_name));
+    if ((luks || json_object_get(opts, "encrypt.format")) && !key) {
+        img_error(m->im, "Parameter '%s' is required for cipher", key_name);
+        goto out;
+    }
+    if (key && !secrets_get(m->im->secrets, key, &error)) {
+        img_report(m->im, error, "%s", "");
+        goto out;
+    }
+    /* With a backing file nothing is left out: it might hide what is there. */
+    if (json_object_get(opts, "backing_file") && b) {
+        src.clusters = NULL;
+    }
     if (!blk_measure(m->out_format, opts, &src, &result, &error)) {
         img_report(m->im, error, "%s", "");
         goto out;
@@ -156,6 +172,10 @@ int img_measure(struct img *im, int argc, char **argv)
     static const struct option longs[] = {
         {"help", no_argument, 0, 'h'},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
+        {"format", required_argument, 0, 'f'},
+        {"snapshot", required_argument, 0, 'l'},
+        {"target-format", required_argument, 0, 'O'},
+        {"options", required_argument, 0, 'o'},
         {"object", required_argument, 0, OPT_OBJECT},
         {"output", required_argument, 0, OPT_OUTPUT},
         {"size", required_argument, 0, OPT_SIZE},

@@ -260,7 +260,7 @@ static uint64_t run_of(const struct pump *p, uint64_t offset, const uint8_t *buf
 
 static int write_zeros(const struct pump *p, uint64_t offset, uint64_t len)
 {
-    if (p->target_is_zero && !p->backing_len) {
+    if (p->target_is_zero && offset >= p->backing_len) {
         return 0;
     }
     return blk_run(p->target, BLK_ZERO, offset, NULL, 0, len, BLK_MAY_UNMAP);

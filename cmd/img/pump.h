@@ -26,7 +26,7 @@ struct pump {
     bool any_order;       /* writes need not be in order */
     bool compress;        /* store compressed: chunks of the target */
     uint64_t sparse;      /* zero bytes in a row that are left out; 0: none are */
-    bool target_is_zero;  /* nothing written reads as zero */
+    bool target_is_zero;  /* nothing written reads as zero, behind backing_len */
     uint64_t backing_len; /* of the target's backing file: what is not allocated in the
                              source is left to it up to here; 0: there is none */
     unsigned layers;      /* what the uppermost so many layers of the source hold is

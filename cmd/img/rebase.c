@@ -17,6 +17,8 @@ struct rebase {
     struct blk *old, *fresh; /* either may be NULL */
     uint64_t at;             /* how far the pieces were taken */
     struct img_progress progress;
+    uint64_t chunk; /* to store compressed by; 0: not compressed */
+    uint64_t piece; /* bytes of each backing file that are compared in one go */
 };
 
 /* What a backing file has at @at, with zeros behind its end. */
@@ -46,6 +48,22 @@ static int zero_below(struct blk *b, uint64_t at, uint64_t *len, bool *ret_zero)
     return err;
 }
 
+/* Bytes from r->at to the end of a chunk that begins there and that the image leaves to
+ * its backing file as a whole; else 0. */
+static uint64_t whole_chunk(struct rebase *r)
+{
+    uint64_t at = r->at, end = MIN(at + r->chunk, blk_length(r->top));
+    while (r->at % r->chunk == 0 && at < end) {
+        struct blk_status s;
+        if (blk_map_at(r->top, at, end - at, &s) < 0 ||
+            (s.depth == 0 && (s.flags & BLK_STATUS_ALLOCATED))) {
+            return 0;
+        }
+        at += s.len;
+    }
+    return at - r->at;
+}
+
 /* What the image leaves to its backing file, where the old and the new one may differ;
  * at most PIECE bytes. */
 static int merge_next(void *opaque, struct piece *pc)
@@ -65,7 +83,10 @@ static int merge_next(void *opaque, struct piece *pc)
             return err;
         }
         bool same = ours || (zero[0] && zero[1]);
-        pc->len = same ? s.len : MIN(s.len, (uint64_t)PIECE);
+        if (!same && r->chunk && s.len < r->chunk) {
+            s.len = MAX(s.len, whole_chunk(r)); /* chunks stay whole */
+        }
+        pc->len = same ? s.len : MIN(s.len, r->piece);
         r->at += pc->len;
         if (!same) {
             return 0;
@@ -79,27 +100,41 @@ static int merge_work(void *opaque, struct piece *pc)
 {
     struct rebase *r = opaque;
     int err = read_below(r->old, pc->offset, pc->mem, pc->len);
-    return err ? err : read_below(r->fresh, pc->offset, pc->mem + PIECE, pc->len);
+    return err ? err : read_below(r->fresh, pc->offset, pc->mem + r->piece, pc->len);
+}
+
+/* Into the image, in compressed chunks if asked. */
+static int store(struct rebase *r, uint64_t at, uint8_t *buf, uint64_t len)
+{
+    if (at >= (r->old ? blk_length(r->old) : 0)) { /* nothing was there */
+        return blk_run(r->top, BLK_ZERO, at, NULL, 0, len, 0);
+    }
+    int err = 0;
+    for (uint64_t in = 0, n; err == 0 && in < len; in += n) {
+        n = r->chunk ? MIN(r->chunk, len - in) : len;
+        struct iovec v = {buf + in, n};
+        bool whole = r->chunk && n == r->chunk && (at + in) % n == 0;
+        err = blk_run(r->top, BLK_WRITE, at + in, &v, 1, n, whole ? BLK_COMPRESS : 0);
+    }
+    return err;
 }
 
 /* Write the steps that differ. */
 static int merge_steps(struct rebase *r, const struct piece *pc)
 {
-    const uint8_t *a = pc->mem, *b = pc->mem + PIECE;
+    const uint64_t step = r->chunk ? r->chunk : STEP;
+    uint8_t *a = pc->mem, *b = pc->mem + r->piece;
     int err = 0;
     for (uint64_t in = 0; err == 0 && in < pc->len;) {
         uint64_t from = in;
-        while (in < pc->len &&
-               memcmp(a + in, b + in, MIN(pc->len - in, (uint64_t)STEP)) != 0) {
-            in += MIN(pc->len - in, (uint64_t)STEP);
+        while (in < pc->len && memcmp(a + in, b + in, MIN(pc->len - in, step)) != 0) {
+            in += MIN(pc->len - in, step);
         }
         if (in == from) {
-            in += MIN(pc->len - in, (uint64_t)STEP);
+            in += MIN(pc->len - in, step);
             continue;
         }
-        err = img_is_zero(a + from, in - from)
-                  ? blk_run(r->top, BLK_ZERO, pc->offset + from, NULL, 0, in - from, 0)
-                  : blk_pwrite(r->top, pc->offset + from, a + from, in - from);
+        err = store(r, pc->offset + from, a + from, in - from);
     }
     return err;
 }
@@ -125,7 +160,7 @@ static int merge_put(void *opaque, struct piece *pc)
 static int merge_all(struct rebase *r)
 {
     struct pipe pipe = {
-        .mem_bytes = 2 * PIECE,
+        .mem_bytes = 2 * r->piece,
         .next = merge_next,
         .work = merge_work,
         .put = merge_put,
@@ -185,14 +220,23 @@ int img_rebase(struct img *im, int argc, char **argv)
         {"object", required_argument, 0, OPT_OBJECT},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
         {"force-share", no_argument, 0, 'U'},
+        {"format", required_argument, 0, 'f'},
+        {"backing", required_argument, 0, 'b'},
+        {"backing-file", required_argument, 0, 'b'},
+        {"backing-format", required_argument, 0, 'F'},
+        {"backing-cache", required_argument, 0, 'T'},
+        {"backing-unsafe", no_argument, 0, 'u'},
+        {"cache", required_argument, 0, 't'},
+        {"compress", no_argument, 0, 'c'},
+        {"progress", no_argument, 0, 'p'},
         {"quiet", no_argument, 0, 'q'},
         {0},
     };
     const char *format = NULL, *cache = "writeback", *src_cache = "writeback";
     const char *backing = NULL, *backing_format = NULL;
     unsigned flags = IMG_RW;
-    bool unsafe = false, progress = false;
-    for (int o; (o = img_getopt(im, argc, argv, "hf:F:b:upt:T:qU", longs)) != -1;) {
+    bool unsafe = false, progress = false, compress = false;
+    for (int o; (o = img_getopt(im, argc, argv, "hf:F:b:cupt:T:qU", longs)) != -1;) {
         switch (o) {
         case '?': return 1;
         case 'h': return 0;
@@ -200,6 +244,7 @@ int img_rebase(struct img *im, int argc, char **argv)
         case 'F': backing_format = optarg; break;
         case 'b': backing = optarg; break;
         case 'u': unsafe = true; break;
+        case 'c': compress = true; break;
         case 'p': progress = true; break;
         case 't': cache = optarg; break;
         case 'T': src_cache = optarg; break;
@@ -228,8 +273,21 @@ int img_rebase(struct img *im, int argc, char **argv)
     if (!r.top) {
         return 1;
     }
+    if (compress && !blk_chunk(r.top)) {
+        img_error(im, "Compression not supported for this file format");
+        img_close(im, r.top);
+        return 1;
+    }
+    if (compress && unsafe) {
+        img_error(im, "Cannot compress when the image is not changed (-u)");
+        img_close(im, r.top);
+        return 1;
+    }
+    r.chunk = compress ? blk_chunk(r.top) : 0;
+    r.piece = MAX((uint64_t)PIECE, r.chunk);
     img_progress_start(&r.progress, progress && !im->quiet);
     int code = rebase(&r, backing, backing_format, src_cache, unsafe);
+    img_progress_at(&r.progress, code == 0 ? 100 : 0);
     img_progress_end(&r.progress);
     blk_unref(r.fresh);
     return img_close(im, r.top) ? code : 1;

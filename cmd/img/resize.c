@@ -38,7 +38,7 @@ static uint64_t judge_size(struct img *im, uint64_t old, char sign, uint64_t n)
         img_error(im, "New image size must be positive");
         return 0;
     }
-    return MIN(ALIGN_UP(size, 512), ALIGN_DOWN((uint64_t)INT64_MAX, 512));
+    return size;
 }
 
 static int resize(struct img *im, struct blk *b, char sign, uint64_t n,
@@ -62,6 +62,15 @@ static int resize(struct img *im, struct blk *b, char sign, uint64_t n,
                 im->prog, im->prog);
         return 1;
     }
+    const char *driver = blk_get_driver_name(b);
+    if (size % 512 && (g_str_equal(driver, "qcow2") || g_str_equal(driver, "qed"))) {
+        img_error(im, "%s",
+                  g_str_equal(driver, "qcow2")
+                      ? "The new size must be a multiple of 512"
+                      : "Invalid image size specified");
+        return 1;
+    }
+    size = MIN(ALIGN_UP(size, 512), ALIGN_DOWN((uint64_t)INT64_MAX, 512));
     enum blk_prealloc mode = g_str_equal(prealloc, "full")       ? BLK_PREALLOC_FULL
                              : g_str_equal(prealloc, "falloc")   ? BLK_PREALLOC_FALLOC
                              : g_str_equal(prealloc, "metadata") ? BLK_PREALLOC_METADATA

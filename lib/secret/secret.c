@@ -121,6 +121,13 @@ static bool check_id(const struct secrets *s, const char *id, GError **error)
     if (!id) {
         return error_msg(error, "Parameter 'id' is missing");
     }
+    static const char rest[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               "0123456789-._";
+    if (!g_ascii_isalpha(*id) || id[strspn(id, rest)] != '\0') {
+        return error_msg(error, "Parameter 'id' expects an identifier\nIdentifiers "
+                                "consist of letters, digits, '-', '.', '_', starting "
+                                "with a letter.");
+    }
     if (g_hash_table_contains(s->by_id, id) || g_hash_table_contains(s->objects, id)) {
         return error_msg(error,
                          "attempt to add duplicate property '%s' to object (type "

@@ -349,6 +349,10 @@ static bool take_all(struct qcow *q, json_t *opts, GError **error)
         return false;
     }
     q->backing_name = backing && *backing ? g_strdup(backing) : NULL;
+    const char *format = blk_opt_str(opts, "backing_fmt", NULL);
+    if (format && *format && !blk_is_driver(format)) {
+        return error_msg(error, "unrecognized backing format '%s'", format);
+    }
     if (q->backing_name && strlen(backing) > QCOW_MAX_NAME) {
         return error_msg(error, "Backing file name too long");
     }

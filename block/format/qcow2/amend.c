@@ -246,9 +246,16 @@ static bool set_backing(struct blk *b, const char *name, const char *format,
 
 /* Version 2 has no zero flag: such clusters must get real zeros, or nothing when
  * nothing is below. */
-static bool expand_zeros(struct blk *b, GError **error)
+static bool expand_zeros(struct blk *b, const struct blk_progress *progress,
+                         GError **error)
 {
     struct qcow2 *q = b->priv;
+    /* The steps are entries of the active L1 table, and of those of snapshots. */
+    uint64_t step = UINT64_C(1) << (q->cluster_bits + q->l2_bits), told = 0;
+    uint64_t own = qcow2_l1_entries(q, q->size), all = own;
+    for (unsigned i = 0; i < q->snapshots->len; i++) {
+        all += g_array_index(q->snapshots, struct qcow2_snapshot, i).l1_size;
+    }
     for (uint64_t at = 0; at < q->size;) {
         struct blk_extent e;
         int r = qcow2_map(b, at, q->size - at, &e);
@@ -274,11 +281,18 @@ static bool expand_zeros(struct blk *b, GError **error)
             return error_errno(error, -r, "Failed to turn zero into data clusters");
         }
         at += e.len;
+        for (; told < MIN(own, at / step + (at == q->size && at % step)); told++) {
+            progress->at(progress->opaque, told + 1, all);
+        }
+    }
+    for (; told < all; told++) {
+        progress->at(progress->opaque, told + 1, all);
     }
     return true;
 }
 
-static bool downgrade(struct blk *b, GError **error)
+static bool downgrade(struct blk *b, const struct blk_progress *progress,
+                      GError **error)
 {
     struct qcow2 *q = b->priv;
     if (q->refcount_order != 4) {
@@ -300,7 +314,7 @@ static bool downgrade(struct blk *b, GError **error)
             }
         }
     }
-    if (!expand_zeros(b, error)) {
+    if (!expand_zeros(b, progress, error)) {
         return false;
     }
     q->lazy = false;
@@ -309,28 +323,40 @@ static bool downgrade(struct blk *b, GError **error)
     return true;
 }
 
-static bool amend_compat(struct blk *b, json_t *opts, GError **error)
+static bool wants_v2(json_t *opts)
 {
-    struct qcow2 *q = b->priv;
+    const char *compat = blk_opt_str(opts, "compat", "");
+    return g_str_equal(compat, "0.10") || g_str_equal(compat, "v2");
+}
+
+static bool judge_compat(const struct qcow2 *q, json_t *opts, GError **error)
+{
     const char *compat = blk_opt_str(opts, "compat", NULL);
-    if (!compat) {
-        return true;
-    }
-    bool v2 = g_str_equal(compat, "0.10") || g_str_equal(compat, "v2");
-    if (!v2 && !g_str_equal(compat, "1.1") && !g_str_equal(compat, "v3")) {
+    bool v2 = wants_v2(opts);
+    if (compat && !v2 && !g_str_equal(compat, "1.1") && !g_str_equal(compat, "v3")) {
         return error_msg(error, "Unknown compatibility level %s", compat);
     }
-    if (v2 && q->version > 2) {
-        if (blk_opt_bool(opts, "lazy_refcounts", false)) {
-            return error_msg(error, "Lazy refcounts only supported with compatibility "
-                                    "level 1.1 and above (use compat=1.1 or greater)");
-        }
-        return downgrade(b, error);
+    if (v2 && q->version > 2 && blk_opt_bool(opts, "lazy_refcounts", false)) {
+        return error_msg(error, "Lazy refcounts only supported with compatibility "
+                                "level 1.1 and above (use compat=1.1 or greater)");
     }
-    if (!v2) {
+    return true;
+}
+
+/* True: an upgrade never fails. */
+static bool upgrade(struct qcow2 *q, json_t *opts)
+{
+    if (json_object_get(opts, "compat") && !wants_v2(opts)) {
         q->version = 3;
     }
     return true;
+}
+
+static bool amend_compat(struct blk *b, json_t *opts,
+                         const struct blk_progress *progress, GError **error)
+{
+    const struct qcow2 *q = b->priv;
+    return !wants_v2(opts) || q->version < 3 || downgrade(b, progress, error);
 }
 
 static bool amend_lazy(struct qcow2 *q, json_t *opts, GError **error)
@@ -360,14 +386,15 @@ static bool amend_width(struct qcow2 *q, uint64_t bits, GError **error)
         return true;
     }
     if (q->version < 3) {
-        return error_msg(error, "Different refcount widths than 16 bits require "
+        return error_msg(error, "Refcount widths other than 16 bits require "
                                 "compatibility level 1.1 or above (use compat=1.1 or "
                                 "greater)");
     }
     return qcow2_change_width(q, (unsigned)__builtin_ctzll(bits), error);
 }
 
-static bool qcow2_amend(struct blk *b, json_t *opts, bool force, GError **error)
+static bool qcow2_amend(struct blk *b, json_t *opts, bool force,
+                        const struct blk_progress *progress, GError **error)
 {
     struct qcow2 *q = b->priv;
     uint64_t bits = blk_opt_u64(opts, "refcount_bits", 1u << q->refcount_order);
@@ -379,11 +406,24 @@ static bool qcow2_amend(struct blk *b, json_t *opts, bool force, GError **error)
         return error_msg(error, "data-file can only be set for images that use an "
                                 "external data file");
     }
+    if (blk_opt_bool(opts, "data_file_raw", false) &&
+        !(q->autoclear & QCOW2_AUTOCLEAR_DATA_RAW)) {
+        return error_msg(error, "data-file-raw cannot be set on existing images");
+    }
+    if ((json_object_get(opts, "backing_file") ||
+         json_object_get(opts, "backing_fmt")) &&
+        (g_strcmp0(blk_opt_str(opts, "backing_file", NULL), q->backing_name) ||
+         g_strcmp0(blk_opt_str(opts, "backing_fmt", NULL), q->backing_format))) {
+        return error_msg(error, "Cannot amend the backing file\nYou can use 'qemu-img "
+                                "rebase' instead.");
+    }
     if (!qcow2_amend_crypt(q, opts, force, error)) {
         return false;
     }
-    if (!begin(b, error) || !amend_compat(b, opts, error) ||
-        !amend_width(q, bits, error) || !amend_lazy(q, opts, error)) {
+    /* The newer version before what needs it, the older one after what it forbids. */
+    if (!begin(b, error) || !judge_compat(q, opts, error) ||
+        !(q->version > 2 || upgrade(q, opts)) || !amend_width(q, bits, error) ||
+        !amend_compat(b, opts, progress, error) || !amend_lazy(q, opts, error)) {
         return false;
     }
     const char *data = blk_opt_str(opts, "data_file", NULL);
@@ -391,18 +431,11 @@ static bool qcow2_amend(struct blk *b, json_t *opts, bool force, GError **error)
         g_free(q->data_file_name);
         q->data_file_name = *data ? g_strdup(data) : NULL;
     }
-    if (json_object_get(opts, "backing_file") || json_object_get(opts, "backing_fmt")) {
-        const char *name = blk_opt_str(opts, "backing_file", q->backing_name);
-        const char *format = blk_opt_str(opts, "backing_fmt", q->backing_format);
-        g_autofree char *n = g_strdup(name), *f = g_strdup(format);
-        if (!set_backing(b, n, f, error)) {
-            return false;
-        }
-    }
     if (!write_header(q, error)) {
         return false;
     }
-    uint64_t size = blk_opt_u64(opts, "size", q->size);
+    uint64_t size = blk_opt_u64(opts, "size", 0);
+    size = size ? size : q->size;
     return size == q->size || qcow2_truncate(b, size, BLK_PREALLOC_OFF, error);
 }
 

@@ -154,6 +154,10 @@ static bool take_backing(struct qed *q, json_t *opts, GError **error)
 {
     const char *name = blk_opt_str(opts, "backing_file", NULL);
     const char *format = blk_opt_str(opts, "backing_fmt", NULL);
+    if (format && *format && !blk_is_driver(format)) {
+        return error_msg(error, "Parameter 'backing-fmt' does not accept value '%s'",
+                         format);
+    }
     if (!name || !*name) {
         return true;
     }
