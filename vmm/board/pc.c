@@ -187,6 +187,7 @@ static bool add_legacy(struct pc *m, GError **error)
     if (!kbc)
         return false;
     i8042_set_a20_line(kbc, a20);
+    i8042_plug(kbc);
     if (m->hpet) {
         hpet = make(m, &hpet_type, error);
         if (!hpet)
