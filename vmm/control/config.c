@@ -454,6 +454,28 @@ static bool opt_debugcon(struct vmm_config *c, const char *arg, GError **error)
     return true;
 }
 
+/* A VNC server, whose place is "vnc" in @o. */
+static bool add_vnc(struct vmm_config *c, json_t *o, GError **error)
+{
+    static const char *const known[] = {"vnc",   "websocket",       "to", "password",
+                                        "share", "password-secret", NULL};
+
+    if (g_strcmp0(get(o, "vnc"), "none") == 0) {
+        g_ptr_array_set_size(c->vncs, 0);
+        json_decref(o);
+        return true;
+    }
+    add_item(c->vncs, o);
+    return check_keys(o, known, error);
+}
+
+static bool opt_vnc(struct vmm_config *c, const char *arg, GError **error)
+{
+    json_t *o = blk_options_parse(arg, "vnc", error);
+
+    return o && add_vnc(c, o, error);
+}
+
 static bool opt_display(struct vmm_config *c, const char *arg, GError **error)
 {
     static const char *const known[] = {"type", "screendump", NULL};
@@ -461,10 +483,8 @@ static bool opt_display(struct vmm_config *c, const char *arg, GError **error)
 
     if (!o)
         return false;
-    if (get(o, "vnc")) {
-        add_item(c->vncs, o);
-        return true;
-    }
+    if (get(o, "vnc"))
+        return add_vnc(c, o, error);
     add_item(c->displays, o);
     if (is_help(get(o, "type")))
         want_help(c, VMM_HELP_DISPLAYS, NULL);
@@ -717,7 +737,9 @@ static const struct option options[] = {
      opt_nographic},
     {"display", "none[,screendump=FILE] | vnc=PLACE[,...]",
      "who shows the screen (-display help)", opt_display},
-    {"vnc", "none", "accepted for compatibility", only_none},
+    {"vnc", "[HOST]:N|unix:PATH|none[,websocket=on|PORT][,password-secret=ID][,to=N]",
+     "show the screen to VNC viewers; with share=allow-exclusive|force-shared|ignore",
+     opt_vnc},
     {"vga", "std|none", "the graphics card (-vga help)", opt_vga},
     {"net", "none", "accepted for compatibility", only_none},
     {"nic", "none", "accepted for compatibility", only_none},

@@ -3,13 +3,14 @@
 #include <string.h>
 
 #include "lib/base/base.h"
+#include "vmm/control/vnc_server.h"
 #include "vmm/display/console.h"
 #include "vmm/display/picture.h"
 
 struct screen {
     const struct vmm_config *config;
-    const struct secrets *secrets;
-    const char *dump; /* a file for the last picture, or NULL */
+    const char *dump;   /* a file for the last picture, or NULL */
+    GPtrArray *servers; /* struct vnc_server * */
     struct display *display;
 };
 
@@ -59,12 +60,21 @@ struct screen *screen_new(const struct vmm_config *c, const struct secrets *secr
     struct screen *s = g_new0(struct screen, 1);
 
     s->config = c;
-    s->secrets = secrets;
+    s->servers = g_ptr_array_new_with_free_func((GDestroyNotify)vnc_server_free);
     for (guint i = 0; i < c->displays->len; i++) {
         const struct vmm_item *item = c->displays->pdata[i];
 
         if (get(item->options, "screendump"))
             s->dump = get(item->options, "screendump");
+    }
+    for (guint i = 0; i < c->vncs->len; i++) {
+        struct vnc_server *v = vnc_server_new(c->vncs->pdata[i], secrets, error);
+
+        if (!v) {
+            screen_free(s);
+            return NULL;
+        }
+        g_ptr_array_add(s->servers, v);
     }
     return s;
 }
@@ -73,6 +83,7 @@ void screen_free(struct screen *s)
 {
     if (!s)
         return;
+    g_ptr_array_unref(s->servers);
     display_free(s->display);
     g_free(s);
 }
@@ -82,7 +93,8 @@ void screen_help(FILE *out)
     fprintf(out,
             "Displays:\n"
             "  none        the screen is not shown\n"
-            "With each: screendump=FILE  write the last picture at the end, PNG if\n"
+            "  vnc=PLACE   a VNC server, as with -vnc\n"
+            "With none: screendump=FILE  write the last picture at the end, PNG if\n"
             "                            FILE ends with .png, else PPM\n");
 }
 
@@ -97,8 +109,18 @@ void screen_cards_help(FILE *out)
 
 bool screen_open(struct screen *s, GError **error)
 {
+    const char *guest = s->config->name;
+    g_autofree char *name =
+        guest ? g_strdup_printf("Lodge (%s)", guest) : g_strdup("Lodge");
+
     s->display = display_new(error);
-    return s->display;
+    if (!s->display)
+        return false;
+    for (guint i = 0; i < s->servers->len; i++) {
+        if (!vnc_server_open(s->servers->pdata[i], s->display, name, error))
+            return false;
+    }
+    return true;
 }
 
 struct display *screen_display(struct screen *s)
@@ -126,5 +148,6 @@ static void dump(struct screen *s)
 void screen_stop(struct screen *s)
 {
     display_stop(s->display);
+    g_ptr_array_set_size(s->servers, 0);
     dump(s);
 }

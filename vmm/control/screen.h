@@ -20,7 +20,7 @@ struct screen;
 bool screen_add_card(struct vmm_config *c, const struct board_type *board,
                      GError **error);
 
-/* Check the options; nothing is opened. @c and @secrets outlive it. */
+/* Check the options; nothing is opened. @c outlives it. */
 struct screen *screen_new(const struct vmm_config *c, const struct secrets *secrets,
                           GError **error);
 void screen_free(struct screen *s); /* NULL is fine */

@@ -40,6 +40,7 @@ struct console {
     bool has_cursor;
     GPtrArray *listeners; /* struct console_listener * */
     struct loop_timer timer;
+    uint64_t next_ns; /* no refresh before */
 };
 
 /* ---- the display ---- */
@@ -100,7 +101,7 @@ static void arm(struct console *c)
         const struct console_listener *l = c->listeners->pdata[i];
 
         if (l->wants) {
-            loop_timer_set(&c->timer, loop_now_ns() + REFRESH_NS);
+            loop_timer_set(&c->timer, c->next_ns);
             return;
         }
     }
@@ -242,16 +243,21 @@ void console_listener_want(struct console *c, struct console_listener *l, bool w
     bool first = wants && !l->wants;
 
     l->wants = wants;
-    if (first) {
-        console_refresh(c);
+    if (first)
         arm(c);
-    }
 }
 
 void console_refresh(struct console *c)
 {
+    c->next_ns = loop_now_ns() + REFRESH_NS;
     if (c->ops->refresh)
         c->ops->refresh(c->opaque, c);
+    for (guint i = 0; i < c->listeners->len; i++) {
+        const struct console_listener *l = c->listeners->pdata[i];
+
+        if (l->refreshed)
+            l->refreshed(l->opaque);
+    }
 }
 
 bool console_want_size(struct console *c, unsigned width, unsigned height)

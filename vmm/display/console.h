@@ -105,6 +105,7 @@ struct console_listener {
     void (*resized)(void *opaque);
     void (*updated)(void *opaque, struct rect r);
     void (*cursor)(void *opaque);
+    void (*refreshed)(void *opaque); /* the others were called for all that changed */
     void *opaque;
     bool wants; /* refreshes, see console_listener_want() */
 };
@@ -113,7 +114,8 @@ struct console_listener {
 void console_listen(struct console *c, struct console_listener *l);
 void console_unlisten(struct console *c, struct console_listener *l);
 
-/* Whether @l wants to be told what changes, from now on. */
+/* Whether @l wants to be told what changes, from now on: at once the first time, then
+ * as often as the console looks. */
 void console_listener_want(struct console *c, struct console_listener *l, bool wants);
 
 /* Have the surface be what the guest shows now. */
