@@ -181,8 +181,8 @@ def test_converting_has_bounded_memory(tmp_path):
     for options in (["-O", "qcow2"], ["-c", "-O", "qcow2"], ["-O", "vmdk", "-o", "subformat=streamOptimized"],
                     ["-c", "-O", "qcow2", "-o", "cluster_size=2M,compression_type=zstd"]):
         b = tmp_path / "b"
-        run(IMG, "convert", "-f", "raw", *options, a, b, preexec_fn=limited(256))
-        run(IMG, "convert", "-O", "raw", b, tmp_path / "c", preexec_fn=limited(256))
+        run(IMG, "convert", "-m", "3", "-f", "raw", *options, a, b, preexec_fn=limited(256))
+        run(IMG, "convert", "-m", "3", "-O", "raw", b, tmp_path / "c", preexec_fn=limited(256))
         run("cmp", a, tmp_path / "c")
 
 
