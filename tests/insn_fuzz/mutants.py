@@ -153,9 +153,9 @@ MUTANTS = [
 # Of the translator: (name, file, text, replacement)
 T1_MUTANTS = [
     # Addresses and probes.
-    ("probe_of_first_byte", BT + "t1_insn.c",
-     "t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size});",
-     "t1_lea(e, T1_RCX, (struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1});"),
+    ("probe_of_first_byte", BT + "t1_mem.c",
+     "(struct t1_mem){T1_RCX, (uint8_t)addr, 0, (int32_t)size + pages_of_one(t)});",
+     "(struct t1_mem){T1_RCX, (uint8_t)addr, 0, 1 + pages_of_one(t)});"),
     ("probe_never_for_writing", BT + "t1_insn.c",
      "return write ? offsetof(struct t0_tlb_entry, write)",
      "return 0 ? offsetof(struct t0_tlb_entry, write)"),
@@ -264,7 +264,12 @@ T1_MUTANTS = [
      "    t1_store(e, T1_FIELD(s.fpu.fip), T1_RCX);\n", ""),
     ("x87_operand_forgotten", BT + "t1_x87.c",
      "        t1_store(e, T1_FIELD(s.fpu.fdp), a);\n", ""),
-    ("overflow_lost_on_return", BT + "t1_code.c", "t1_u8(e, 0x7f);", "t1_u8(e, 0x7e);"),
+    ("overflow_lost_on_return", BT + "t1_glue.c",
+     "X86_RAX, m); /* movzx */\n    t1_u8(e, 0x04); /* add al, 0x7f: OF */\n    t1_u8(e, 0x7f);",
+     "X86_RAX, m); /* movzx */\n    t1_u8(e, 0x04); /* add al, 0x7f: OF */\n    t1_u8(e, 0x7e);"),
+    ("overflow_lost_on_quick_return", BT + "t1_glue.c",
+     "{\n    t1_u8(e, 0x04); /* add al, 0x7f: OF */\n    t1_u8(e, 0x7f);",
+     "{\n    t1_u8(e, 0x04); /* add al, 0x7f: OF */\n    t1_u8(e, 0x7e);"),
     ("links_to_killed_stay", BT + "t1_code.c",
      "for (uint32_t i = tr->incoming; i; i = t1->sites[i].next_in) {",
      "for (uint32_t i = 0; i; i = t1->sites[i].next_in) {"),
