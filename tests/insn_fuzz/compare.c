@@ -249,6 +249,11 @@ static bool reads_half(unsigned op)
     }
 }
 
+static bool is_limit(unsigned vector)
+{
+    return vector == X86_EXC_GP || vector == X86_EXC_SS;
+}
+
 /* How much of a save area or environment must be inside the segment's limit, and when
  * that is looked at, is the processor's own. */
 static bool is_area_limit(const struct fz_case *k, const struct fz_outcome *want,
@@ -265,9 +270,9 @@ static bool is_area_limit(const struct fz_case *k, const struct fz_outcome *want
     }
     const struct x86_opnd *m = x86_insn_mem(i);
     bool whole = m && (is_area(i) || m->size == 10 || m->size == 14 || m->size > 16);
-    return whole && want->s.vector == X86_EXC_GP
+    return whole && is_limit(want->s.vector)
                ? !same || got->s.vector == X86_EXC_PF || got->s.vector == X86_EXC_AC
-               : whole && same && got->s.vector == X86_EXC_GP &&
+               : whole && same && is_limit(got->s.vector) &&
                      (want->s.vector == X86_EXC_AC || want->s.vector == X86_EXC_PF);
 }
 
