@@ -1,4 +1,5 @@
 """The machines pc and q35 from power-on: firmware, a boot sector, GRUB, Debian's kernel."""
+import pathlib
 import shutil
 import uuid
 
@@ -62,6 +63,27 @@ def test_bootindex_is_the_order_of_booting(run, tmp_path, board):
                   *pc.disk(1, second, ",bootindex=1"), memory="64M")
     assert machine.wait(SECONDS) == pc.SECTOR_ENDS_WITH, machine.errors
     assert machine.serial.endswith("the one that is wanted")
+
+
+def test_firmware_tries_again_when_it_is_told_to(run, tmp_path):
+    """A disk without a boot sector, then a reset by the firmware."""
+    (tmp_path / "empty.img").write_bytes(bytes(1 << 20))
+    machine = run("q35", *sector_words(tmp_path), *pc.disk(0, tmp_path / "empty.img"),
+                  "-boot", "reboot-timeout=10", "-no-reboot", memory="64M")
+    assert machine.wait(SECONDS) == 0, machine.errors
+    log = (tmp_path / "firmware.log").read_text(errors="replace")
+    assert "not a bootable disk" in log and "Rebooting" in log
+
+
+OVMF = pathlib.Path("/usr/share/ovmf/OVMF.fd")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not OVMF.exists(), reason="needs Debian's package ovmf")
+@pytest.mark.parametrize("board", pc.BOARDS)
+def test_uefi_firmware_reaches_its_shell(run, board):
+    machine = run(board, "-bios", OVMF)
+    machine.wait_for("Shell> ", SECONDS)
 
 
 REPORT = """
@@ -156,6 +178,11 @@ def test_pci_functions_are_those_of_the_peer(run, vmm, tmp_path, board):
     ("q35", ["-device", "pcie-root-port,id=p", "-device", "virtio-rng-pci,bus=p,addr=1"],
      "no slot but 0"),
     ("pc", ["-device", "virtio-rng-pci,romfile=/nonexistent/rom"], "/nonexistent/rom"),
+    ("pc", ["-boot", "order=cx"], "'x'"),
+    ("pc", ["-boot", "cc"], "twice"),
+    ("pc", ["-boot", "menu=maybe"], "menu=maybe"),
+    ("pc", ["-boot", "reboot-timeout=-2"], "reboot-timeout=-2"),
+    ("pc", ["-boot", "colour=red"], "colour"),
     ("pc", ["-bios", "nothing-of-the-kind.bin"], "nothing-of-the-kind.bin"),
     ("microvm", ["-kernel", "/etc/hostname", "-device", "virtio-rng-pci"], None),
 ])

@@ -41,6 +41,7 @@ struct board_config {
     unsigned nb_cpus;
     const char *uuid; /* NULL: all zeros */
     bool nographic;
+    const json_t *boot;                   /* -boot: an object; NULL: none */
     const json_t *smbios;                 /* -smbios: an array of objects; NULL: none */
     const struct board_fw_file *fw_files; /* copied by the board */
     unsigned nb_fw_files;

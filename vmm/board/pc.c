@@ -4,9 +4,11 @@
 #include <string.h>
 
 #include "lib/base/base.h"
+#include "lib/base/bytes.h"
 #include "lib/isa/x86/cpu_model.h"
 #include "vmm/arch/x86/lapic.h"
 #include "vmm/arch/x86/x86_accel.h"
+#include "vmm/board/boot_order.h"
 #include "vmm/board/pc_acpi.h"
 #include "vmm/board/pc_boot.h"
 #include "vmm/board/smbios.h"
@@ -45,6 +47,9 @@ struct pc {
     const struct chipset *chipset;
     bool acpi, hpet, smbus;
     uint64_t max_low; /* -machine max-ram-below-4g; 0: the chipset's */
+
+    struct boot_order order;
+    bool started; /* reset once: order.then counts */
 
     struct pc_irqs irqs;
     struct device *pm, *rtc;
@@ -90,6 +95,10 @@ static bool pc_check(struct board *b, GError **error)
             g_prefix_error(error, "-smbios: ");
             return false;
         }
+    }
+    if (!boot_order_parse(b->config.boot, &m->order, error)) {
+        g_prefix_error(error, "-boot: ");
+        return false;
     }
     m->boot.config = &b->config;
     m->boot.chipset = true;
@@ -226,14 +235,10 @@ static void fill_cmos(struct pc *m)
         EXTENDED_KIB = 0x17,
         ACTUAL_KIB = 0x30,
         ABOVE_16M = 0x34,
-        BOOT_1 = 0x38,
-        BOOT_2 = 0x3d,
         ABOVE_4G = 0x5b,
         MORE_CPUS = 0x5f,
         HAS_FPU = 1 << 1,
         HAS_MOUSE = 1 << 2,
-        DISK_FIRST = 0x12,
-        NO_FLOPPY_CHECK = 0x31
     };
     uint64_t low = m->boot.low, high = m->board.config.memory - low;
 
@@ -244,9 +249,17 @@ static void fill_cmos(struct pc *m)
     set_cmos16(m, ABOVE_16M, low > 16 * MIB ? (low - 16 * MIB) / (64 * KIB) : 0);
     set_cmos16(m, ABOVE_4G, high / (64 * KIB) & 0xffff);
     mc146818_set(m->rtc, ABOVE_4G + 2, (uint8_t)(high / (64 * KIB) >> 16));
-    mc146818_set(m->rtc, BOOT_1, NO_FLOPPY_CHECK);
-    mc146818_set(m->rtc, BOOT_2, DISK_FIRST);
     mc146818_set(m->rtc, MORE_CPUS, (uint8_t)(m->board.config.nb_cpus - 1));
+}
+
+/* Bochs's: two kinds of drives in one byte, the third in another, whose lowest bit says
+ * that floppies are taken without looking whether they are bootable. */
+static void set_boot_order(struct pc *m, const uint8_t kinds[BOOT_KINDS])
+{
+    enum { THIRD = 0x38, FIRST = 0x3d, NO_FLOPPY_CHECK = 1 };
+
+    mc146818_set(m->rtc, THIRD, (uint8_t)(kinds[2] << 4 | NO_FLOPPY_CHECK));
+    mc146818_set(m->rtc, FIRST, (uint8_t)(kinds[1] << 4 | kinds[0]));
 }
 
 static bool set_file(struct pc *m, const char *name, const void *bytes, uint32_t len,
@@ -269,6 +282,19 @@ static bool add_boot_order(struct pc *m, GError **error)
 
     all = g_strconcat(rom, *rom && *devices ? "\n" : "", devices, NULL);
     return !*all || set_file(m, "bootorder", all, strlen(all) + 1, error);
+}
+
+/* How long firmware shows its picture, and when it tries again after a failure. */
+static bool add_waits(struct pc *m, GError **error)
+{
+    uint8_t splash[2], reboot[4];
+
+    le16_put(splash, m->order.splash_time);
+    le32_put(reboot, (uint32_t)m->order.reboot_timeout);
+    fw_cfg_set_u16(m->boot.fw_cfg, FW_CFG_BOOT_MENU, m->order.menu);
+    return (!m->order.has_splash_time ||
+            set_file(m, "etc/boot-menu-wait", splash, sizeof(splash), error)) &&
+           set_file(m, "etc/boot-fail-wait", reboot, sizeof(reboot), error);
 }
 
 /* Which sleep states there are: S5 alone (bit 7: disabled, bits 0..2 the type). */
@@ -426,8 +452,9 @@ static bool pc_finish(struct board *b, GError **error)
     fill_cmos(m);
     /* What the user gives with -fw_cfg comes first. */
     return pc_boot_load(&m->boot, b->config.cmdline, error) &&
-           add_boot_order(m, error) && add_sleep_states(m, error) &&
-           add_kernel_rom(m, error) && add_tables(m, error) && add_smbios(m, error);
+           add_boot_order(m, error) && add_waits(m, error) &&
+           add_sleep_states(m, error) && add_kernel_rom(m, error) &&
+           add_tables(m, error) && add_smbios(m, error);
 }
 
 /* ---- life ---- */
@@ -436,6 +463,8 @@ static void pc_reset(struct board *b)
 {
     struct pc *m = pc_of(b);
 
+    set_boot_order(m, m->started ? m->order.then : m->order.first);
+    m->started = true;
     pc_irqs_ready(&m->irqs);
     pc_boot_reset(&m->boot, b->vm);
 }

@@ -382,6 +382,19 @@ static bool opt_fw_cfg(struct vmm_config *c, const char *arg, GError **error)
     return check_keys(o, known, error);
 }
 
+static bool opt_boot(struct vmm_config *c, const char *arg, GError **error)
+{
+    static const char *const known[] = {
+        "order", "once", "menu", "splash-time", "reboot-timeout", "strict", NULL};
+    json_t *o = blk_options_parse(arg, "order", error);
+    bool ok = o && check_keys(o, known, error);
+
+    if (ok)
+        json_object_update(c->boot, o);
+    json_decref(o);
+    return ok;
+}
+
 static bool opt_smbios(struct vmm_config *c, const char *arg, GError **error)
 {
     json_t *o = blk_options_parse(arg, NULL, error);
@@ -719,6 +732,10 @@ static const struct option options[] = {
      opt_global},
     {"fw_cfg", "[name=]opt/NAME,file=FILE|string=TEXT",
      "a file that the guest finds by its firmware configuration device", opt_fw_cfg},
+    {"boot",
+     "[order=]DRIVES[,once=DRIVES][,menu=on|off][,splash-time=MS]\n"
+     "[,reboot-timeout=MS][,strict=on|off]",
+     "what firmware boots from: letters a floppy, c disk, d CD, n network", opt_boot},
     {"smbios", "type=0|1|2|3[,manufacturer=M][,product=P][,version=V][,serial=S]...",
      "strings that the guest finds in SMBIOS tables", opt_smbios},
     {"object", "TYPE,id=ID[,prop=VALUE...] | JSON", "a back end object (-object help)",
@@ -873,6 +890,7 @@ struct vmm_config *vmm_config_new(void)
     c->displays = items_new();
     c->vncs = items_new();
     c->smbios = json_array();
+    c->boot = json_object();
     c->data_dirs = g_ptr_array_new_with_free_func(g_free);
     c->nb_cpus = 1;
     return c;
@@ -897,6 +915,7 @@ void vmm_config_free(struct vmm_config *c)
     g_ptr_array_unref(c->vncs);
     g_free(c->vga);
     json_decref(c->smbios);
+    json_decref(c->boot);
     g_ptr_array_unref(c->data_dirs);
     g_free(c->bios);
     g_free(c->help_name);

@@ -66,6 +66,7 @@ struct vmm_config {
     GPtrArray *displays;  /* -display: "type" and what belongs to it */
     GPtrArray *vncs;      /* -vnc, -display vnc=: "vnc" is the place */
     char *vga;            /* -vga; NULL: as the board has it */
+    json_t *boot;         /* object: what -boot says; later ones win */
     json_t *smbios;       /* array of -smbios' objects */
     GPtrArray *fw_files;  /* "name", and "file" or "string" */
 

@@ -299,6 +299,7 @@ static bool check_all(struct vmm *v, const struct vmm_accel *accels, GError **er
                              .nb_cpus = c->nb_cpus,
                              .uuid = c->uuid,
                              .nographic = c->nographic,
+                             .boot = c->boot,
                              .smbios = c->smbios,
                              .fw_files = (void *)v->fw_files->data,
                              .nb_fw_files = v->fw_files->len,
