@@ -74,7 +74,11 @@ struct t1_jitdump;
  * Accesses through the same register that are near each other share a check, as do a
  * function's pushes or pops: t1_group.c.
  *
- * Anything else (a miss, a page crossing, MMIO, a store to a page with code) executes
+ * A miss is looked up out of line, by C code without vector registers that is called
+ * with the few registers saved that C may change (t0_tlb_quick()), if that is all there
+ * is to it. So is a jump that is not in the table of indirect branches.
+ *
+ * Anything else (a fault, a page crossing, MMIO, a store to a page with code) executes
  * the instruction in T0, whole: before the probe nothing of it has been done. T0 then
  * also raises its faults, so exceptions are precise by construction. The same way goes
  * every instruction that has no translation.
@@ -112,13 +116,14 @@ struct t1_jitdump;
  * Attention is looked at on backward and on indirect branches (through entry_poll):
  * every loop has one.
  *
- * What the system does. Exceptions that a translation's instruction raises, SYSCALL,
- * SYSRET and IRET are T0's work; where they lead is looked up in c->t1.jumps by the C
- * code that was called, and the translation there is entered without the run loop
- * (t1_code.c, go_on), unless an interrupt or anything else comes first. String
- * operations are the host's own on memory that a look in the TLB has found for both of
- * their ends (t1_string.c). STAC and CLAC are a store to c->tlb. The guest's
- * time-stamp counter is the host's and c->t1.tsc_add.
+ * What the system does. SYSCALL, SYSRET and IRET between 64-bit code are C code of the
+ * same kind (t1_switch.c). Exceptions that a translation's instruction raises, and what
+ * is unusual about those three, are T0's work; where they lead is looked up in
+ * c->t1.jumps by the C code that was called, and the translation there is entered
+ * without the run loop (t1_code.c, go_on), unless an interrupt or anything else comes
+ * first. String operations are the host's own on memory that a look in the TLB has
+ * found for both of their ends (t1_string.c). STAC and CLAC are a store to c->tlb. The
+ * guest's time-stamp counter is the host's and c->t1.tsc_add.
  *
  * Hot loops become larger translations with the same rules, where tier=2 wants it:
  * t2.h.
@@ -130,7 +135,8 @@ struct t1_jitdump;
  * t1_branch.c of branches; t1_link.c where these lead; t1_mem.c registers and memory,
  * t1_slot.c the slots, t1_group.c checks for several accesses; t1_cache.c memory for
  * code; t1_code.c what code calls, and how it is entered; t1_glue.c how it is called;
- * t1_view.c counters and names for perf; t1_lockstep.c a check.
+ * t1_switch.c changes of the level; t1_view.c counters and names for perf;
+ * t1_lockstep.c a check.
  */
 
 #define T1_BIAS  52
