@@ -83,8 +83,12 @@ static int merge_next(void *opaque, struct piece *pc)
             return err;
         }
         bool same = ours || (zero[0] && zero[1]);
-        if (!same && r->chunk && s.len < r->chunk) {
-            s.len = MAX(s.len, whole_chunk(r)); /* chunks stay whole */
+        uint64_t whole = !ours && r->chunk ? whole_chunk(r) : 0;
+        if (whole && s.len >= r->chunk) {
+            s.len = ALIGN_DOWN(s.len, r->chunk);
+        } else if (whole) { /* a chunk is compared as one */
+            s.len = whole;
+            same = false;
         }
         pc->len = same ? s.len : MIN(s.len, r->piece);
         r->at += pc->len;

@@ -29,7 +29,8 @@ def every():
 
 def marked(name):
     """qemu-img makes a LUKS header by timing itself, and tries long on a busy machine."""
-    return [pytest.mark.long] if "luks" in name else []
+    slow = ("about-luks-0", "about-luks-1", "about-qcow2-0", "about-qcow2-9")
+    return [pytest.mark.long] if name in slow else []
 
 
 @pytest.mark.parametrize("story", [pytest.param(s, id=n, marks=marked(n))
