@@ -209,7 +209,7 @@ MUTANTS = [
      SWITCH),
     ("base_keeps_upper_half", BT + "t1_sys.c", "    if (insn->opsize != 8) {\n        t1_mov_rr32(e, T1_S2, v);",
      "    if (insn->opsize != 8) {\n        t1_mov_rr(e, T1_S2, v);", SWITCH),
-    ("selector_of_16_bits_is_wide", BT + "t1_sys.c", ".p66 = o[0].size == 2 ? 0x66 : 0,\n                                 .w = o[0].size != 2,",
+    ("selector_of_16_bits_is_wide", BT + "t1_sys.c", ".p66 = o[0].size == 2 ? 0x66 : 0, .w = o[0].size != 2,",
      ".w = true,", SWITCH),
     # Views.
     ("fallbacks_not_counted", BT + "t1_code.c", "    t1->steps++;\n    t1->fallbacks[what >> 16]++;",
