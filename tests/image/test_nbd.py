@@ -461,6 +461,8 @@ def test_messages_are_the_same(tmp_path, argv):
     (tmp_path / "a.raw").write_bytes(bytes(1000))
     link = tmp_path / "qemu-nbd"
     link.symlink_to(NBD)
+    if argv and not {"SOCK", "-p", "-b", "-L", "-c", "-d", "-k"} & set(argv):
+        argv = ["-k", "SOCK", *argv]  # the usual port is one for all tests
     argv = [str(tmp_path / "sock") if a == "SOCK" else a for a in argv]
     results = []
     for program in (QEMU_NBD, link):
