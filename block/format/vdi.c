@@ -416,9 +416,6 @@ static int check_table(struct vdi *v, struct blk_check *c, uint8_t *seen,
 
 static int vdi_check(struct blk *b, struct blk_check *c)
 {
-    if (c->fix) {
-        return -ENOTSUP; /* it is only looked for */
-    }
     struct vdi *v = b->priv;
     g_autofree uint8_t *seen = g_try_malloc0(v->blocks / 8 + 1);
     uint32_t n;

@@ -574,10 +574,10 @@ static bool file_truncate(struct blk *b, uint64_t length, enum blk_prealloc prea
                error_msg(error, "cannot grow the block device '%s'", b->filename);
     }
     if (length > INT64_MAX) {
-        return error_errno(error, EFBIG, "cannot resize '%s'", b->filename);
+        return error_errno(error, EFBIG, "Could not resize file");
     }
     if (ftruncate(f->fd, (off_t)length) < 0) {
-        return error_errno(error, errno, "cannot resize '%s'", b->filename);
+        return error_errno(error, errno, "Could not resize file");
     }
     if (old == 0 && length && prealloc == BLK_PREALLOC_OFF && !b->direct) {
         file_allocate_first(f->fd, length);

@@ -180,7 +180,7 @@ def test_convert_to_luks_and_resize(tmp_path):
     fio(QEMU_IO, image, ["write -P 3 3M 1M"])
     fio(IO, image, ["read -P 3 3M 1M"])
     # The header's 2068480 bytes: what QEMU says, when it can measure the time.
-    assert out(IMG, "measure", "-O", "luks", "--size", "1G") == \
+    assert out(IMG, "measure", *SECRET, "-O", "luks", "-o", FAST, "--size", "1G") == \
         "required size: 1075810304\nfully allocated size: 1075810304\n"
 
 

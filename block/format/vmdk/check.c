@@ -55,9 +55,6 @@ static int check_extent(struct vmdk_extent *e, struct blk_check *c)
 
 static int vmdk_check(struct blk *b, struct blk_check *c)
 {
-    if (c->fix) {
-        return -ENOTSUP; /* it is only looked for */
-    }
     const struct vmdk *v = b->priv;
     int r = 0;
     for (unsigned i = 0; r == 0 && i < v->nb_extents; i++) {
