@@ -17,6 +17,7 @@ struct commit {
     struct blk *top, *base;
     unsigned depth; /* of the base below the top: layers above it are committed */
     struct img_progress progress;
+    uint64_t rate; /* bytes per second; 0: as fast as it goes */
 };
 
 static void failed(const struct pump *p, uint64_t offset, int error)
@@ -35,6 +36,7 @@ static int copy_all(struct commit *c)
         .target = c->base,
         .total = source.len,
         .layers = c->depth,
+        .rate = c->rate,
         .progress = &c->progress,
         .failed = failed,
     };
@@ -128,7 +130,7 @@ int img_commit(struct img *im, int argc, char **argv)
     const char *format = NULL, *cache = "writeback", *base = NULL;
     unsigned flags = IMG_RW;
     bool drop = false, progress = false;
-    uint64_t rate = 0;
+    struct commit c = {.im = im};
     for (int o; (o = img_getopt(im, argc, argv, "f:ht:b:dpqr:", longs)) != -1;) {
         switch (o) {
         case '?': return 1;
@@ -143,7 +145,7 @@ int img_commit(struct img *im, int argc, char **argv)
         case 'p': progress = true; break;
         case 'q': im->quiet = true; break;
         case 'r':
-            if (!img_parse_size(im, "rate limit", optarg, &rate)) {
+            if (!img_parse_size(im, "rate limit", optarg, &c.rate)) {
                 return 1;
             }
             break;
@@ -158,7 +160,6 @@ int img_commit(struct img *im, int argc, char **argv)
         img_error(im, "Invalid cache option: %s", cache);
         return 1;
     }
-    struct commit c = {.im = im};
     c.top = img_open(im, argv[optind], format, flags, cache);
     if (!c.top) {
         return 1;

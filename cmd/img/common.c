@@ -49,9 +49,6 @@ char *img_plain_words(const struct img *im, const GError *error)
     if (hint) {
         g_string_truncate(text, (gsize)(hint - text->str));
     }
-    if (im->part_name) {
-        g_string_replace(text, im->part_name, im->final_name, 0);
-    }
     return g_string_free(text, FALSE);
 }
 

@@ -23,9 +23,6 @@ struct img {
     bool quiet;
     const char *aio;    /* how files do I/O; NULL: as they see fit. Borrowed */
     unsigned nb_opened; /* for the names of nodes in messages */
-    /* While an output is written under another name: that name, and the one that
-     * messages shall have. NULL, or borrowed. */
-    const char *part_name, *final_name;
 };
 
 /* A subcommand: argv[0] is its name. Returns the exit code. */
@@ -88,7 +85,6 @@ enum {
     OPT_START_OFFSET,
     OPT_MAX_LENGTH,
     OPT_FORCE,
-    OPT_LIMITS,
     OPT_ACTION, /* of a subcommand; the last, others follow it */
 };
 

@@ -151,7 +151,6 @@ int img_info(struct img *im, int argc, char **argv)
         {"object", required_argument, 0, OPT_OBJECT},
         {"image-opts", no_argument, 0, OPT_IMAGE_OPTS},
         {"force-share", no_argument, 0, 'U'},
-        {"limits", no_argument, 0, OPT_LIMITS},
         {0},
     };
     const char *format = NULL;

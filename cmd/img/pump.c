@@ -391,7 +391,7 @@ static void slow_down(const struct pool *pool, const struct piece *pc)
     double due = (double)(pc->offset + pc->len) / (double)pool->p->rate;
     double spent = (double)(loop_now_ns() - pool->begun_ns) / 1e9;
     if (due > spent) {
-        usleep((useconds_t)((due - spent) * 1e6));
+        g_usleep((gulong)(MIN(due - spent, 1e9) * 1e6));
     }
 }
 
