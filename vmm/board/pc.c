@@ -505,42 +505,26 @@ static bool q35_check(struct board *b, GError **error)
     return pc_check(b, error);
 }
 
+/* What both boards have. */
+#define PC_BOARD                                                                       \
+    .max_cpus = 255, .default_memory = 128 * MIB, .default_cpu = "qemu64",             \
+    .disk_device = "virtio-blk-pci", .vga_device = "VGA", .firmware = "bios-256k.bin", \
+    .props = pc_props, .size = sizeof(struct pc), .build = pc_build,                   \
+    .finish = pc_finish, .reset = pc_reset, .power_button = pc_power_button,           \
+    .done = pc_done
+
 const struct board_type pc_board = {
     .name = "pc",
     .alias = "pc-i440fx-7.2",
     .desc = "PCI: chipset i440FX and PIIX3, started by firmware",
-    .max_cpus = 255,
-    .default_memory = 128 * MIB,
-    .default_cpu = "qemu64",
-    .disk_device = "virtio-blk-pci",
-    .vga_device = "VGA",
-    .firmware = "bios-256k.bin",
-    .props = pc_props,
-    .size = sizeof(struct pc),
     .check = i440fx_check,
-    .build = pc_build,
-    .finish = pc_finish,
-    .reset = pc_reset,
-    .power_button = pc_power_button,
-    .done = pc_done,
+    PC_BOARD,
 };
 
 const struct board_type q35_board = {
     .name = "q35",
     .alias = "pc-q35-7.2",
     .desc = "PCI Express: chipset Q35 and ICH9, started by firmware",
-    .max_cpus = 255,
-    .default_memory = 128 * MIB,
-    .default_cpu = "qemu64",
-    .disk_device = "virtio-blk-pci",
-    .vga_device = "VGA",
-    .firmware = "bios-256k.bin",
-    .props = pc_props,
-    .size = sizeof(struct pc),
     .check = q35_check,
-    .build = pc_build,
-    .finish = pc_finish,
-    .reset = pc_reset,
-    .power_button = pc_power_button,
-    .done = pc_done,
+    PC_BOARD,
 };
